@@ -1,0 +1,57 @@
+"""videokd: action recognition in compressed video with small, fast models.
+
+The names below are loaded when first touched, so that `import videokd` costs neither torch nor FFmpeg.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from videokd.codec.streams import VideoReader as VideoReader
+    from videokd.codec.streams import open_video as open  # noqa: F401
+    from videokd.distill.fusion import fuse as fuse
+    from videokd.errors import ConfigError as ConfigError
+    from videokd.errors import DataError as DataError
+    from videokd.errors import DecodeError as DecodeError
+    from videokd.errors import VideoKDError as VideoKDError
+    from videokd.models.students import Students as Students
+    from videokd.models.students import load_students as load_students
+    from videokd.recipes.predict import Prediction as Prediction
+    from videokd.recipes.predict import predict as predict
+    from videokd.types import STREAMS as STREAMS
+    from videokd.types import Streams as Streams
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ConfigError": "videokd.errors",
+    "DataError": "videokd.errors",
+    "DecodeError": "videokd.errors",
+    "Prediction": "videokd.recipes.predict",
+    "STREAMS": "videokd.types",
+    "Streams": "videokd.types",
+    "Students": "videokd.models.students",
+    "VideoKDError": "videokd.errors",
+    "VideoReader": "videokd.codec.streams",
+    "fuse": "videokd.distill.fusion",
+    "load_students": "videokd.models.students",
+    "open": "videokd.codec.streams:open_video",
+    "predict": "videokd.recipes.predict",
+}
+
+__all__ = [*_WHERE]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'videokd' has no attribute {name!r} (public names: {', '.join(_WHERE)})")
+    module, _, attribute = _WHERE[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*_WHERE, "__version__"])

@@ -1,0 +1,262 @@
+"""What the headers of a compressed stream say about its pictures, without decoding them.
+
+Only the few bits that an index needs are read: picture types, whether a picture may be dropped, and the facts that
+decide whether a chain of motion vectors is exact. Whatever is not plain (fields, mixed slices, several pictures in a
+packet) is answered with None, and the caller decodes instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_START_CODE = b"\x00\x00\x01"
+_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+# H.264 table 7-6: slice_type modulo 5; SP counts as P and SI as I
+_H264_SLICE_TYPES = "PBIPI"
+_MPEG4_VOP_TYPES = "IPBS"
+
+
+class _Bits:
+    """Reads big-endian bit fields; reading past the end raises IndexError."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def take(self, count: int) -> int:
+        if count > self._left:
+            raise IndexError("header ends early")
+        self._left -= count
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def exp_golomb(self) -> int:
+        """ue(v) of H.264 section 9.1."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+            if zeros > 32:
+                raise IndexError("not an Exp-Golomb code")
+        return (1 << zeros) - 1 + self.take(zeros)
+
+    def signed_exp_golomb(self) -> int:
+        """se(v) of H.264 section 9.1.1."""
+        code = self.exp_golomb()
+        return (code + 1) // 2 if code % 2 else -(code // 2)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What a sequence header says about its pictures.
+
+    Args:
+        references: how many frames a P-frame may refer to.
+        interlaced: whether fields may be coded apart.
+        global_motion: MPEG-4 sprites or global motion compensation, of which no vectors are exported.
+        time_bits: MPEG-4: the length of vop_time_increment, in bits.
+    """
+
+    references: int = 1
+    interlaced: bool = False
+    global_motion: bool = False
+    time_bits: int = 0
+
+    @property
+    def inexact_because(self) -> tuple[str, ...]:
+        """Why chains of motion vectors are approximations in this stream; empty where they are exact."""
+        reasons = []
+        if self.references > 1:
+            reasons.append(f"P-frames may refer to {self.references} frames, and FFmpeg does not say to which")
+        if self.interlaced:
+            reasons.append("pictures may be coded as two fields")
+        if self.global_motion:
+            reasons.append("global motion compensation has no vectors")
+        return tuple(reasons)
+
+
+def _units(data: bytes) -> list[bytes]:
+    """The pieces between start codes, without them."""
+    return data.split(_START_CODE)[1:]
+
+
+def _nal_units(data: bytes, length_size: int) -> list[bytes]:
+    """NAL units of a packet: with length prefixes (MP4, Matroska) or, for `length_size` 0, with start codes (Annex B)."""
+    if not length_size:
+        return _units(data)
+    units, at = [], 0
+    while at + length_size <= len(data):
+        length = int.from_bytes(data[at : at + length_size], "big")
+        at += length_size
+        units.append(data[at : at + length])
+        at += length
+    return units
+
+
+def _unescape(unit: bytes) -> bytes:
+    """Without emulation prevention bytes (H.264 section 7.4.1)."""
+    return unit.replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+def _skip_scaling_lists(bits: _Bits, chroma_format: int) -> None:
+    for index in range(8 if chroma_format != 3 else 12):
+        if not bits.take(1):
+            continue
+        last, following = 8, 8
+        for _ in range(16 if index < 6 else 64):
+            if following:
+                following = (last + bits.signed_exp_golomb()) % 256
+            last = following or last
+
+
+def _h264_sps(unit: bytes) -> Sequence:
+    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as frame_mbs_only_flag."""
+    bits = _Bits(_unescape(unit[1:]))
+    profile = bits.take(8)
+    bits.take(16)
+    bits.exp_golomb()
+    if profile in _HIGH_PROFILES:
+        chroma_format = bits.exp_golomb()
+        if chroma_format == 3:
+            bits.take(1)
+        bits.exp_golomb()
+        bits.exp_golomb()
+        bits.take(1)
+        if bits.take(1):
+            _skip_scaling_lists(bits, chroma_format)
+    bits.exp_golomb()
+    order_type = bits.exp_golomb()
+    if order_type == 0:
+        bits.exp_golomb()
+    elif order_type == 1:
+        bits.take(1)
+        bits.signed_exp_golomb()
+        bits.signed_exp_golomb()
+        for _ in range(bits.exp_golomb()):
+            bits.signed_exp_golomb()
+    references = bits.exp_golomb()
+    bits.take(1)
+    bits.exp_golomb()
+    bits.exp_golomb()
+    return Sequence(references=max(references, 1), interlaced=not bits.take(1))
+
+
+def h264_length_size(extradata: bytes) -> int:
+    """Bytes of a NAL unit's length prefix, from an avcC record; 0 for Annex B (ISO/IEC 14496-15 section 5.3.3.1)."""
+    return (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
+
+
+def _avcc_units(extradata: bytes) -> list[bytes]:
+    units, at = [], 6
+    for _ in range(extradata[5] & 31):
+        length = int.from_bytes(extradata[at : at + 2], "big")
+        units.append(extradata[at + 2 : at + 2 + length])
+        at += 2 + length
+    return units
+
+
+def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
+    """The sequence parameter sets of the extradata and the first packet, taken together; None if there is none."""
+    length_size = h264_length_size(extradata)
+    units = _avcc_units(extradata) if length_size else _nal_units(extradata, 0)
+    units += _nal_units(packet, length_size)
+    found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
+    if not found:
+        return None
+    return Sequence(references=max(s.references for s in found), interlaced=any(s.interlaced for s in found))
+
+
+def h264_picture(packet: bytes, length_size: int) -> str | None:
+    """Type of the one picture in a packet: I, P, B, or b for a B-picture that nothing refers to.
+
+    None where the slices differ in type, so that only the decoder can tell.
+    """
+    types = set()
+    reference = 0
+    for unit in _nal_units(packet, length_size):
+        kind = unit[0] & 31 if unit else 0
+        if kind not in (1, 2, 5):
+            continue
+        reference |= unit[0] >> 5 & 3
+        bits = _Bits(_unescape(unit[1:16]))
+        bits.exp_golomb()
+        types.add(_H264_SLICE_TYPES[bits.exp_golomb() % 5])
+    if len(types) != 1:
+        return None
+    kind_of_picture = types.pop()
+    return "b" if kind_of_picture == "B" and not reference else kind_of_picture
+
+
+def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
+    """The video object layer, ISO/IEC 14496-2 section 6.2.3; None if there is none or its shape is not rectangular."""
+    for unit in _units(extradata) + _units(packet):
+        if unit and 0x20 <= unit[0] <= 0x2F:
+            return _mpeg4_layer(_Bits(unit[1:64]))
+    return None
+
+
+def _mpeg4_layer(bits: _Bits) -> Sequence | None:
+    bits.take(1 + 8)
+    version = 1
+    if bits.take(1):
+        version = bits.take(4)
+        bits.take(3)
+    if bits.take(4) == 15:
+        bits.take(16)
+    if bits.take(1):
+        bits.take(3)
+        if bits.take(1):
+            bits.take(79)
+    if bits.take(2):
+        return None
+    bits.take(1)
+    resolution = bits.take(16)
+    bits.take(1)
+    time_bits = max((resolution - 1).bit_length(), 1)
+    if bits.take(1):
+        bits.take(time_bits)
+    bits.take(1 + 13 + 1 + 13 + 1)
+    interlaced = bool(bits.take(1))
+    bits.take(1)
+    sprite = bits.take(1 if version == 1 else 2)
+    return Sequence(interlaced=interlaced, global_motion=bool(sprite), time_bits=time_bits)
+
+
+def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
+    """Type of the one picture in a packet: I, P, S, or b (nothing refers to a B-VOP of MPEG-4).
+
+    None where there are several ("packed" XviD), none, or one that is not coded.
+    """
+    pictures = [unit for unit in _units(packet) if unit[:1] == b"\xb6"]
+    if len(pictures) != 1:
+        return None
+    bits = _Bits(pictures[0][1:32])
+    kind = _MPEG4_VOP_TYPES[bits.take(2)]
+    while bits.take(1):
+        pass
+    bits.take(1 + time_bits + 1)
+    if not bits.take(1):
+        return None
+    return "b" if kind == "B" else kind
+
+
+def mpeg12_sequence(packet: bytes) -> Sequence | None:
+    """MPEG-1 and MPEG-2: progressive unless a sequence extension says otherwise (ISO/IEC 13818-2 section 6.2.2.3)."""
+    units = _units(packet)
+    if not any(unit[:1] == b"\xb3" for unit in units):
+        return None
+    extensions = [_Bits(unit[1:8]) for unit in units if unit[:1] == b"\xb5" and unit[1] >> 4 == 1]
+    for bits in extensions:
+        bits.take(4 + 8)
+        if not bits.take(1):
+            return Sequence(interlaced=True)
+    return Sequence()
+
+
+def mpeg12_picture(packet: bytes) -> str | None:
+    """Type of the one picture in a packet: I, P, or b; None where there is not just one (ISO/IEC 13818-2 section 6.2.3)."""
+    pictures = [unit for unit in _units(packet) if unit[:1] == b"\x00"]
+    if len(pictures) != 1:
+        return None
+    bits = _Bits(pictures[0][1:3])
+    bits.take(10)
+    kind = bits.take(3)
+    return {1: "I", 2: "P", 3: "b"}.get(kind)

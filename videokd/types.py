@@ -1,0 +1,229 @@
+"""The few values that cross the borders between codec, datasets, models and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything that sets one stream apart from the others; a row of `STREAMS`.
+
+    A stream's values travel as uint8: u = clip(trunc(value · gain) + offset, 0, 255); the network then computes
+    (u/255 − mean) / std, and where `input_batch_norm` is set normalises the result over the batch (CoViAR, Wu et al. 2018).
+
+    Args:
+        name: the key of the stream in Streams, Batch, weights, checkpoints, settings and on the command line.
+        channels: number of channels.
+        first_position: the first position of a GOP at which the stream carries anything.
+        flip_signs: what each channel is multiplied with when the picture is mirrored left to right.
+        gain: factor before quantising.
+        offset: added after quantising.
+        mean: per channel, of u/255.
+        std: per channel, of u/255.
+        input_batch_norm: whether the network starts with a BatchNorm over its input.
+        default_backbone: timm's name of the backbone that CoViAR uses for this stream.
+    """
+
+    name: str
+    channels: int
+    first_position: int
+    flip_signs: tuple[int, ...]
+    gain: float
+    offset: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_batch_norm: bool
+    default_backbone: str
+
+    def quantise(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The stream's values as uint8, toward zero, clipped (CoViAR's scaling: motion of ±20 pixels fills the range).
+
+        Args:
+            values: [..., C] of any integer or float dtype, in the stream's own units.
+
+        Returns:
+            uint8, same shape.
+
+        >>> STREAMS["motion"].quantise(np.array([[0, 20], [-1, -40]])).tolist()
+        [[128, 255], [122, 0]]
+        """
+        if values.dtype == np.uint8 and self.gain == 1 and self.offset == 0:
+            return values
+        scaled = np.trunc(values * self.gain) if self.gain != 1 else values
+        return np.clip(scaled + self.offset, 0, 255).astype(np.uint8)
+
+
+STREAMS: Mapping[str, StreamSpec] = {
+    spec.name: spec
+    for spec in (
+        StreamSpec("iframe", 3, 0, (1, 1, 1), 1, 0, IMAGENET_MEAN, IMAGENET_STD, False, "resnet152"),
+        StreamSpec("motion", 2, 1, (-1, 1), 127.5 / 20, 128, (0.5, 0.5), (1.0, 1.0), True, "resnet18"),
+        StreamSpec("residual", 3, 1, (1, 1, 1), 1, 128, (0.5, 0.5, 0.5), IMAGENET_STD, True, "resnet18"),
+        StreamSpec("rgb", 3, 0, (1, 1, 1), 1, 0, IMAGENET_MEAN, IMAGENET_STD, False, "resnet50"),
+    )
+}
+
+
+def check_streams(names: Iterable[str], *, where: str) -> tuple[str, ...]:
+    """The names as a tuple, each once and each known.
+
+    Raises:
+        ConfigError: a name is unknown or appears twice, or there is none.
+    """
+    names = tuple(names)
+    unknown = [name for name in names if name not in STREAMS]
+    if unknown or not names or len(set(names)) < len(names):
+        given = ", ".join(map(str, names)) or "nothing"
+        raise ConfigError(
+            f"{where}: {given} (accepted: one or more of {', '.join(STREAMS)}, each once). Correct the names of the streams."
+        )
+    return names
+
+
+def _describe(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{str(getattr(value, 'dtype', '')).removeprefix('torch.')}{list(shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_describe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple) and len(value) > 6:
+        return f"({value[0]!r}, … {len(value)} in all)"
+    return repr(value)
+
+
+class _ShapesInRepr:
+    """Gives a dataclass a repr that shows shapes and dtypes, not pixels."""
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{f.name}={_describe(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({inside})"
+
+
+@dataclass(frozen=True)
+class Gop:
+    """A group of pictures: an I-frame (position 0) and the P-frames up to the next I-frame; B-frames are no positions.
+
+    Args:
+        index: number of the GOP in its video, from 0.
+        start_seconds: when its I-frame is shown.
+        frame_numbers: for each position, the number of its frame in display order, from 0.
+    """
+
+    index: int
+    start_seconds: float
+    frame_numbers: tuple[int, ...]
+
+    @property
+    def num_positions(self) -> int:
+        """The I-frame and its P-frames."""
+        return len(self.frame_numbers)
+
+
+@dataclass(frozen=True, repr=False)
+class Streams(_ShapesInRepr):
+    """What the codec holds at one position of one GOP; a stream that was not asked for is None.
+
+    Args:
+        gop: number of the GOP.
+        position: 0 for the I-frame, then 1, 2, … for the P-frames.
+        iframe: uint8 [H, W, 3], RGB: the GOP's first frame.
+        frame: uint8 [H, W, 3], RGB: the frame at `position`.
+        motion: int16 [H, W, 2], (x, y) in pixels; positive x: content moved right.
+        residual: int16 [H, W, 3], RGB, in [-255, 255].
+        valid: bool [H, W]: False where the motion chain meets an intra block or leaves the picture.
+    """
+
+    gop: int
+    position: int
+    iframe: npt.NDArray[np.uint8] | None = None
+    frame: npt.NDArray[np.uint8] | None = None
+    motion: npt.NDArray[np.int16] | None = None
+    residual: npt.NDArray[np.int16] | None = None
+    valid: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Sample(_ShapesInRepr):
+    """One clip as the networks see it.
+
+    Args:
+        streams: {stream: uint8 [S, C, H, W]}.
+        label: class number, from 0.
+        video_id: names the clip within its dataset.
+    """
+
+    streams: Mapping[str, npt.NDArray[np.uint8]]
+    label: int
+    video_id: str
+
+    def __post_init__(self) -> None:
+        for name, values in self.streams.items():
+            if values.ndim != 4 or values.dtype != np.uint8:
+                raise ValueError(f"{self.video_id}: {name} is {_describe(values)} (accepted: uint8 [S, C, H, W])")
+
+
+@dataclass(frozen=True, repr=False)
+class Batch(_ShapesInRepr):
+    """Samples side by side.
+
+    Args:
+        streams: {stream: uint8 [B, S, C, H, W]}.
+        label: int64 [B].
+        video_ids: B names.
+    """
+
+    streams: Mapping[str, Tensor]
+    label: Tensor
+    video_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, values in self.streams.items():
+            if values.ndim != 5 or len(values) != len(self.label):
+                raise ValueError(f"{name} is {_describe(values)} (accepted: uint8 [{len(self.label)}, S, C, H, W])")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def pin_memory(self) -> Batch:
+        """Page-locked, for asynchronous copies to a GPU (called by DataLoader)."""
+        streams = {name: values.pin_memory() for name, values in self.streams.items()}
+        return Batch(streams, self.label.pin_memory(), self.video_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; the copy is asynchronous where the memory is pinned."""
+        streams = {name: values.to(device, non_blocking=True) for name, values in self.streams.items()}
+        return Batch(streams, self.label.to(device, non_blocking=True), self.video_ids)
+
+
+@dataclass(frozen=True, repr=False)
+class StudentOutput(_ShapesInRepr):
+    """What one student says of a batch, its segments already averaged.
+
+    Args:
+        logits: [B, K], of the deepest exit.
+        exits: {exit: [B, K]}, the shallow classifiers, if the student has any.
+        hints: {exit: (adapted, deepest)}, features of equal shape for the hint loss.
+    """
+
+    logits: Tensor
+    exits: Mapping[str, Tensor] = field(default_factory=dict)
+    hints: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2:
+            raise ValueError(f"logits are {_describe(self.logits)} (accepted: [B, K])")
