@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from videokd.datasets.manifest import Clip, Manifest
+from videokd.errors import ConfigError, DataError
+
+CLASSES = ("jump", "run")
+
+
+def clip(label: int, group: int, number: int, *, parts: tuple[str, str, str] = ("train", "train", "test")) -> Clip:
+    name = CLASSES[label]
+    return Clip(
+        video_id=f"{name}/g{group:02d}_c{number}",
+        path=f"videos/{name}/g{group:02d}_c{number}.mp4",
+        label=label,
+        class_name=name,
+        group=f"{name}/g{group:02d}",
+        split1=parts[0],
+        split2=parts[1],
+        split3=parts[2],
+        codec="mpeg4",
+        width=340,
+        height=256,
+        num_frames=48,
+        seconds=1.92,
+        index="{}",
+        source_sha256="0" * 64,
+        sha256="1" * 64,
+        bytes=5,
+    )
+
+
+def manifest_of(root: Path, *, groups: int = 10) -> Manifest:
+    """In split 1 the last two groups are tested; in split 2 nothing is; split 3 tests everything."""
+    clips = tuple(
+        clip(label, group, number, parts=("test" if group >= groups - 2 else "train", "train", "test"))
+        for label in (0, 1)
+        for group in range(groups)
+        for number in range(3)
+    )
+    return Manifest(root, clips, CLASSES, flip=False, settings={"encoding": {"gop": 12}, "note": "été"})
+
+
+def test_what_is_written_is_read_by_file_or_folder(tmp_path: Path) -> None:
+    written = manifest_of(tmp_path)
+    path = written.write()
+    assert path == tmp_path / "manifest.parquet"
+    assert Manifest.read(path) == written
+    assert Manifest.read(tmp_path) == written
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]
+
+
+def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
+    digests = {
+        hashlib.sha256(manifest_of(tmp_path).write(tmp_path / name).read_bytes()).hexdigest() for name in ("a", "b")
+    }
+    assert len(digests) == 1
+
+
+def test_the_table_is_plain_parquet(tmp_path: Path) -> None:
+    rows = pq.read_table(manifest_of(tmp_path).write()).to_pylist()
+    assert rows[0]["video_id"] == "jump/g00_c0"
+    assert rows[-1]["split1"] == "test"
+    assert len(rows) == 60
+
+
+def test_an_empty_manifest_survives(tmp_path: Path) -> None:
+    Manifest(tmp_path, (), CLASSES).write()
+    assert Manifest.read(tmp_path) == Manifest(tmp_path, (), CLASSES, flip=True, settings={})
+
+
+def test_the_folder_may_move(tmp_path: Path) -> None:
+    manifest_of(tmp_path / "here").write()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Manifest.read(tmp_path / "there")
+    assert moved.file(moved.clips[0]) == tmp_path / "there" / "videos" / "jump" / "g00_c0.mp4"
+
+
+def test_a_repr_is_short(tmp_path: Path) -> None:
+    assert len(repr(manifest_of(tmp_path))) < 300
+
+
+def test_train_and_test_are_the_datasets_own(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path)
+    assert {c.group[-2:] for c in manifest.select("test", split=1)} == {"08", "09"}
+    assert len(manifest.select("train", split=1)) == 2 * 8 * 3
+    assert len(manifest.select("test", split=3)) == 60
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.15, 0.5, 0.99])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fit_and_val_divide_train_by_whole_groups_of_every_class(tmp_path: Path, fraction: float, seed: int) -> None:
+    manifest = manifest_of(tmp_path)
+    fit = manifest.select("fit", split=1, val_fraction=fraction, seed=seed)
+    val = manifest.select("val", split=1, val_fraction=fraction, seed=seed)
+    assert sorted(c.video_id for c in (*fit, *val)) == sorted(c.video_id for c in manifest.select("train", split=1))
+    assert not {c.group for c in fit} & {c.group for c in val}
+    held: dict[str, set[str]] = defaultdict(set)
+    for c in val:
+        held[c.class_name].add(c.group)
+    expected = {0.01: 1, 0.15: 1, 0.5: 4, 0.99: 7}[fraction]
+    assert {name: len(groups) for name, groups in held.items()} == {"jump": expected, "run": expected}
+
+
+def test_validation_depends_on_seed_and_not_on_order(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path)
+    shuffled = replace(manifest, clips=manifest.clips[::-1])
+    val = {c.video_id for c in manifest.select("val", split=2, seed=0)}
+    assert val == {c.video_id for c in shuffled.select("val", split=2, seed=0)}
+    assert len({frozenset(c.group for c in manifest.select("val", split=2, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_a_single_group_stays_in_fit(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, tuple(clip(label, 0, n) for label in (0, 1) for n in range(3)), CLASSES)
+    assert len(manifest.select("fit", split=1)) == 6
+    with pytest.raises(DataError, match=r"split 1 has no val clips. Choose another split, or prepare clips of more"):
+        manifest.select("val", split=1)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        ("training", {"split": 1}, r"part 'training' \(accepted: train, val, fit, test\)"),
+        ("train", {"split": 0}, r"split 0 \(accepted: 1, 2 or 3\)"),
+        ("train", {"split": 4}, r"split 4 \(accepted: 1, 2 or 3\)"),
+        ("val", {"split": 1, "val_fraction": 1.0}, r"val_fraction 1.0 \(accepted: between 0 and 1"),
+    ],
+)
+def test_select_refuses(tmp_path: Path, part: str, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        manifest_of(tmp_path).select(part, **settings)
+
+
+def test_an_empty_part_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"split 2 has no test clips"):
+        manifest_of(tmp_path).select("test", split=2)
+
+
+def test_files_that_moved_or_changed_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, groups=3)
+    for c in manifest.clips:
+        manifest.file(c).parent.mkdir(parents=True, exist_ok=True)
+        manifest.file(c).write_bytes(b"12345")
+    manifest.check_files()
+    manifest.file(manifest.clips[4]).write_bytes(b"1234")
+    manifest.file(manifest.clips[7]).unlink()
+    with pytest.raises(
+        DataError, match=r"2 of 18 videos are missing or have changed \(first: videos/jump/g01_c1.mp4\)"
+    ):
+        manifest.check_files()
+
+
+def test_read_refuses_what_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest.parquet: no manifest there. Make one with `videokd prepare`"):
+        Manifest.read(tmp_path)
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(DataError, match=r"text.parquet is no Parquet file \(.+\). Prepare"):
+        Manifest.read(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"video_id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"no manifest of videokd: it lacks columns path, label, .*bytes. Prepare"):
+        Manifest.read(tmp_path / "other.parquet")
+    table = pq.read_table(manifest_of(tmp_path).write())
+    pq.write_table(table.replace_schema_metadata({}), tmp_path / "bare.parquet")
+    with pytest.raises(DataError, match=r"it lacks videokd's class names and settings"):
+        Manifest.read(tmp_path / "bare.parquet")
+    newer = {b"videokd": re.sub(rb'"version": 1', b'"version": 9', table.schema.metadata[b"videokd"])}
+    pq.write_table(table.replace_schema_metadata(newer), tmp_path / "newer.parquet")
+    with pytest.raises(DataError, match=r"is a manifest of version 9 \(accepted: 1\)"):
+        Manifest.read(tmp_path / "newer.parquet")
+
+
+def test_write_names_what_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/manifest.parquet could not be written \(.+\). Check free space"):
+        manifest_of(tmp_path / "file").write()
+
+
+def test_a_manifest_checks_itself(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"two clips are named jump/g00_c0"):
+        Manifest(tmp_path, (clip(0, 0, 0), clip(0, 0, 0)), CLASSES)
+    with pytest.raises(DataError, match=r"run/g00_c0 has label 1 and class run, which do not fit the 1 class names"):
+        Manifest(tmp_path, (clip(1, 0, 0),), ("jump",))

@@ -1,0 +1,103 @@
+"""The objective: its parts, their sum, and who gets gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from videokd.distill.losses import cross_entropy, hint_loss, kd_loss, mutual_loss
+from videokd.distill.objective import Objective
+from videokd.errors import ConfigError
+from videokd.types import StudentOutput
+
+LABEL = torch.tensor([0, 1, 2, 3])
+
+
+def output(seed, *, exits=False):
+    generator = torch.Generator().manual_seed(seed)
+    logits, shallow, adapted, deepest = torch.randn(4, 4, 6, generator=generator).requires_grad_().unbind()
+    if not exits:
+        return StudentOutput(logits)
+    return StudentOutput(logits, exits={"exit1": shallow}, hints={"exit1": (adapted, deepest)})
+
+
+def test_everything_at_once_follows_the_definition():
+    a, b, target = output(0, exits=True), output(1), output(2).logits
+    objective = Objective(alpha=0.7, beta=0.5, temperature=3.0, gamma=0.2, hint_weight=0.1, label_smoothing=0.1)
+    total, parts = objective({"a": a, "b": b}, target, LABEL)
+    expected = {
+        "a/ce": 0.3 * cross_entropy(a.logits, LABEL, label_smoothing=0.1),
+        "a/kd": 0.7 * kd_loss(a.logits, target, temperature=3.0),
+        "a/mutual": 0.5 * mutual_loss(a.logits, [b.logits]),
+        "a/exit1/ce": 0.8 * cross_entropy(a.exits["exit1"], LABEL, label_smoothing=0.1),
+        "a/exit1/kd": 0.2 * kd_loss(a.exits["exit1"], a.logits, temperature=3.0),
+        "a/exit1/hint": 0.1 * hint_loss(*a.hints["exit1"]),
+        "b/ce": 0.3 * cross_entropy(b.logits, LABEL, label_smoothing=0.1),
+        "b/kd": 0.7 * kd_loss(b.logits, target, temperature=3.0),
+        "b/mutual": 0.5 * mutual_loss(b.logits, [a.logits]),
+    }
+    assert list(parts) == list(expected)
+    assert {n: p.item() for n, p in parts.items()} == pytest.approx(
+        {n: p.item() for n, p in expected.items()}, rel=1e-5
+    )
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
+    assert not any(part.requires_grad for part in parts.values())
+    assert total.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "teachers", "students", "names"),
+    [
+        ({}, False, 1, ["a/ce"]),
+        ({"alpha": 1.0}, True, 1, ["a/kd"]),
+        ({"alpha": 0.5}, True, 1, ["a/ce", "a/kd"]),
+        ({"beta": 1.0}, False, 2, ["a/ce", "a/mutual", "b/ce", "b/mutual"]),
+        ({"alpha": 0.0}, True, 2, ["a/ce", "b/ce"]),
+    ],
+)
+def test_any_part_can_be_switched_off(settings, teachers, students, names):
+    outputs = {name: output(seed) for seed, name in enumerate("ab"[:students])}
+    total, parts = Objective(**settings)(outputs, output(5).logits if teachers else None, LABEL)
+    assert list(parts) == names
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
+
+
+def test_total_is_the_sum_over_students_alone_in_turn():
+    outputs, target = {"a": output(0), "b": output(1), "c": output(2)}, output(3).logits
+    objective = Objective(alpha=0.5, beta=1.0, peers="ensemble")
+    total, parts = objective(outputs, target, LABEL)
+    alone = [objective.for_student(name, outputs, target, LABEL) for name in outputs]
+    assert total.item() == pytest.approx(sum(one.item() for one, _ in alone), rel=1e-6)
+    assert list(parts) == [name for _, of_one in alone for name in of_one]
+
+
+def test_a_student_alone_sends_no_gradient_to_peers_and_teachers():
+    leaves = {name: torch.randn(4, 6, requires_grad=True) for name in ("a", "b", "target")}
+    outputs = {name: StudentOutput(leaves[name]) for name in "ab"}
+    total, _ = Objective(alpha=0.5, beta=1.0).for_student("a", outputs, leaves["target"], LABEL)
+    total.backward()
+    assert leaves["a"].grad is not None
+    assert leaves["b"].grad is None
+    assert leaves["target"].grad is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", 1.1), ("alpha", -0.1), ("beta", -1.0), ("beta", float("inf")), ("temperature", 0.0), ("peers", "mean"),
+        ("gamma", 2.0), ("hint_weight", -1.0), ("hint_weight", float("nan")), ("label_smoothing", 1.0),
+    ],
+)  # fmt: skip
+def test_numbers_outside_their_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value} .accepted"):
+        Objective(**{name: value})
+
+
+def test_impossible_combinations_are_refused():
+    one = {"a": output(0)}
+    with pytest.raises(ConfigError, match=r"alpha is 0.5, but there are no teachers"):
+        Objective(alpha=0.5)(one, None, LABEL)
+    with pytest.raises(ConfigError, match=r"beta is 1.0, but a has no peer"):
+        Objective(beta=1.0)(one, None, LABEL)
+    with pytest.raises(ConfigError, match="there are no students"):
+        Objective()({}, None, LABEL)

@@ -1,0 +1,80 @@
+"""Run folders as the recipes leave them, with made-up figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videokd.evaluation.results import write_results
+from videokd.evaluation.scores import Scores, metrics
+
+CLASSES = ("Archery", "BabyCrawling", "BaseballPitch", "Biking", "Bowling", "CleanAndJerk")
+
+
+def made_up_scores(skill: float, *, seed: int = 0, videos: int = 168, classes: int = len(CLASSES)) -> Scores:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(videos) % classes
+    logits = rng.normal(size=(videos, classes)) + skill * np.eye(classes)[labels]
+    return Scores(logits.astype(np.float32), labels, tuple(f"video{number:03d}" for number in range(videos)))
+
+
+def made_up_entry(role: str, streams: tuple[str, ...], skill: float, *, seed: int, size: float) -> dict[str, Any]:
+    scores = made_up_scores(skill, seed=seed)
+    groups = [f"g{number // 24}" for number in range(len(scores))]
+    return {
+        "role": role,
+        "streams": list(streams),
+        "backbone": "resnet18" if size < 30e6 else "resnet50",
+        "parameters": int(size),
+        "macs_per_video": 100 * size,
+        "latency_ms": {"read": 4.0, "network": size / 1e6, "total": 4.0 + size / 1e6},
+        "metrics": metrics(scores, class_names=CLASSES, groups=groups, bootstrap=50),
+    }
+
+
+def made_up_run(folder: Path, *, name: str = "demo") -> Path:
+    parts = ("iframe", "motion", "residual")
+    entries = {
+        f"teacher-{s}": made_up_entry("teacher", (s,), 2 + 0.2 * i, seed=i, size=2.35e7) for i, s in enumerate(parts)
+    }
+    entries["teachers"] = made_up_entry("fused teachers", parts, 3.4, seed=5, size=7.05e7)
+    entries["small"] = made_up_entry("student", parts, 2.7, seed=6, size=1.12e7)
+    entries["tiny"] = made_up_entry("student", ("iframe", "motion"), 2.3, seed=7, size=3.1e6)
+    entries["students"] = made_up_entry("students fused", parts, 3.1, seed=8, size=1.43e7)
+    results = {
+        "run": name,
+        "verb": "distill",
+        "command": f"videokd distill --out {name}",
+        "created": "2026-03-01T12:00:00+00:00",
+        "versions": {"videokd": "0.1.0", "torch": "2.6.0", "python": "3.11.7"},
+        "dataset": {
+            "manifest": "data/ucf101-6/manifest.parquet",
+            "split": 1,
+            "part": "test",
+            "num_videos": 168,
+            "class_names": list(CLASSES),
+        },
+        "views": "quick",
+        "num_segments": 25,
+        "entries": entries,
+        "comparisons": [
+            {"a": "students", "b": "teachers", "top1_difference": {"value": -0.021, "low": -0.04, "high": 0.003}},
+            {"a": "students", "b": "tiny", "top1_difference": {"value": 0.0834, "low": 0.041, "high": 0.122}},
+        ],
+    }
+    write_results(folder / "results.json", results)
+    return folder
+
+
+def made_up_log(folder: Path, *, epochs: int = 8) -> None:
+    lines = []
+    for step in range(10 * epochs):
+        loss = 1.8 * 0.97**step
+        lines.append({"step": step, "epoch": step // 10, "loss/total": loss, "student/ce": 0.7 * loss, "lr": 0.1})
+    for epoch in range(epochs):
+        lines.append({"epoch": epoch, "val/top1": 0.9 - 0.6 * 0.7**epoch, "val/small/top1": 0.85 - 0.6 * 0.8**epoch})
+    text = "\n".join(json.dumps(line) for line in lines)
+    (folder / "log.jsonl").write_text(f'{text}\n{{"step": 99, "epo')

@@ -1,0 +1,85 @@
+"""Shallow exits beside a network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from videokd.errors import ConfigError
+from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.exits import Exits
+from videokd.types import STREAMS
+
+
+def spec(*streams, backbone="test_resnet", size=32):
+    return NetworkSpec(streams, backbone, 5, size)
+
+
+def random_streams(*names, batch=2, segments=3, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
+    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
+
+
+def test_output_has_logits_exits_and_hints():
+    network = Network(spec("motion")).eval()
+    exits = Exits(network).eval()
+    streams = random_streams("motion")
+    output = exits(network, streams)
+    assert torch.equal(output.logits, network(streams))
+    assert {name: list(logits.shape) for name, logits in output.exits.items()} == {
+        key: [2, 5] for key in ["exit1", "exit2", "exit3"]
+    }
+    for adapted, deepest in output.hints.values():
+        assert adapted.shape == deepest.shape == (6, 96)
+
+
+def test_exit_logits_are_the_mean_over_segments():
+    network = Network(spec("motion")).eval()
+    exits = Exits(network).eval()
+    streams = random_streams("motion", segments=2)
+    halves = [exits(network, {"motion": streams["motion"][:, s : s + 1]}).exits["exit2"] for s in range(2)]
+    together = exits(network, streams).exits["exit2"]
+    torch.testing.assert_close(together, torch.stack(halves).mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"), [("resnet18", (1, 2, 3)), ("test_efficientnet", (1, 2, 3)), ("test_convnext", (0, 1, 2))]
+)
+def test_stages_stand_between_stem_and_deepest(backbone, stages):
+    network = Network(spec("iframe", backbone=backbone, size=64)).eval()
+    exits = Exits(network)
+    assert exits.stages == stages
+    assert len(exits(network, random_streams("iframe", size=64)).exits) == 3
+
+
+def test_stages_can_be_chosen():
+    network = Network(spec("motion"))
+    assert list(Exits(network, stages=[2])(network, random_streams("motion")).exits) == ["exit1"]
+
+
+def test_exits_hold_parameters_of_their_own_only():
+    network = Network(spec("motion"))
+    own = {id(parameter) for parameter in Exits(network).parameters()}
+    assert own.isdisjoint(id(parameter) for parameter in network.parameters())
+
+
+def test_a_shallow_exit_teaches_the_body_below_it_and_its_bottleneck():
+    network = Network(spec("motion")).train()
+    exits = Exits(network).train()
+    exits(network, random_streams("motion")).exits["exit1"].sum().backward()
+    assert network.backbone.layer1[0].conv1.weight.grad is not None
+    assert network.backbone.layer2[0].conv1.weight.grad is None
+    assert all(p.grad is not None for p in exits.exit1.parameters())
+
+
+def test_backbones_without_such_stages_are_refused():
+    with pytest.raises(ConfigError, match=r"exits of test_vit at stages none"):
+        Exits(Network(spec("iframe", backbone="test_vit", size=160)))
+    network = Network(spec("motion"))
+    for stages in ([], [4], [-1]):
+        with pytest.raises(ConfigError, match=r"accepted: one or more of 0 to 3"):
+            Exits(network, stages=stages)
+    network.backbone = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="does not give the features of its stages"):
+        Exits(network)

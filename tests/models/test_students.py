@@ -1,0 +1,204 @@
+"""Students: what they say, how they start, and their way to the disk and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from videokd.errors import ConfigError, DataError
+from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.students import Students, build_students, load_students, save_students, untouched_batch_norm
+from videokd.types import STREAMS, Batch
+
+CLASSES = ("wave", "clap", "throw", "swipe left", "sauté")
+ENCODING = {"codec": "mpeg4", "gop": 12}
+
+
+def spec(*streams, backbone="test_resnet", size=32):
+    return NetworkSpec(streams, backbone, 5, size)
+
+
+def random_streams(*names, batch=2, segments=3, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
+    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
+
+
+def build(*, seed=0, with_exits=False, **specs):
+    specs = specs or {"a": spec("motion"), "b": spec("motion")}
+    return build_students(
+        specs,
+        class_names=CLASSES,
+        num_segments=3,
+        seed=seed,
+        weights={name: index + 1 for index, name in enumerate(specs)},
+        space="probs",
+        encoding=ENCODING,
+        with_exits=with_exits,
+    )
+
+
+def test_outputs_of_a_batch_and_of_its_streams_are_the_same():
+    students = build(a=spec("motion"), b=spec("iframe", "motion")).eval()
+    streams = random_streams("iframe", "motion")
+    outputs = students(Batch(streams, torch.tensor([0, 1]), ("x", "y")))
+    assert list(outputs) == ["a", "b"]
+    for name, logits in students.logits(streams).items():
+        assert torch.equal(outputs[name].logits, logits)
+        assert torch.equal(students(streams, only=name)[name].logits, logits)
+    assert list(students(streams, only="b")) == ["b"]
+    assert students.streams == ("motion", "iframe")
+    assert students.input_size == 32
+
+
+def test_peers_start_differently_and_runs_repeat():
+    first, again, other = build(seed=3), build(seed=3), build(seed=4)
+    states = [students.state_dict() for students in (first, again, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    for one, another in [(("a", 0), ("b", 0)), (("a", 0), ("a", 2)), (("b", 0), ("a", 2))]:
+        weights = [states[run][f"members.{name}.backbone.fc.weight"] for name, run in (one, another)]
+        assert not torch.equal(*weights)
+
+
+def test_building_leaves_the_global_random_state():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    build()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_untouched_batch_norm_uses_the_batch_and_records_nothing():
+    students = build().train()
+    streams = random_streams("motion")
+    before = {name: values.clone() for name, values in students.state_dict().items()}
+    with torch.no_grad(), untouched_batch_norm(students):
+        peers = students.logits(streams)
+    assert all(torch.equal(values, before[name]) for name, values in students.state_dict().items())
+    recorded = students.logits(streams)
+    assert all(torch.equal(peers[name], recorded[name]) for name in peers)
+    assert not torch.equal(
+        students.state_dict()["members.a.backbone.bn1.running_mean"], before["members.a.backbone.bn1.running_mean"]
+    )
+
+
+def test_parameter_groups_hold_every_parameter_once():
+    students = build(with_exits=True)
+    for only, modules in [(None, [students]), ("a", [students.members["a"], students.exits["a"]])]:
+        found = [id(p) for group in students.parameter_groups(weight_decay=1e-4, only=only) for p in group["params"]]
+        assert sorted(found) == sorted(id(p) for module in modules for p in module.parameters())
+
+
+def test_an_export_comes_back_the_same(tmp_path):
+    students = build(a=spec("motion"), b=spec("iframe")).train()
+    streams = random_streams("iframe", "motion")
+    students.logits(streams)  # moves the BatchNorm buffers
+    folder = save_students(students, tmp_path / "new" / "export")
+    loaded = load_students(folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["students.json", "students.safetensors"]
+    assert not loaded.training
+    assert loaded.description() == students.description()
+    assert loaded.description()["encoding"] == ENCODING
+    students.eval()
+    for name, logits in loaded.logits(streams).items():
+        assert torch.equal(logits, students.logits(streams)[name])
+
+
+def test_exits_are_in_the_state_and_absent_from_an_export(tmp_path):
+    students = build(with_exits=True)
+    assert any(name.startswith("exits.a.") for name in students.state_dict())
+    save_students(students, tmp_path)
+    assert not any(name.startswith("exits.") for name in load_file(tmp_path / "students.safetensors"))
+    assert len(load_students(tmp_path).exits) == 0
+
+
+def test_an_export_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    save_students(build(seed=0), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full_disk(*_args, **_keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("videokd.models.students.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_students(build(seed=1), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_description_is_json_and_enough():
+    students = build()
+    text = json.dumps(students.description())
+    assert Students.from_description(json.loads(text)).description() == students.description()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "format other, version 1 .accepted: videokd-students, version 1"),
+        ({"version": 99}, "version 99"),
+        ({"members": {}}, "students: there are none"),
+        ({"members": {"a": {}}}, "described by nothing"),
+        ({"members": 3}, "damaged"),
+        ({"num_segments": "many"}, "damaged"),
+    ],
+)
+def test_wrong_descriptions_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Students.from_description(build(a=spec("motion")).description() | changes)
+
+
+def test_wrong_exports_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"students\.json is missing"):
+        load_students(tmp_path)
+    save_students(build(), tmp_path)
+    weights, description = tmp_path / "students.safetensors", tmp_path / "students.json"
+    good_weights, good_description = weights.read_bytes(), description.read_text(encoding="utf-8")
+
+    for text in ("no json", "[1, 2]", '{"format": "other"}'):
+        description.write_text(text)
+        with pytest.raises(DataError, match=r"students\.json does not describe students"):
+            load_students(tmp_path)
+    description.write_text(good_description, encoding="utf-8")
+
+    for damaged in (b"", good_weights[: len(good_weights) // 2], b"\x80" * 1000):
+        weights.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"students\.safetensors is damaged"):
+            load_students(tmp_path)
+
+    save_file(build(a=spec("iframe"), b=spec("motion")).state_dict(), weights)
+    with pytest.raises(DataError, match=r"another architecture .*members\.a\.inputs.* is missing instead of \[2\]"):
+        load_students(tmp_path)
+    weights.unlink()
+    with pytest.raises(DataError, match=r"students\.safetensors is missing"):
+        load_students(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"a": 1.0, "c": 1.0}}, "weights are given for a, c .accepted: one for each of a, b"),
+        ({"weights": {"a": 1.0, "b": -1.0}}, "weights are .*0 or more"),
+        ({"weights": {"a": 0.0, "b": 0.0}}, "weights are .*one above 0"),
+        ({"space": "votes"}, "space is 'votes'"),
+        ({"num_segments": 0}, "num_segments is 0"),
+        ({"class_names": ["x"]}, "num_classes are .*accepted: 1"),
+        ({"exits": {"c": torch.nn.Identity()}}, "exits are given for c"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes, message):
+    members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
+    with pytest.raises(ConfigError, match=message):
+        Students(members, **({"class_names": CLASSES, "num_segments": 3} | changes))
+
+
+def test_different_input_sizes_are_refused():
+    members = {"a": Network(spec("motion")), "b": Network(spec("motion", size=64))}
+    with pytest.raises(ConfigError, match=r"input_sizes are \{'a': 32, 'b': 64\}"):
+        Students(members, class_names=CLASSES, num_segments=3)
+
+
+def test_equal_weights_are_the_default():
+    members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
+    assert Students(members, class_names=CLASSES, num_segments=3).weights == {"a": 1.0, "b": 1.0}

@@ -1,0 +1,172 @@
+"""Checkpoints: whole or not at all, and exact enough to resume."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from videokd.errors import DataError, VideoKDError
+from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.training.schedule import EMA, build_optimizer, learning_rate, set_learning_rate
+
+
+def test_a_payload_comes_back(tmp_path):
+    payload = {"step": 3, "model": {"weight": torch.arange(3)}, "names": ["a", "b"], "best": None, "rng": capture_rng()}
+    save_checkpoint(tmp_path / "checkpoint.pt", payload)
+    found = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert list(found) == list(payload)
+    assert found["step"] == 3
+    assert torch.equal(found["model"]["weight"], torch.arange(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def draw():
+    return [random.random(), random.gauss(0, 1), np.random.random(), np.random.normal(), torch.rand(1).item()]
+
+
+def test_random_states_survive_a_checkpoint(tmp_path):
+    draw()  # leaves a spare Gaussian in Python's and NumPy's states
+    save_checkpoint(tmp_path / "rng.pt", {"rng": capture_rng()})
+    first = draw()
+    restore_rng(load_checkpoint(tmp_path / "rng.pt")["rng"])
+    assert draw() == first
+
+
+@pytest.mark.gpu
+def test_random_states_of_cuda_survive_a_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "rng.pt", {"rng": capture_rng()})
+    first = torch.rand(3, device="cuda")
+    restore_rng(load_checkpoint(tmp_path / "rng.pt")["rng"])
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
+def full_disk(*_args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(VideoKDError, match=r"checkpoint\.pt could not be written .*No space left.*untouched"):
+            save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_limit_on_file_size_leaves_the_old_one(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(VideoKDError, match=r"checkpoint\.pt could not be written"):
+            save_checkpoint(path, {"weights": torch.zeros(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(VideoKDError, match=r"nowhere/checkpoint\.pt could not be written"):
+        save_checkpoint(tmp_path / "nowhere" / "checkpoint.pt", {})
+
+
+def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(DataError, match=r"checkpoint\.pt is missing"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"weights": torch.randn(100)})
+    content = path.read_bytes()
+    middle = len(content) // 2
+    for damaged in (
+        b"",
+        content[:10],
+        content[:middle],
+        content[:-1],
+        b"not a checkpoint\n" * 9,
+        pickle.dumps(object(), protocol=2),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"checkpoint\.pt is damaged or no checkpoint") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    for foreign in ({"state_dict": {}}, [1, 2], {"format": "videokd-checkpoint", "version": 99}):
+        torch.save(foreign, path)
+        with pytest.raises(DataError, match=r"checkpoint\.pt is no checkpoint of videokd"):
+            load_checkpoint(path)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_no_code_from_the_file_runs(tmp_path):
+    trace = tmp_path / "made"
+    torch.save({"format": "videokd-checkpoint", "version": 1, "payload": Evil(trace)}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match="damaged or no checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not trace.exists()
+
+
+def test_another_architecture_is_named():
+    model = nn.Linear(2, 2)
+    strict_load(model, nn.Linear(2, 2).state_dict(), path="a.pt")
+    with pytest.raises(DataError, match=r"a\.pt is of another architecture: weight is \[2, 3\] instead of \[2, 2\]"):
+        strict_load(model, nn.Linear(3, 2).state_dict(), path="a.pt")
+    with pytest.raises(DataError, match=r"bias is missing instead of \[2\]"):
+        strict_load(model, nn.Linear(2, 2, bias=False).state_dict(), path="a.pt")
+    with pytest.raises(DataError, match=r"bias is \[2\] instead of missing"):
+        strict_load(nn.Linear(2, 2, bias=False), model.state_dict(), path="a.pt")
+
+
+def train(folder, *, steps, resume=False, total=6):
+    """A small run with everything that has a state: dropout, BatchNorm, momentum, schedule, EMA."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    optimizer = build_optimizer(
+        [{"params": list(model.parameters()), "weight_decay": 1e-3}], name="adam", learning_rate=0.1
+    )
+    ema, start = EMA(model, decay=0.9), 0
+    if resume:
+        state = load_checkpoint(folder / "checkpoint.pt")
+        strict_load(model, state["model"], path=folder)
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+        restore_rng(state["rng"])
+        start = state["step"]
+    for step in range(start, start + steps):
+        set_learning_rate(optimizer, learning_rate(step, total_steps=total, base=0.1, warmup_steps=2))
+        optimizer.zero_grad()
+        model(torch.randn(16, 4) + np.random.random() + random.random()).square().mean().backward()
+        optimizer.step()
+        ema.update(model)
+    payload = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict()}
+    save_checkpoint(folder / "checkpoint.pt", payload | {"rng": capture_rng(), "step": start + steps})
+    return model, ema
+
+
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
+    rng = capture_rng()
+    model, ema = train(tmp_path, steps=6)
+    restore_rng(rng)
+    train(tmp_path, steps=2)
+    random.seed(99)
+    np.random.seed(99)
+    resumed_model, resumed_ema = train(tmp_path, steps=4, resume=True)
+    for one, other in [(model.state_dict(), resumed_model.state_dict()), (ema.average, resumed_ema.average)]:
+        assert all(torch.equal(values, other[name]) for name, values in one.items())

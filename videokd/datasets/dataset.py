@@ -1,0 +1,195 @@
+"""Manifest rows to samples, samples to batches."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from videokd.codec.index import VideoIndex
+from videokd.codec.streams import open_video
+from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.sampling import sample_positions
+from videokd.datasets.view import View, apply_crop, central_crop, random_crop, ten_crops
+from videokd.errors import VideoKDError
+from videokd.types import STREAMS, Batch, Sample, check_streams
+
+#: In training a random part of the clip at random moments; otherwise the middles, seen through one or ten crops.
+Views = Literal["training", "quick", "full"]
+
+
+@dataclass(frozen=True)
+class ClipDataset(Dataset[Sample]):
+    """Clips as samples: the same sample for the same (seed, epoch, number), whoever loads it.
+
+    Args:
+        manifest: where the clips lie, and whether mirroring keeps their class.
+        clips: the rows to load.
+        streams: which streams a sample has.
+        num_segments: S.
+        input_size: side of the pictures, in pixels.
+        views: training, quick (middles of the segments, one crop) or full (ten crops).
+        seed: of the training views.
+        blank_invalid: set motion and residual to zero where the motion chain is not valid.
+    """
+
+    manifest: Manifest
+    clips: tuple[Clip, ...]
+    streams: tuple[str, ...]
+    num_segments: int
+    input_size: int
+    views: Views
+    seed: int = 0
+    blank_invalid: bool = False
+
+    def __post_init__(self) -> None:
+        check_streams(self.streams, where="streams of the dataset")
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        """The sample of a clip's number, or of (epoch, number).
+
+        Raises:
+            DecodeError: the clip cannot be read; the message names it.
+            DataError: the clip has no position that the streams need.
+        """
+        epoch, number = item if isinstance(item, tuple) else (0, item)
+        clip = self.clips[number]
+        index = VideoIndex.from_json(clip.index)
+        view = self.view(index, np.random.default_rng((self.seed, epoch, number)))
+        raw = self._read(clip, index, view)
+        streams = {
+            name: np.concatenate(
+                [apply_crop(values, crop, spec=STREAMS[name], size=self.input_size) for crop in view.crops]
+            )
+            for name, values in raw.items()
+        }
+        return Sample(streams, clip.label, clip.video_id)
+
+    def view(self, index: VideoIndex, rng: np.random.Generator) -> View:
+        """The record of one sample, shared by all its streams."""
+        training = self.views == "training"
+        segments = sample_positions(
+            [gop.num_positions for gop in index.gops],
+            num_segments=self.num_segments,
+            first_position=max(STREAMS[name].first_position for name in self.streams),
+            rng=rng if training else None,
+        )
+        size = (index.width, index.height)
+        if training:
+            return View(segments, (random_crop(*size, flip=self.manifest.flip, rng=rng),))
+        return View(
+            segments, ten_crops(*size, flip=self.manifest.flip) if self.views == "full" else (central_crop(*size),)
+        )
+
+    def _read(self, clip: Clip, index: VideoIndex, view: View) -> dict[str, npt.NDArray[Any]]:
+        """{stream: [S, H, W, C]} in the streams' own units."""
+        # reading motion brings the mask of valid pixels along
+        wanted = (*self.streams, "motion") if self.blank_invalid and "motion" not in self.streams else self.streams
+        with open_video(self.manifest.root / clip.path, index=index) as video:
+            parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in view.segments]
+        raw = {name: np.stack([getattr(part, name) for part in parts]) for name in self.streams}
+        if self.blank_invalid:
+            valid = np.stack([part.valid for part in parts])[..., None]  # [S, H, W, 1]
+            raw = {name: values * valid if STREAMS[name].first_position else values for name, values in raw.items()}
+        return raw
+
+
+@dataclass(frozen=True)
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, number) without end, each epoch in its own order; a resumed run starts at its step.
+
+    Args:
+        num_clips: clips of the dataset.
+        batch_size: clips of a batch over all ranks; what is left of an epoch is dropped.
+        seed: of the order.
+        first_step: number of the first batch.
+        rank: which share of each batch is given.
+        num_ranks: shares of each batch.
+    """
+
+    num_clips: int
+    batch_size: int
+    seed: int = 0
+    first_step: int = 0
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of an epoch; at least one."""
+        return max(self.num_clips // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_clips)
+            for step in range(skip, self.steps_per_epoch):
+                numbers = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(number)) for number in numbers[self.rank :: self.num_ranks]]
+            epoch, skip = epoch + 1, 0
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples to a batch.
+
+    >>> sample = Sample({"motion": np.zeros((3, 2, 8, 8), np.uint8)}, label=1, video_id="a")
+    >>> collate([sample, sample])
+    Batch(streams={motion: uint8[2, 3, 2, 8, 8]}, label=int64[2], video_ids=('a', 'a'))
+    """
+    streams = {name: torch.from_numpy(np.stack([s.streams[name] for s in samples])) for name in samples[0].streams}
+    label = torch.tensor([sample.label for sample in samples])
+    return Batch(streams, label, tuple(sample.video_id for sample in samples))
+
+
+def training_batches(
+    dataset: ClipDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Batches without end, loaded by `workers` processes (0: by this one)."""
+    return _load(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
+
+
+def evaluation_batches(
+    dataset: ClipDataset, *, batch_size: int, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Every clip once, in order."""
+    count = len(dataset)
+    chunks = [
+        list(range(start, min(start + batch_size, count)))
+        for start in range(0, batch_size * math.ceil(count / batch_size), batch_size)
+    ]
+    return _load(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
+
+
+def _load(dataset: ClipDataset, *, workers: int, pin_memory: bool, batch_sampler: Any) -> Iterator[Batch]:
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=collate,  # type: ignore[arg-type]
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_interrupts_to_the_main_process,
+        # Without a generator of its own, starting to load would move the global random state, and a resumed run differ
+        generator=torch.Generator().manual_seed(0),
+    )
+    try:
+        yield from loader
+    except VideoKDError as error:
+        # a worker's error arrives as the text of its whole traceback; the last line is the message
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one finishes its step and saves, and needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,393 @@
+"""How datasets lie on disk: path → label, group, splits. Looks at names alone, opens no video."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
+from videokd.errors import ConfigError, DataError
+
+Part = Literal["train", "test", "unused"]
+Splits = tuple[Part, Part, Part]
+
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
+)
+# fmt: on
+
+_UCF_NAME = re.compile(r"v_(?P<name>\w+)_g(?P<group>\d+)_c\d+", re.IGNORECASE)
+_UCF_GROUPS = range(1, 26)
+_DEFAULT_GROUP = re.compile(r"_g(\d+)_")
+# <title and class>_<body part>_<camera>_<people>_<viewpoint>_<quality>_<number>: one title's clips come from one film.
+_HMDB_TITLE = re.compile(r"(.+?)_[a-z]_(?:cm|nm)_np\d+_[a-z]+_[a-z]+_\d+")
+_HMDB_LISTS = "testTrainMulti_7030_splits"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video of a dataset, before it is prepared.
+
+    Args:
+        path: relative to the dataset's root.
+        video_id: unique in the dataset: the path without its suffix, with "/" between folders (with the suffix where
+            two files of a folder differ in nothing else).
+        label: class number, from 0.
+        class_name: the class's name.
+        group: clips of one group show the same scene, person or film and must not be divided between training and test;
+            starts with the class, as in "Archery/g01".
+        splits: for splits 1, 2 and 3: "train", "test" or "unused".
+    """
+
+    path: Path
+    video_id: str
+    label: int
+    class_name: str
+    group: str
+    splits: Splits
+
+
+def folder_layout(
+    root: Path | str, *, group_pattern: str | None = None, test_fraction: float = 0.3
+) -> tuple[Entry, ...]:
+    """One folder a class, with clips at any depth in it; or the folders train, val and test with such folders in each.
+
+    In `class/clip` trees each split tests about `test_fraction` of every class's groups, whole groups, neighbours in
+    the order of their names, other groups in each split. Where all files are named as UCF101 names them
+    (`v_Name_g01_c01`) and UCF101's own rule leaves every class both parts, that rule decides: groups 1–7, 8–14, 15–21.
+
+    In `train|val|test` trees the three splits are alike: `test` is tested; `val` counts as training, from which
+    videokd holds its own validation part out, or is tested where there is no `test`.
+
+    Args:
+        root: the dataset's folder.
+        group_pattern: regular expression searched for in file names; its first capture group names the clip's group
+            within the class. None: `_g(\\d+)_`, and a clip without it is a group of its own.
+        test_fraction: between 0 and 1, of each class's groups.
+
+    Returns:
+        The entries, by class (sorted names), then path.
+
+    Raises:
+        DataError: the root is missing or a file; fewer than two classes; a class without videos, or with one group
+            alone; a file name that the pattern does not match.
+        ConfigError: the pattern or the fraction is not what it should be.
+    """
+    root = _checked_root(root)
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"test_fraction {test_fraction} (accepted: between 0 and 1, ends excluded). 0.3 is usual.")
+    pattern = _compiled(group_pattern)
+    children = {child.name for child in _folders(root)}
+    parts = {"train", "val", "test"} & children
+    if "train" in parts and len(parts) > 1:
+        return _divided_layout(root, sorted(parts), pattern)
+    classes = {folder.name: _videos(folder) for folder in _folders(root)}
+    _check_classes(root, classes)
+    groups = {path: _group(path, name, pattern) for name, paths in classes.items() for path in paths}
+    splits = None if group_pattern else _ucf_splits(classes)
+    splits = splits or _splits_by_group(classes, groups, test_fraction)
+    return _entries(root, sorted(classes), classes, groups, splits)
+
+
+def ucf101_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple[Entry, ...]:
+    """UCF101: `<Class>/v_<Class>_g<group>_c<clip>.avi`, or the folder UCF-101 with that in it.
+
+    Args:
+        root: the folder with the 101 class folders (any suffix of video, any case of the class names).
+        lists: the folder with trainlist01.txt … testlist03.txt. None: the rule that gives the same splits (test groups
+            1–7, 8–14, 15–21).
+
+    Returns:
+        The entries; labels in the order of classInd.txt.
+
+    Raises:
+        DataError: the root is missing or a file; classes or listed clips are missing; a folder or file bears another
+            name.
+    """
+    root = _checked_root(root)
+    base = root / "UCF-101" if (root / "UCF-101").is_dir() else root
+    classes = _official_classes(base, UCF101_CLASSES, "UCF101")
+    paths = [path for found in classes.values() for path in found]
+    for path in paths:
+        match = _UCF_NAME.fullmatch(path.stem)
+        if match is None or int(match["group"]) not in _UCF_GROUPS:
+            raise DataError(
+                f"{path} is not named as UCF101 names its clips (v_<Class>_g01_c01.avi, groups 1 to 25). "
+                "Remove it, or use the layout `folder`."
+            )
+    groups = {path: _group(path, name, _DEFAULT_GROUP) for name, found in classes.items() for path in found}
+    if lists is None:
+        splits = {path: _ucf_rule(path) for path in paths}
+    else:
+        splits = _listed_splits(base, classes, _read_ucf_lists(Path(lists)))
+    return _entries(root, UCF101_CLASSES, classes, groups, splits)
+
+
+def hmdb51_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple[Entry, ...]:
+    """HMDB51: `<class>/<title>_<class>_<properties>_<number>.avi`.
+
+    Args:
+        root: the folder with the 51 class folders.
+        lists: the folder with `<class>_test_split<1|2|3>.txt`. None: testTrainMulti_7030_splits in the root
+            or beside it.
+
+    Returns:
+        The entries; labels in alphabetical order; groups are the films' titles.
+
+    Raises:
+        DataError: the root or the lists are missing; classes or listed clips are missing; a folder bears another name.
+    """
+    root = _checked_root(root)
+    classes = _official_classes(root, HMDB51_CLASSES, "HMDB51", ignored=(_HMDB_LISTS,))
+    folders = [Path(lists)] if lists is not None else [root / _HMDB_LISTS, root.parent / _HMDB_LISTS]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        raise DataError(
+            f"{folders[0]}: no folder with HMDB51's split lists (<class>_test_split1.txt …). "
+            "Unpack test_train_splits.rar and name its folder with `lists`."
+        )
+    splits = _listed_splits(root, classes, _read_hmdb_lists(found))
+    groups = {path: f"{name}/{_hmdb_title(path)}" for name, paths in classes.items() for path in paths}
+    return _entries(root, HMDB51_CLASSES, classes, groups, splits)
+
+
+LAYOUTS: Mapping[str, Callable[..., tuple[Entry, ...]]] = {
+    "folder": folder_layout,
+    "ucf101": ucf101_layout,
+    "hmdb51": hmdb51_layout,
+}
+
+
+def _checked_root(root: Path | str) -> Path:
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"{root}: no such folder. Check the path; data/README.md says how to get the datasets.")
+    if not root.is_dir():
+        raise DataError(f"{root} is a file (accepted: a folder with one folder a class). Name the folder.")
+    return root
+
+
+def _compiled(group_pattern: str | None) -> re.Pattern[str] | None:
+    if group_pattern is None:
+        return None
+    try:
+        pattern = re.compile(group_pattern)
+    except re.error as error:
+        raise ConfigError(f"group_pattern {group_pattern!r} is no regular expression ({error}). Correct it.") from error
+    if pattern.groups < 1:
+        raise ConfigError(f"group_pattern {group_pattern!r} has no capture group. Put ( ) around what names the group.")
+    return pattern
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _videos(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def _check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    if not any(classes.values()):
+        raise DataError(
+            f"{root} holds no videos in folders (accepted: <class>/<clip>, suffixes {' '.join(VIDEO_SUFFIXES)}). "
+            "Put each class's clips into a folder with the class's name."
+        )
+    if len(classes) < 2:
+        raise DataError(f"{root} holds one class alone, {next(iter(classes))} (accepted: two or more). Add the others.")
+    empty = [name for name, paths in classes.items() if not paths]
+    if empty:
+        raise DataError(
+            f"{root}: no videos for {len(empty)} of {len(classes)} classes (first: {empty[0]}). "
+            "Add clips, or remove the folder."
+        )
+
+
+def _official_classes(
+    root: Path, names: Sequence[str], dataset: str, *, ignored: Sequence[str] = ()
+) -> dict[str, list[Path]]:
+    official = {name.lower(): name for name in names}
+    folders = {folder.name: folder for folder in _folders(root) if folder.name not in ignored}
+    unknown = [name for name in folders if name.lower() not in official]
+    if unknown:
+        raise DataError(
+            f"{root}: {unknown[0]} is no class of {dataset} ({len(unknown)} such folders). "
+            "Remove it, or use the layout `folder`."
+        )
+    classes: dict[str, list[Path]] = {name: [] for name in names}
+    for name, folder in folders.items():
+        classes[official[name.lower()]] += _videos(folder)
+    missing = [name for name, paths in classes.items() if not paths]
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} of {dataset}'s {len(names)} classes have no videos here (first: {missing[0]}). "
+            "Complete the download, or use the layout `folder` for a part of the dataset."
+        )
+    return classes
+
+
+def _group(path: Path, class_name: str, pattern: re.Pattern[str] | None) -> str:
+    match = (pattern or _DEFAULT_GROUP).search(path.name)
+    if match is not None and match[1]:
+        return f"{class_name}/{match[1]}" if pattern not in (None, _DEFAULT_GROUP) else f"{class_name}/g{match[1]}"
+    if pattern is not None:
+        raise DataError(f"{path}: group_pattern {pattern.pattern!r} does not match its name. Correct the pattern.")
+    return f"{class_name}/{path.stem}"
+
+
+def _hmdb_title(path: Path) -> str:
+    match = _HMDB_TITLE.fullmatch(path.stem)
+    return match[1] if match else path.stem
+
+
+def _ucf_rule(path: Path) -> Splits:
+    match = _UCF_NAME.fullmatch(path.stem)
+    assert match is not None
+    tested = (int(match["group"]) - 1) // 7  # 0, 1, 2: the split that tests it; 3: none does
+    first, second, third = ("test" if tested == split else "train" for split in range(3))
+    return first, second, third  # type: ignore[return-value]
+
+
+def _ucf_splits(classes: Mapping[str, Sequence[Path]]) -> dict[Path, Splits] | None:
+    """UCF101's own splits, or None where names or numbers of groups are not UCF101's."""
+    splits: dict[Path, Splits] = {}
+    for name, paths in classes.items():
+        for path in paths:
+            match = _UCF_NAME.fullmatch(path.stem)
+            if match is None or match["name"].lower() != name.lower() or int(match["group"]) not in _UCF_GROUPS:
+                return None
+            splits[path] = _ucf_rule(path)
+        if any({splits[path][split] for path in paths} != {"train", "test"} for split in range(3)):
+            return None
+    return splits
+
+
+def _splits_by_group(
+    classes: Mapping[str, Sequence[Path]], groups: Mapping[Path, str], test_fraction: float
+) -> dict[Path, Splits]:
+    splits: dict[Path, Splits] = {}
+    for name, paths in classes.items():
+        ordered = sorted({groups[path] for path in paths}, key=_natural)
+        if len(ordered) < 2:
+            raise DataError(
+                f"{name} has one group alone, {ordered[0]} (accepted: two or more, one of them to test on). "
+                "Add clips of other scenes, or make the folders train and test."
+            )
+        # A third at most, so that no group is tested twice; from two groups split 3 must test the first again.
+        tested = max(1, min(round(test_fraction * len(ordered)), len(ordered) // 3 or 1))
+        rank = {group: index for index, group in enumerate(ordered)}
+        for path in paths:
+            splits[path] = tuple(  # type: ignore[assignment]
+                "test" if (rank[groups[path]] - split * tested) % len(ordered) < tested else "train"
+                for split in range(3)
+            )
+    return splits
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _divided_layout(root: Path, parts: Sequence[str], pattern: re.Pattern[str] | None) -> tuple[Entry, ...]:
+    """The entries of a train|val|test tree."""
+    tested = "test" if "test" in parts else "val"
+    classes: dict[str, list[Path]] = defaultdict(list)
+    splits: dict[Path, Splits] = {}
+    for part in parts:
+        for folder in _folders(root / part):
+            for path in _videos(folder):
+                classes[folder.name].append(path)
+                splits[path] = ("test",) * 3 if part == tested else ("train",) * 3
+    for name in (folder.name for part in parts for folder in _folders(root / part)):
+        classes.setdefault(name, [])
+    _check_classes(root, classes)
+    untrained = [name for name in sorted(classes) if all(splits[path][0] == "test" for path in classes[name])]
+    if untrained:
+        raise DataError(
+            f"{root}: {len(untrained)} classes have no training videos (first: {untrained[0]}). "
+            f"Add clips to {root / 'train' / untrained[0]}, or remove the class."
+        )
+    groups = {path: _group(path, name, pattern) for name, paths in classes.items() for path in paths}
+    return _entries(root, sorted(classes), classes, groups, splits)
+
+
+def _read_ucf_lists(folder: Path) -> list[dict[str, Part]]:
+    """For each split: {class/stem in lower case: part}."""
+    splits: list[dict[str, Part]] = []
+    for split in (1, 2, 3):
+        parts: dict[str, Part] = {}
+        for part in ("train", "test"):
+            for line in _lines(folder / f"{part}list{split:02d}.txt"):
+                name = re.sub(r"\s+\d+$", "", line)  # training lists add the label
+                parts[_key(Path(name).parent.name, Path(name))] = part  # type: ignore[assignment]
+        splits.append(parts)
+    return splits
+
+
+def _read_hmdb_lists(folder: Path) -> list[dict[str, Part]]:
+    flags: Mapping[str, Part] = {"0": "unused", "1": "train", "2": "test"}
+    splits: list[dict[str, Part]] = []
+    for split in (1, 2, 3):
+        parts: dict[str, Part] = {}
+        for name in HMDB51_CLASSES:
+            path = folder / f"{name}_test_split{split}.txt"
+            for line in _lines(path):
+                clip, _, flag = line.rpartition(" ")
+                if flag not in flags:
+                    raise DataError(f"{path}: the line {line!r} (accepted: <clip>.avi 0|1|2). Fetch the lists again.")
+                parts[_key(name, Path(clip))] = flags[flag]
+        splits.append(parts)
+    return splits
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: no such list. Name the folder with all of the dataset's split lists.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _key(class_name: str, path: Path) -> str:
+    # Neither case nor suffix: the release spells HandstandPushups in two ways, and clips may have been re-encoded.
+    return f"{class_name}/{path.stem}".lower()
+
+
+def _listed_splits(
+    root: Path, classes: Mapping[str, Sequence[Path]], lists: Sequence[Mapping[str, Part]]
+) -> dict[Path, Splits]:
+    keys = {path: _key(name, path) for name, paths in classes.items() for path in paths}
+    missing = sorted({key for parts in lists for key in parts} - set(keys.values()))
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} listed clips are missing (first: {missing[0]}). "
+            "Complete the download, or use the layout `folder` for a part of the dataset."
+        )
+    return {path: tuple(parts.get(key, "unused") for parts in lists) for path, key in keys.items()}  # type: ignore[misc]
+
+
+def _entries(
+    root: Path,
+    class_names: Sequence[str],
+    classes: Mapping[str, Sequence[Path]],
+    groups: Mapping[Path, str],
+    splits: Mapping[Path, Splits],
+) -> tuple[Entry, ...]:
+    stems: dict[Path, list[str]] = defaultdict(list)
+    for path in groups:
+        stems[path.parent].append(path.stem.lower())
+    ambiguous = {folder for folder, names in stems.items() if len(set(names)) < len(names)}
+    entries = []
+    for label, name in enumerate(class_names):
+        for path in sorted(classes[name]):
+            relative = path.relative_to(root)
+            named = relative if path.parent in ambiguous else relative.with_name(path.stem)
+            entries.append(Entry(relative, named.as_posix(), label, name, groups[path], splits[path]))
+    return tuple(entries)

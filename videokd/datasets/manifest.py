@@ -1,0 +1,254 @@
+"""The table of a prepared dataset: one row a clip, in a Parquet file beside the clips."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from videokd.datasets.layouts import Part
+from videokd.errors import ConfigError, DataError
+
+Selection = Literal["train", "val", "fit", "test"]
+
+MANIFEST_NAME = "manifest.parquet"
+NUM_SPLITS = 3
+_VERSION = 1
+_METADATA_KEY = b"videokd"
+_ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One prepared clip: a row of the manifest.
+
+    Args:
+        video_id: unique in the dataset.
+        path: of the video, relative to the manifest's folder, with "/" between folders.
+        label: class number, from 0.
+        class_name: the class's name.
+        group: clips of one group must not be divided between training and test.
+        split1: "train", "test" or "unused" in the first split.
+        split2: in the second.
+        split3: in the third.
+        codec: FFmpeg's name of the decoder.
+        width: in pixels.
+        height: in pixels.
+        num_frames: pictures in the clip.
+        seconds: its length.
+        index: `videokd.codec.index.VideoIndex` as JSON.
+        source_sha256: of the file that it was made from.
+        sha256: of the prepared file.
+        bytes: size of the prepared file.
+    """
+
+    video_id: str
+    path: str
+    label: int
+    class_name: str
+    group: str
+    split1: Part
+    split2: Part
+    split3: Part
+    codec: str
+    width: int
+    height: int
+    num_frames: int
+    seconds: float
+    index: str = field(repr=False)
+    source_sha256: str = field(repr=False)
+    sha256: str = field(repr=False)
+    bytes: int
+
+    def part(self, split: int) -> Part:
+        """What the clip is for in split 1, 2 or 3."""
+        return (self.split1, self.split2, self.split3)[split - 1]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared dataset.
+
+    Args:
+        root: the manifest's folder, from which the clips' paths start.
+        clips: the rows.
+        class_names: the name of each label.
+        flip: whether a clip mirrored left to right still shows its class.
+        settings: how the dataset was prepared; values that JSON holds.
+
+    Raises:
+        DataError: two clips share an id, or a label and a class name do not fit.
+    """
+
+    root: Path
+    clips: tuple[Clip, ...] = field(repr=False)
+    class_names: tuple[str, ...]
+    flip: bool = True
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for clip in self.clips:
+            if clip.video_id in seen:
+                raise DataError(f"{self.root}: two clips are named {clip.video_id}. Prepare the dataset again.")
+            seen.add(clip.video_id)
+            if not 0 <= clip.label < len(self.class_names) or self.class_names[clip.label] != clip.class_name:
+                raise DataError(
+                    f"{self.root}: {clip.video_id} has label {clip.label} and class {clip.class_name}, "
+                    f"which do not fit the {len(self.class_names)} class names. Prepare the dataset again."
+                )
+
+    @classmethod
+    def read(cls, path: Path | str) -> Manifest:
+        """The manifest in a file.
+
+        Args:
+            path: manifest.parquet, or its folder.
+
+        Raises:
+            DataError: the file is missing, no manifest, or lacks columns.
+        """
+        path = Path(path)
+        path = path / MANIFEST_NAME if path.is_dir() else path
+        if not path.exists():
+            raise DataError(f"{path}: no manifest there. Make one with `videokd prepare`, or check the path.")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path} is no Parquet file ({str(error).splitlines()[0]}). Prepare the dataset again."
+            ) from error
+        columns = [f.name for f in fields(Clip)]
+        kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
+        missing = [f.name for f in fields(Clip) if kinds.get(f.name) != _ARROW_TYPES[str(f.type)]]
+        head = (table.schema.metadata or {}).get(_METADATA_KEY)
+        if missing or head is None:
+            lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
+            raise DataError(f"{path} is no manifest of videokd: it lacks {lacking}. Prepare the dataset again.")
+        about = json.loads(head)
+        if about["version"] != _VERSION:
+            raise DataError(
+                f"{path} is a manifest of version {about['version']} (accepted: {_VERSION}). Prepare the dataset again."
+            )
+        clips = tuple(Clip(**row) for row in table.select(columns).to_pylist())
+        return cls(path.parent, clips, tuple(about["class_names"]), about["flip"], about["settings"])
+
+    def write(self, path: Path | str | None = None) -> Path:
+        """Write the manifest; the same manifest gives the same bytes. The file is replaced when the new one is whole.
+
+        Args:
+            path: the file; None: manifest.parquet in `root`. Clips' paths stay as they are, relative to its folder.
+
+        Returns:
+            The file.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        path = self.root / MANIFEST_NAME if path is None else Path(path)
+        about = {
+            "version": _VERSION,
+            "class_names": self.class_names,
+            "flip": self.flip,
+            "settings": dict(self.settings),
+        }
+        head = json.dumps(about, sort_keys=True, ensure_ascii=False).encode()
+        schema = pa.schema(
+            [pa.field(f.name, _ARROW_TYPES[str(f.type)], nullable=False) for f in fields(Clip)], {_METADATA_KEY: head}
+        )
+        columns = zip(*map(astuple, self.clips), strict=True) if self.clips else [()] * len(schema)
+        table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DataError(f"{path} could not be written ({error.strerror or error}). Check free space.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        return path
+
+    def file(self, clip: Clip) -> Path:
+        """Where a clip's video is."""
+        return self.root / clip.path
+
+    def select(self, part: Selection, *, split: int, val_fraction: float = 0.15, seed: int = 0) -> tuple[Clip, ...]:
+        """The clips of one part of one split.
+
+        "train" and "test" are the dataset's own. "val" is a validation part held out of "train", whole groups, in each class;
+        "fit" is the rest of "train". A class with one training group keeps it in "fit".
+
+        Args:
+            part: "train", "val", "fit" or "test".
+            split: 1, 2 or 3.
+            val_fraction: of each class's training groups, between 0 and 1; at least one group where there are two.
+            seed: chooses the groups.
+
+        Raises:
+            ConfigError: part, split or val_fraction is none of these.
+            DataError: there are no such clips.
+
+        Returns:
+            The clips, in the manifest's order.
+        """
+        if part not in get_args(Selection):
+            raise ConfigError(f"part {part!r} (accepted: {', '.join(get_args(Selection))}). Choose one of these.")
+        if split not in range(1, NUM_SPLITS + 1):
+            raise ConfigError(f"split {split} (accepted: 1, 2 or 3). Choose one of these.")
+        if not 0 < val_fraction < 1:
+            raise ConfigError(f"val_fraction {val_fraction} (accepted: between 0 and 1, ends excluded). 0.15 is usual.")
+        wanted = "test" if part == "test" else "train"
+        clips = tuple(clip for clip in self.clips if clip.part(split) == wanted)
+        if part in ("val", "fit"):
+            held_out = _held_out_groups(clips, split=split, val_fraction=val_fraction, seed=seed)
+            clips = tuple(clip for clip in clips if (clip.group in held_out) == (part == "val"))
+        if not clips:
+            raise DataError(
+                f"{self.root}: split {split} has no {part} clips. Choose another split, or prepare clips of more groups."
+            )
+        return clips
+
+    def check_files(self) -> None:
+        """See that every clip's file is there, at its size.
+
+        Raises:
+            DataError: files are missing or have changed.
+        """
+        wrong = [clip for clip in self.clips if _size(self.file(clip)) != clip.bytes]
+        if wrong:
+            raise DataError(
+                f"{self.root}: {len(wrong)} of {len(self.clips)} videos are missing or have changed (first: "
+                f"{wrong[0].path}). Move them back, or run the same `videokd prepare` again: it makes what is missing."
+            )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _held_out_groups(clips: Sequence[Clip], *, split: int, val_fraction: float, seed: int) -> set[str]:
+    by_class: dict[int, set[str]] = defaultdict(set)
+    for clip in clips:
+        by_class[clip.label].add(clip.group)
+    held_out: set[str] = set()
+    for groups in by_class.values():
+        # Ordered by hash, not by a random generator: the choice is the same on every machine and version.
+        ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}/{split}/{group}".encode()).digest())
+        count = min(max(1, round(val_fraction * len(ordered))), len(ordered) - 1)
+        held_out.update(ordered[:count])
+    return held_out

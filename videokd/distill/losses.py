@@ -1,0 +1,218 @@
+"""The losses that students learn from: pure functions of logits and features, always in float32 or wider.
+
+Inputs may be half precision (they usually come out of an autocast region); every function leaves autocast and widens
+them before it divides by a temperature or takes an exponential. Peers and targets are detached here, not by the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videokd.types import StudentOutput
+
+
+def widen(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 where they are float64 already.
+
+    Args:
+        values: any shape, any float dtype.
+
+    >>> widen(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def full_precision(values: Tensor) -> torch.autocast:
+    """A context that leaves autocast on the values' device.
+
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(torch.zeros(1)):
+    ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+    torch.float32
+    """
+    return torch.autocast(values.device.type, enabled=False)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature} (accepted: a finite number above 0)")
+
+
+def _check_same_shape(first: Tensor, second: Tensor, *, names: str) -> None:
+    if first.shape != second.shape:
+        raise ValueError(f"{names} are {list(first.shape)} and {list(second.shape)} (accepted: the same shape)")
+
+
+def _divergence(log_student: Tensor, log_target: Tensor) -> Tensor:
+    """KL(target ‖ student) of log-probabilities [B, K], mean over the batch."""
+    return F.kl_div(log_student, log_target, reduction="batchmean", log_target=True)
+
+
+def cross_entropy(logits: Tensor, label: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy against hard labels, mean over the batch.
+
+    Args:
+        logits: [B, K], any float dtype; computed in float32.
+        label: int64 [B], class numbers from 0.
+        label_smoothing: ε in [0, 1]: the target is 1 − ε + ε/K for the label and ε/K elsewhere (Szegedy et al. 2016).
+
+    Returns:
+        A scalar.
+
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).item()  # log 4
+    1.386...
+    """
+    with full_precision(logits):
+        return F.cross_entropy(widen(logits), label, label_smoothing=label_smoothing)
+
+
+def kd_loss(student: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+    """Cross-entropy of softened predictions against a softened target, minus the target's entropy.
+
+    T² · KL(softmax(target/T) ‖ softmax(student/T)), mean over the batch: the gradient keeps its size as T changes
+    (Hinton et al. 2015, section 2.1).
+
+    Args:
+        student: [B, K] logits, any float dtype; computed in float32.
+        target: [B, K] fused logits of the teachers; no gradient flows into it.
+        temperature: T > 0.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: the shapes differ, or temperature is not positive.
+
+    >>> z = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> kd_loss(z, z, temperature=4.0).item()
+    0.0
+    """
+    _check_same_shape(student, target, names="student and target")
+    _check_temperature(temperature)
+    with full_precision(student):
+        log_student = F.log_softmax(widen(student) / temperature, dim=1)
+        log_target = F.log_softmax(widen(target.detach()) / temperature, dim=1)
+        return temperature**2 * _divergence(log_student, log_target)
+
+
+def mutual_loss(
+    student: Tensor, peers: Sequence[Tensor], *, peers_as: Literal["separate", "ensemble"] = "separate"
+) -> Tensor:
+    """How far a student's predictions are from its peers', at T = 1, mean over the batch.
+
+    `separate`: the mean over peers j of KL(p_j ‖ p_student); `ensemble`: KL(mean of p_j ‖ p_student)
+    (Zhang et al. 2018, Deep Mutual Learning, sections 2.2 and 2.4; there separate peers teach better).
+
+    Args:
+        student: [B, K] logits, any float dtype; computed in float32.
+        peers: one or more [B, K] logits; no gradient flows into them.
+        peers_as: whether each peer teaches by itself, or all by their mean prediction.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: there is no peer, the shapes differ, or peers_as is unknown.
+
+    >>> even, sure = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])
+    >>> mutual_loss(even, [even]).item()
+    0.0
+    >>> mutual_loss(even, [sure]).item()  # log 2 − H(sure)
+    0.110...
+    """
+    if not peers:
+        raise ValueError("peers is empty (accepted: the logits of one or more other students)")
+    if peers_as not in ("separate", "ensemble"):
+        raise ValueError(f"peers_as is {peers_as!r} (accepted: 'separate', 'ensemble')")
+    for peer in peers:
+        _check_same_shape(student, peer, names="student and peer")
+    with full_precision(student):
+        log_student = F.log_softmax(widen(student), dim=1)
+        log_peers = torch.stack([F.log_softmax(widen(peer.detach()), dim=1) for peer in peers])  # [peers, B, K]
+        if peers_as == "ensemble":
+            return _divergence(log_student, log_peers.logsumexp(dim=0) - math.log(len(peers)))
+        return torch.stack([_divergence(log_student, log_peer) for log_peer in log_peers]).mean()
+
+
+def hint_loss(adapted: Tensor, deepest: Tensor) -> Tensor:
+    """The L2 distance of a shallow exit's features to the deepest ones, mean over samples.
+
+    The distance is taken per sample and not over the whole batch, so that its size does not depend on the batch
+    (Zhang et al. 2019, Be Your Own Teacher, equation 3).
+
+    Args:
+        adapted: [N, …] features behind the exit's bottleneck, any float dtype; computed in float32.
+        deepest: the same shape; no gradient flows into it.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    >>> hint_loss(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.zeros(2, 2)).item()
+    2.5
+    """
+    _check_same_shape(adapted, deepest, names="adapted and deepest")
+    with full_precision(adapted):
+        difference = (widen(adapted) - widen(deepest.detach())).flatten(1)  # [N, D]
+        distance: Tensor = torch.linalg.vector_norm(difference, dim=1)  # [N]
+        return distance.mean()
+
+
+def self_distillation_loss(
+    output: StudentOutput,
+    label: Tensor,
+    *,
+    gamma: float,
+    temperature: float,
+    hint_weight: float,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a student's shallow exits learn from the labels and from its own deepest exit.
+
+    Σ over shallow exits e of (1−γ)·CE_e + γ·T²·KL(deepest ‖ e) + λ·hint_e (Zhang et al. 2019, Be Your Own Teacher; the
+    authors' code has no T²). The cross-entropy of the deepest exit is no part of it.
+
+    Args:
+        output: a student's logits, exits and hints; no gradient flows into the deepest logits and features.
+        label: int64 [B].
+        gamma: γ in [0, 1], the share of the deepest exit's predictions.
+        temperature: T > 0.
+        hint_weight: λ ≥ 0; hints are optional.
+        label_smoothing: of the exits' cross-entropy.
+
+    Returns:
+        The sum, and its terms by name (`exit1/ce`, `exit1/kd`, `exit1/hint`), already weighted; terms of weight zero
+        are left out.
+
+    Raises:
+        ValueError: a hint belongs to no exit, shapes differ, or temperature is not positive.
+
+    >>> z = torch.tensor([[1.0, 2.0]])
+    >>> total, parts = self_distillation_loss(
+    ...     StudentOutput(z, exits={"exit1": z}), torch.tensor([1]), gamma=0.5, temperature=3.0, hint_weight=0.0
+    ... )
+    >>> sorted(parts), parts["exit1/kd"].item()
+    (['exit1/ce', 'exit1/kd'], 0.0)
+    """
+    homeless = sorted(set(output.hints) - set(output.exits))
+    if homeless:
+        raise ValueError(f"hints are given for {', '.join(homeless)} (accepted: {', '.join(output.exits) or 'none'})")
+    parts: dict[str, Tensor] = {}
+    for name, logits in output.exits.items():
+        if gamma < 1:
+            parts[f"{name}/ce"] = (1 - gamma) * cross_entropy(logits, label, label_smoothing=label_smoothing)
+        if gamma > 0:
+            parts[f"{name}/kd"] = gamma * kd_loss(logits, output.logits, temperature=temperature)
+        if hint_weight > 0 and name in output.hints:
+            parts[f"{name}/hint"] = hint_weight * hint_loss(*output.hints[name])
+    if not parts:
+        return widen(output.logits.new_zeros(())), parts
+    return torch.stack(list(parts.values())).sum(), parts

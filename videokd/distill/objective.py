@@ -1,0 +1,133 @@
+"""What students are trained to do: labels, teachers, peers and their own deepest exit, weighed against each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from videokd.distill.losses import cross_entropy, kd_loss, mutual_loss, self_distillation_loss
+from videokd.errors import ConfigError
+from videokd.types import StudentOutput
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of one or several students; a weight of zero switches its part off.
+
+    total_i = (1−α)·CE + α·distillation + β·mutual + self; the total is the sum over students.
+
+    Args:
+        alpha: α in [0, 1], the share of the teachers' target; 0 without teachers.
+        beta: β ≥ 0, the weight of mutual learning; 0 for a single student.
+        temperature: T > 0 of distillation and self-distillation; mutual learning has T = 1.
+        peers: whether each peer teaches by itself or all by their mean prediction.
+        gamma: γ in [0, 1], the share of the deepest exit's predictions in what shallow exits learn. Be Your Own Teacher
+            has 0.3 at T = 3 without the factor T²; with it, the same balance is near 0.05.
+        hint_weight: λ ≥ 0 of the hint loss of shallow exits.
+        label_smoothing: in [0, 1), of every cross-entropy.
+
+    Raises:
+        ConfigError: a number is outside its range.
+
+    >>> outputs = {name: StudentOutput(torch.randn(4, 10)) for name in ("a", "b")}
+    >>> objective = Objective(alpha=0.5, beta=1.0)
+    >>> total, parts = objective(outputs, torch.randn(4, 10), torch.tensor([1, 2, 3, 4]))
+    >>> list(parts)
+    ['a/ce', 'a/kd', 'a/mutual', 'b/ce', 'b/kd', 'b/mutual']
+    """
+
+    alpha: float = 0.0
+    beta: float = 0.0
+    temperature: float = 4.0
+    peers: Literal["separate", "ensemble"] = "separate"
+    gamma: float = 0.05
+    hint_weight: float = 0.03
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        accepted = {
+            "alpha": (0 <= self.alpha <= 1, "0 to 1"),
+            "beta": (0 <= self.beta < math.inf, "0 or more"),
+            "temperature": (0 < self.temperature < math.inf, "a number above 0"),
+            "peers": (self.peers in ("separate", "ensemble"), "separate, ensemble"),
+            "gamma": (0 <= self.gamma <= 1, "0 to 1"),
+            "hint_weight": (0 <= self.hint_weight < math.inf, "0 or more"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 up to, not including, 1"),
+        }
+        for name, (good, what) in accepted.items():
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)} (accepted: {what}). Correct the setting.")
+
+    def __call__(
+        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of all students together.
+
+        Args:
+            outputs: {student: its output}, all of the same batch.
+            target: [B, K] fused logits of the teachers; None without teachers.
+            label: int64 [B].
+
+        Returns:
+            The total to go backward from, and its parts for the log (`student/ce`, `student/kd`, `student/mutual`,
+            `student/exit1/ce`, …): scalars without a graph, already weighted, whose sum is the total.
+
+        Raises:
+            ConfigError: alpha > 0 without a target, beta > 0 with a single student, or no student at all.
+            ValueError: shapes differ.
+        """
+        if not outputs:
+            raise ConfigError("there are no students (accepted: the outputs of one or more). Add a student.")
+        totals = []
+        parts: dict[str, Tensor] = {}
+        for student in outputs:
+            total, of_student = self.for_student(student, outputs, target, label)
+            totals.append(total)
+            parts |= of_student
+        return torch.stack(totals).sum(), parts
+
+    def for_student(
+        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one student among its peers, as alternating updates need it.
+
+        Args:
+            student: which of the outputs learns; the others are its peers, and no gradient reaches them.
+            outputs: as for the call, and so are target, label, what returns and what raises.
+            target: [B, K] or None.
+            label: int64 [B].
+        """
+        if self.alpha > 0 and target is None:
+            raise ConfigError(
+                f"alpha is {self.alpha}, but there are no teachers (accepted: 0). Name teachers, or set alpha to 0."
+            )
+        if self.beta > 0 and len(outputs) < 2:
+            raise ConfigError(
+                f"beta is {self.beta}, but {student} has no peer (accepted: 0). Add a student, or set beta to 0."
+            )
+        output = outputs[student]
+        parts: dict[str, Tensor] = {}
+        if self.alpha < 1:
+            hard = cross_entropy(output.logits, label, label_smoothing=self.label_smoothing)
+            parts[f"{student}/ce"] = (1 - self.alpha) * hard
+        if self.alpha > 0 and target is not None:
+            parts[f"{student}/kd"] = self.alpha * kd_loss(output.logits, target, temperature=self.temperature)
+        if self.beta > 0:
+            peers = [other.logits for name, other in outputs.items() if name != student]
+            parts[f"{student}/mutual"] = self.beta * mutual_loss(output.logits, peers, peers_as=self.peers)
+        _, of_exits = self_distillation_loss(
+            output,
+            label,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            hint_weight=self.hint_weight,
+            label_smoothing=self.label_smoothing,
+        )
+        parts |= {f"{student}/{name}": part for name, part in of_exits.items()}
+        total = torch.stack(list(parts.values())).sum()
+        return total, {name: part.detach() for name, part in parts.items()}

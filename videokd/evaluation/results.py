@@ -1,0 +1,138 @@
+"""`results.json`: what a run measured, written by the recipes and read by the report.
+
+    {"run": name, "verb": "teach" | "distill" | "evaluate" | "fuse", "command": "videokd …", "created": ISO 8601,
+     "versions": {"videokd": …, "torch": …, "python": …},
+     "dataset": {"manifest": path, "split": 1, "part": "test", "num_videos": 168, "class_names": [K names]},
+     "views": "quick" | "full", "num_segments": 25,
+     "entries": {name: {
+         "role": "teacher" | "fused teachers" | "student" | "students fused" | any other words,
+         "streams": [names], "backbone": name or null, "parameters": count or null, "macs_per_video": count or null,
+         "latency_ms": {"read": …, "network": …, "total": …} (medians a video, from file to label) or null,
+         "metrics": what `videokd.evaluation.scores.metrics` returns; confusion and per_class may be missing}},
+     "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}]}
+
+`comparisons` may be missing; keys beyond these are kept and ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from videokd.errors import DataError
+from videokd.evaluation.files import write_whole
+
+Kinds = type | tuple[type, ...]
+
+_NUMBER = (int, float)
+_NUMBER_OR_NULL = (int, float, type(None))
+_RUN: Mapping[str, Kinds] = {
+    "run": str,
+    "verb": str,
+    "command": str,
+    "created": str,
+    "versions": Mapping,
+    "dataset": Mapping,
+    "views": str,
+    "num_segments": int,
+    "entries": Mapping,
+}
+_DATASET: Mapping[str, Kinds] = {
+    "manifest": str,
+    "split": (int, str, type(None)),
+    "part": str,
+    "num_videos": int,
+    "class_names": list,
+}
+_ENTRY: Mapping[str, Kinds] = {
+    "role": str,
+    "streams": list,
+    "backbone": (str, type(None)),
+    "parameters": _NUMBER_OR_NULL,
+    "macs_per_video": _NUMBER_OR_NULL,
+    "latency_ms": (Mapping, type(None)),
+    "metrics": Mapping,
+}
+_LATENCY: Mapping[str, Kinds] = {"read": _NUMBER_OR_NULL, "network": _NUMBER_OR_NULL, "total": _NUMBER}
+_METRICS: Mapping[str, Kinds] = {"top1": Mapping, "top5": Mapping, "mean_class": Mapping}
+_INTERVAL: Mapping[str, Kinds] = {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_COMPARISON: Mapping[str, Kinds] = {"a": str, "b": str, "top1_difference": Mapping}
+
+
+def write_results(path: Path | str, results: Mapping[str, Any]) -> Path:
+    """Check the results and write them, whole or not at all.
+
+    Args:
+        path: of the file.
+        results: as this module's docstring has it.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: a key is missing or of the wrong kind, or a number is not finite.
+        OSError: the folder cannot be written.
+    """
+    _check_results(results, where=str(path))
+    try:
+        text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: the results do not fit into JSON: {error} (accepted: finite plain numbers)"
+        ) from error
+    return write_whole(path, f"{text}\n".encode())
+
+
+def read_results(path: Path | str) -> dict[str, Any]:
+    """Read and check what `write_results` wrote.
+
+    Args:
+        path: of the file, or of the run folder that holds `results.json`.
+
+    Raises:
+        DataError: there is none, it is no JSON, or a key is missing or of the wrong kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path} is not there. Run `videokd evaluate {path.parent}` to make it.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} is no JSON file ({error}). Run `videokd evaluate {path.parent}` to make it again."
+        ) from error
+    _check_results(results, where=str(path))
+    return dict(results)
+
+
+def _check_results(results: Any, *, where: str) -> None:
+    _check(results, _RUN, where=where)
+    _check(results["dataset"], _DATASET, where=f"{where}: dataset")
+    if not results["entries"]:
+        raise DataError(f"{where}: entries is empty (accepted: one or more models)")
+    for name, entry in results["entries"].items():
+        _check(entry, _ENTRY, where=f"{where}: entries.{name}")
+        _check(entry["metrics"], _METRICS, where=f"{where}: entries.{name}.metrics")
+        for metric in _METRICS:
+            _check(entry["metrics"][metric], _INTERVAL, where=f"{where}: entries.{name}.metrics.{metric}")
+        if entry["latency_ms"] is not None:
+            _check(entry["latency_ms"], _LATENCY, where=f"{where}: entries.{name}.latency_ms")
+    for number, comparison in enumerate(results.get("comparisons", ())):
+        _check(comparison, _COMPARISON, where=f"{where}: comparisons.{number}")
+        _check(comparison["top1_difference"], _INTERVAL, where=f"{where}: comparisons.{number}.top1_difference")
+
+
+def _check(values: Any, accepted: Mapping[str, Kinds], *, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise DataError(f"{where} is a {type(values).__name__} (accepted: an object with {', '.join(accepted)})")
+    missing = [key for key in accepted if key not in values]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)} (accepted: an object with {', '.join(accepted)})")
+    for key, kinds in accepted.items():
+        if not isinstance(values[key], kinds):
+            names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+            raise DataError(f"{where}.{key} is {values[key]!r} (accepted: {names})")

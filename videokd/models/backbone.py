@@ -1,0 +1,300 @@
+"""From streams and timm's name of a backbone to a network whose input normalisation is its own."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from videokd.errors import ConfigError
+from videokd.types import STREAMS, check_streams
+
+
+def default_backbone(streams: Iterable[str]) -> str:
+    """timm's name of the backbone to use where none is given: CoViAR's for a single stream, ResNet-18 for stacked ones.
+
+    >>> default_backbone(["iframe"]), default_backbone(["iframe", "motion"])
+    ('resnet152', 'resnet18')
+    """
+    names = check_streams(streams, where="streams of a network")
+    return STREAMS[names[0]].default_backbone if len(names) == 1 else "resnet18"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that is needed to build a network again, before its weights are loaded.
+
+    Args:
+        streams: what it sees, stacked as channels in this order.
+        backbone: timm's name, with or without the tag of its pretrained weights.
+        num_classes: K.
+        input_size: height and width of its input in pixels.
+
+    Raises:
+        ConfigError: a stream or the backbone is unknown, or a number is below 1.
+
+    >>> NetworkSpec.from_dict(NetworkSpec(("motion",), "resnet18", 101, 224).to_dict())
+    NetworkSpec(streams=('motion',), backbone='resnet18', num_classes=101, input_size=224)
+    """
+
+    streams: tuple[str, ...]
+    backbone: str
+    num_classes: int
+    input_size: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "streams", check_streams(self.streams, where="streams of a network"))
+        _check_backbone(self.backbone)
+        for name in ("num_classes", "input_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)} (accepted: 1 or more). Correct the setting.")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of all its streams together."""
+        return sum(STREAMS[name].channels for name in self.streams)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON and YAML can hold it."""
+        return asdict(self) | {"streams": list(self.streams)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkSpec:
+        """The spec that `to_dict` wrote.
+
+        Raises:
+            ConfigError: keys are missing or unknown, or as for the spec itself.
+        """
+        accepted = {field.name for field in fields(cls)}
+        if set(values) != accepted:
+            raise ConfigError(
+                f"a network is described by {', '.join(sorted(values)) or 'nothing'} (accepted: exactly "
+                f"{', '.join(sorted(accepted))}). Correct the description."
+            )
+        return cls(**values)
+
+
+def _check_backbone(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ConfigError(
+            f"backbone {name} is unknown to timm {timm.__version__} (close to it: {', '.join(close) or 'nothing'}). "
+            "Choose one of timm.list_models()."
+        )
+    tags = [known.partition(".")[2] for known in timm.list_models(architecture, pretrained=True)]
+    if tag and tag not in tags:
+        raise ConfigError(
+            f"backbone {name} has no weights of the tag {tag} in timm {timm.__version__} (accepted: "
+            f"{', '.join(filter(None, tags)) or 'no tag'}). Choose another tag, or leave it away."
+        )
+
+
+def module_dict(networks: Mapping[str, nn.Module], *, where: str) -> nn.ModuleDict:
+    """The modules by name, the names fit for state dicts, settings and file names.
+
+    Raises:
+        ConfigError: there is none, or a name holds anything but letters, digits and underscores, or is a word that
+            PyTorch keeps for itself.
+    """
+    if not networks:
+        raise ConfigError(f"{where}: there are none (accepted: one or more). Add one.")
+    for name in networks:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name) or hasattr(nn.ModuleDict(), name):
+            raise ConfigError(
+                f"{where}: {name!r} is no name (accepted: letters, digits and underscores, but none of PyTorch's own "
+                "words such as 'keys'). Choose another name."
+            )
+    return nn.ModuleDict(dict(networks))
+
+
+class _StreamInput(nn.Module):
+    """uint8 values of one stream to the backbone's input range."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, stream: str) -> None:
+        super().__init__()
+        spec = STREAMS[stream]
+        mean = torch.tensor(spec.mean, dtype=torch.float64).reshape(-1, 1, 1)  # [C, 1, 1]
+        std = torch.tensor(spec.std, dtype=torch.float64).reshape(-1, 1, 1)
+        # (u/255 − mean) / std as one product and one sum. Not persistent: the STREAMS table is their source.
+        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("shift", (-mean / std).float(), persistent=False)
+        self.norm = nn.BatchNorm2d(spec.channels) if spec.input_batch_norm else nn.Identity()
+
+    def forward(self, values: Tensor) -> Tensor:
+        normalised: Tensor = self.norm(values.to(self.scale.dtype).mul_(self.scale).add_(self.shift))
+        return normalised
+
+
+class Network(nn.Module):
+    """One or more streams, stacked as channels, through a timm backbone; the mean over segments of its logits.
+
+    Args:
+        spec: streams, backbone, classes and input size.
+        pretrained: start from timm's ImageNet weights, its first layer adapted to the streams' channels.
+        dropout: share of the features dropped before the classifier.
+
+    Raises:
+        ConfigError: there are no pretrained weights, or they cannot be fetched.
+
+    >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32)).eval()
+    >>> network({"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)}).shape
+    torch.Size([2, 5])
+    """
+
+    backbone: Any  # one of timm's modules: what it offers beyond nn.Module is not typed
+
+    def __init__(self, spec: NetworkSpec, *, pretrained: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.inputs = nn.ModuleDict({name: _StreamInput(name) for name in spec.streams})
+        self.backbone = _create_backbone(spec, pretrained=pretrained, dropout=dropout)
+
+    def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored.
+
+        Returns:
+            [B, K], in float32 also under autocast: the mean over segments.
+
+        Raises:
+            ConfigError: a stream is missing.
+            ValueError: a stream has another dtype or shape, or streams differ in B, S, H or W.
+        """
+        values, num_segments = self.prepare(streams)
+        return self.consensus(self.backbone(values), num_segments=num_segments)
+
+    def prepare(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """The backbone's input, [(B S), C, H, W] normalised, and S; arguments and errors as for `forward`."""
+        self._check_input(streams)
+        first = streams[self.spec.streams[0]]
+        parts = [self.inputs[name](rearrange(streams[name], "b s c h w -> (b s) c h w")) for name in self.spec.streams]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), first.shape[1]
+
+    @staticmethod
+    def consensus(logits: Tensor, *, num_segments: int) -> Tensor:
+        """The mean over segments, in float32: [(B S), K] to [B, K] (Wang et al. 2016, Temporal Segment Networks)."""
+        mean: Tensor = reduce(logits.float(), "(b s) k -> b k", "mean", s=num_segments)
+        return mean
+
+    def forward_stages(
+        self, streams: Mapping[str, Tensor], *, stages: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Logits, and what shallow exits start from; arguments and errors as for `forward`.
+
+        Args:
+            streams: {stream: uint8 [B, S, C, H, W]}.
+            stages: numbers of the backbone's stages, in timm's `feature_info`.
+
+        Returns:
+            Logits [B, K]; for each stage its features [(B S), C', H', W']; the deepest features, pooled, [(B S), D].
+        """
+        values, num_segments = self.prepare(streams)
+        last, features = self.backbone.forward_intermediates(values, indices=list(stages), output_fmt="NCHW")
+        logits = self.consensus(self.backbone.forward_head(last), num_segments=num_segments)
+        return logits, features, self.backbone.forward_head(last, pre_logits=True)
+
+    def parameter_groups(
+        self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """The parameters that are trained, grouped by learning rate and weight decay, for `build_optimizer`.
+
+        CoViAR fine-tunes pretrained weights with body_factor 0.01 and input_factor 0.1 (Wu et al. 2018). First layers
+        count as input only where a stream has a BatchNorm on its input (motion and residual): the filters of others
+        carry over from ImageNet, and belong to the body. Biases and norms are not decayed.
+
+        Args:
+            weight_decay: of matrices and filters.
+            body_factor: learning rate of the backbone, relative to the classifier's.
+            input_factor: learning rate of the first layers, relative to the classifier's.
+
+        Returns:
+            Up to six groups with the keys `params`, `weight_decay` and `lr_factor`.
+        """
+        config = self.backbone.default_cfg
+        classifier = _names(config.get("classifier"))
+        first = {name.partition(".")[0] for name in _names(config.get("first_conv"))} | {"bn1"}
+        adapted = any(STREAMS[name].input_batch_norm for name in self.spec.streams)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            part, _, inside = name.partition(".")
+            factor = body_factor
+            if part == "backbone" and any(inside.startswith(f"{prefix}.") for prefix in classifier):
+                factor = 1.0
+            elif part == "inputs" or (adapted and inside.partition(".")[0] in first):
+                factor = input_factor
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            if parameter.requires_grad:
+                groups.setdefault((factor, decay), []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+            for (factor, decay), parameters in groups.items()
+        ]
+
+    def _check_input(self, streams: Mapping[str, Tensor]) -> None:
+        missing = [name for name in self.spec.streams if name not in streams]
+        if missing:
+            raise ConfigError(
+                f"the network needs {', '.join(self.spec.streams)}, but was given {', '.join(streams) or 'nothing'}. "
+                f"Read {', '.join(missing)} too."
+            )
+        shapes = {name: tuple(streams[name].shape) for name in self.spec.streams}
+        for name, shape in shapes.items():
+            channels = STREAMS[name].channels
+            if len(shape) != 5 or shape[2] != channels or streams[name].dtype != torch.uint8:
+                given = f"{str(streams[name].dtype).removeprefix('torch.')}{list(shape)}"
+                raise ValueError(f"{name} is {given} (accepted: uint8 [B, S, {channels}, H, W])")
+        # Compared one by one and not in a set: while a network is exported, sizes are symbols without a hash.
+        sizes = [shape[:2] + shape[3:] for shape in shapes.values()]
+        if any(size != sizes[0] for size in sizes):
+            raise ValueError(f"streams are {shapes} (accepted: the same B, S, H and W for all)")
+
+
+def streams_of(networks: nn.ModuleDict) -> tuple[str, ...]:
+    """The union of the networks' streams, in the order of first use."""
+    members = [network for network in networks.values() if isinstance(network, Network)]
+    return tuple(dict.fromkeys(stream for network in members for stream in network.spec.streams))
+
+
+def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """timm gives one name, several, or none."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _create_backbone(spec: NetworkSpec, *, pretrained: bool, dropout: float) -> nn.Module:
+    config = timm.get_pretrained_cfg(spec.backbone)
+    if pretrained and not (config is not None and config.has_weights):
+        raise ConfigError(
+            f"timm has no pretrained weights for {spec.backbone} (accepted: backbones in "
+            "timm.list_models(pretrained=True)). Choose one of them, or pass `--pretrained false`."
+        )
+    # Transformers hold one position embedding per patch, so they must know the size; convolutions take any.
+    size: dict[str, Any] = {"img_size": spec.input_size} if config is not None and config.fixed_input_size else {}
+    try:
+        network: nn.Module = timm.create_model(
+            spec.backbone,
+            pretrained=pretrained,
+            in_chans=spec.num_channels,
+            num_classes=spec.num_classes,
+            drop_rate=dropout,
+            **size,
+        )
+    except OSError as error:  # huggingface_hub's errors are OSErrors
+        raise ConfigError(
+            f"the pretrained weights of {spec.backbone} are not on this machine and cannot be fetched. Pass "
+            "`--pretrained false` to start from random weights, or copy them into the Hugging Face cache (HF_HOME) from a machine "
+            "with a network."
+        ) from error
+    return network

@@ -1,0 +1,115 @@
+"""Shallow classifiers on a backbone's stages, for self-distillation (Zhang et al. 2019, Be Your Own Teacher).
+
+They help in training only: an exported student has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from videokd.errors import ConfigError
+from videokd.models.backbone import Network
+from videokd.types import StudentOutput
+
+
+class _SeparableConv(nn.Sequential):
+    """Two depthwise separable convolutions, of which the first halves height and width where asked to."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_in, 3, stride=stride, padding=1, groups=channels_in, bias=False),
+            nn.Conv2d(channels_in, channels_in, 1, bias=False),
+            nn.BatchNorm2d(channels_in),
+            nn.ReLU(),
+            nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False),
+            nn.Conv2d(channels_in, channels_out, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+        )
+
+
+class _Exit(nn.Module):
+    """One stage's bottleneck, which brings its features to the deepest ones' size, and its classifier."""
+
+    def __init__(self, channels: int, deepest_channels: int, num_classes: int, *, halvings: int) -> None:
+        super().__init__()
+        steps = []
+        for step in range(max(halvings, 1)):
+            last = step == max(halvings, 1) - 1
+            wider = deepest_channels if last else min(2 * channels, deepest_channels)
+            steps.append(_SeparableConv(channels, wider, stride=2 if halvings else 1))
+            channels = wider
+        self.bottleneck = nn.Sequential(*steps)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.classifier = nn.Linear(deepest_channels, num_classes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        adapted = self.pool(self.bottleneck(features))  # [(B S), D]
+        return self.classifier(adapted), adapted
+
+
+class Exits(nn.Module):
+    """Shallow exits of one network; they hold no reference to it, only their own bottlenecks and classifiers.
+
+    Args:
+        network: whose stages get exits.
+        stages: their numbers in timm's `feature_info`; without it, the last stage at each resolution below half the
+            input's and above the deepest features' (`layer1` to `layer3` of a ResNet).
+
+    Raises:
+        ConfigError: the backbone has no such stages, or does not give its intermediate features.
+
+    >>> import torch
+    >>> from videokd.models.backbone import NetworkSpec
+    >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32))
+    >>> Exits(network)(network, {"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)})
+    StudentOutput(logits=float32[2, 5],
+        exits={exit1: float32[2, 5], exit2: float32[2, 5], exit3: float32[2, 5]}, hints={...})
+    """
+
+    def __init__(self, network: Network, *, stages: Sequence[int] | None = None) -> None:
+        super().__init__()
+        name = network.spec.backbone
+        info: Sequence[Mapping[str, int]] = list(getattr(network.backbone, "feature_info", None) or ())
+        if not info or not hasattr(network.backbone, "forward_intermediates"):
+            raise ConfigError(
+                f"backbone {name} does not give the features of its stages. Choose another, such as resnet18."
+            )
+        self.stages = _default_stages(info) if stages is None else tuple(stages)
+        if not self.stages or any(not 0 <= stage < len(info) - 1 for stage in self.stages):
+            raise ConfigError(
+                f"exits of {name} at stages {', '.join(map(str, self.stages)) or 'none'} (accepted: one or more of "
+                f"0 to {len(info) - 2}). Choose among them, or a backbone with stages, such as resnet18."
+            )
+        deepest_channels: int = network.backbone.head_hidden_size
+        for number, stage in enumerate(self.stages, start=1):
+            halvings = (info[-1]["reduction"] // info[stage]["reduction"]).bit_length() - 1
+            head = _Exit(info[stage]["num_chs"], deepest_channels, network.spec.num_classes, halvings=halvings)
+            self.add_module(f"exit{number}", head)
+
+    def forward(self, network: Network, streams: Mapping[str, Tensor]) -> StudentOutput:
+        """The network's output together with that of its exits.
+
+        Args:
+            network: the one the exits were made for.
+            streams: {stream: uint8 [B, S, C, H, W]}.
+
+        Returns:
+            Logits and exits, [B, K] each; hints, a pair of [(B S), D] for each exit.
+        """
+        logits, features, deepest = network.forward_stages(streams, stages=self.stages)
+        num_segments = len(deepest) // len(logits)
+        exits, hints = {}, {}
+        for (name, head), values in zip(self.named_children(), features, strict=True):
+            shallow, adapted = head(values)
+            exits[name] = network.consensus(shallow, num_segments=num_segments)
+            hints[name] = (adapted, deepest)
+        return StudentOutput(logits, exits, hints)
+
+
+def _default_stages(info: Sequence[Mapping[str, int]]) -> tuple[int, ...]:
+    last_of = {stage["reduction"]: number for number, stage in enumerate(info)}
+    deepest = info[-1]["reduction"]
+    return tuple(number for reduction, number in last_of.items() if 2 < reduction < deepest)

@@ -1,0 +1,348 @@
+"""One or several networks that learn, and what it takes to run them on new video once they have."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from videokd.errors import ConfigError, DataError
+from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
+from videokd.models.exits import Exits
+from videokd.types import Batch, StudentOutput
+
+WEIGHTS_FILE = "students.safetensors"
+DESCRIPTION_FILE = "students.json"
+FORMAT = "videokd-students"
+VERSION = 1
+
+
+class Students(nn.Module):
+    """One or more networks that learn together and predict together, their logits fused with weights.
+
+    Args:
+        members: {student: network}, with equal input sizes and as many classes as there are names.
+        class_names: K names, in the order of the logits.
+        num_segments: S, how many places of a video they were trained to look at.
+        weights: {student: w ≥ 0} for fusing their logits; equal ones if left out.
+        space: whether logits or probabilities are fused.
+        encoding: how the videos they learned from were encoded (codec, GOP length, size), for running them on others.
+        exits: {student: shallow exits}, for training only.
+
+    Raises:
+        ConfigError: names, weights, input sizes or numbers of classes do not fit each other.
+
+    >>> spec = NetworkSpec(("motion",), "test_resnet", 2, 32)
+    >>> students = build_students({"a": spec, "b": spec}, class_names=["wave", "clap"], num_segments=3, seed=0)
+    >>> students({"motion": torch.zeros(4, 3, 2, 32, 32, dtype=torch.uint8)})["a"]
+    StudentOutput(logits=float32[4, 2], exits={}, hints={})
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Network],
+        *,
+        class_names: Sequence[str],
+        num_segments: int,
+        weights: Mapping[str, float] | None = None,
+        space: Literal["logits", "probs"] = "logits",
+        encoding: Mapping[str, Any] | None = None,
+        exits: Mapping[str, Exits] | None = None,
+    ) -> None:
+        super().__init__()
+        self.members = module_dict(members, where="students")
+        self.weights = dict.fromkeys(members, 1.0) if weights is None else {k: float(w) for k, w in weights.items()}
+        self.space = space
+        self.class_names = tuple(class_names)
+        self.num_segments = num_segments
+        self.encoding = dict(encoding or {})
+        self.exits = nn.ModuleDict(dict(exits or {}))
+        _check_students(self, specs={name: network.spec for name, network in members.items()})
+
+    @property
+    def specs(self) -> dict[str, NetworkSpec]:
+        """{student: its spec}."""
+        return {name: network.spec for name, network in self._networks()}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """All streams that some student needs, each once."""
+        return streams_of(self.members)
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the input in pixels, the same for all."""
+        return next(iter(self.specs.values())).input_size
+
+    def forward(self, batch: Batch | Mapping[str, Tensor], *, only: str | None = None) -> dict[str, StudentOutput]:
+        """What each student says of the batch.
+
+        Args:
+            batch: with the streams of every student, or these alone: {stream: uint8 [B, S, C, H, W]}.
+            only: the one student to run; all without it.
+
+        Returns:
+            {student: logits [B, K], and exits and hints where the student has exits}.
+
+        Raises:
+            ConfigError: a stream is missing.
+            ValueError: a stream's shape or dtype is wrong.
+        """
+        streams = batch.streams if isinstance(batch, Batch) else batch
+        outputs = {}
+        for name, network in self._networks():
+            if only is None or name == only:
+                with_exits = name in self.exits
+                outputs[name] = self.exits[name](network, streams) if with_exits else StudentOutput(network(streams))
+        return outputs
+
+    def logits(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{student: [B, K]}, without the shallow exits; fuse them with `weights` and `space` for one prediction.
+
+        Args:
+            streams: {stream: uint8 [B, S, C, H, W]}.
+        """
+        return {name: network(streams) for name, network in self._networks()}
+
+    def parameter_groups(
+        self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0, only: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The parameters of all members and exits, or `only` of one student; see `Network.parameter_groups`."""
+        groups = []
+        for name, network in self._networks():
+            if only is None or name == only:
+                groups += network.parameter_groups(
+                    weight_decay=weight_decay, body_factor=body_factor, input_factor=input_factor
+                )
+        exits = [
+            p
+            for name, module in self.exits.items()
+            if only in (None, name)
+            for p in module.parameters()
+            if p.requires_grad
+        ]
+        for decay, matrices in ((weight_decay, True), (0.0, False)):
+            chosen = [parameter for parameter in exits if (parameter.ndim > 1) == matrices]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr_factor": 1.0})
+        return groups
+
+    def description(self) -> dict[str, Any]:
+        """Everything but the weights of the networks, as JSON can hold it."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "members": {name: spec.to_dict() for name, spec in self.specs.items()},
+            "weights": self.weights,
+            "space": self.space,
+            "class_names": list(self.class_names),
+            "num_segments": self.num_segments,
+            "encoding": self.encoding,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Students:
+        """Students of the same kind, with random weights and without exits.
+
+        Raises:
+            ConfigError: the description is not one that `description` gives.
+        """
+        if description.get("format") != FORMAT or description.get("version") != VERSION:
+            given = f"format {description.get('format')}, version {description.get('version')}"
+            raise ConfigError(f"{given} (accepted: {FORMAT}, version {VERSION}). Export the students again.")
+        try:
+            specs = {name: NetworkSpec.from_dict(values) for name, values in description["members"].items()}
+            settings = {
+                name: description[name] for name in ("class_names", "num_segments", "weights", "space", "encoding")
+            }
+            return cls({name: Network(spec) for name, spec in specs.items()}, **settings)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"the description of students is damaged ({error!r}). Export the students again."
+            ) from error
+
+    def _networks(self) -> Iterator[tuple[str, Network]]:
+        for name, network in self.members.items():
+            if isinstance(network, Network):
+                yield name, network
+
+
+def _check_students(students: Students, *, specs: Mapping[str, NetworkSpec]) -> None:
+    names = ", ".join(specs)
+    weights = students.weights
+    if set(weights) != set(specs):
+        given = ", ".join(weights) or "nothing"
+        raise ConfigError(f"weights are given for {given} (accepted: one for each of {names}). Correct the names.")
+    if not all(math.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
+        raise ConfigError(f"weights are {weights} (accepted: finite, 0 or more, one above 0). Correct the weights.")
+    if students.space not in ("logits", "probs"):
+        raise ConfigError(f"space is {students.space!r} (accepted: logits, probs). Choose one of them.")
+    if students.num_segments < 1:
+        raise ConfigError(f"num_segments is {students.num_segments} (accepted: 1 or more). Correct the setting.")
+    classes = {name: spec.num_classes for name, spec in specs.items()}
+    if set(classes.values()) != {len(students.class_names)}:
+        raise ConfigError(
+            f"num_classes are {classes} (accepted: {len(students.class_names)}, the number of class names)."
+        )
+    sizes = {name: spec.input_size for name, spec in specs.items()}
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"input_sizes are {sizes} (accepted: the same for all, as they see the same batch).")
+    homeless = sorted(set(students.exits) - set(specs))
+    if homeless:
+        raise ConfigError(f"exits are given for {', '.join(homeless)} (accepted: {names}). Correct the names.")
+
+
+def build_students(
+    specs: Mapping[str, NetworkSpec],
+    *,
+    class_names: Sequence[str],
+    num_segments: int,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+    space: Literal["logits", "probs"] = "logits",
+    encoding: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    dropout: float = 0.0,
+    with_exits: bool = False,
+) -> Students:
+    """New students, each started from a seed of its own, so that equal ones differ and have something to teach.
+
+    Args:
+        specs: {student: what to build}.
+        class_names: as for `Students`, and so are num_segments, weights, space and encoding.
+        num_segments: S.
+        seed: of the run; the global random state is left as it was.
+        weights: {student: w}.
+        space: what is fused.
+        encoding: how the videos were encoded.
+        pretrained: start backbones from ImageNet weights; only the classifiers differ then.
+        dropout: before the classifiers.
+        with_exits: give every student shallow exits.
+
+    Raises:
+        ConfigError: as for `Students`, `Network` and `Exits`.
+    """
+    members, exits = {}, {}
+    for index, (name, spec) in enumerate(specs.items()):
+        with torch.random.fork_rng(devices=[]):
+            # Mixed and not added up, or student 1 of run 0 would start like student 0 of run 1.
+            torch.default_generator.manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1)[0]))
+            members[name] = Network(spec, pretrained=pretrained, dropout=dropout)
+            if with_exits:
+                exits[name] = Exits(members[name])
+    return Students(
+        members,
+        class_names=class_names,
+        num_segments=num_segments,
+        weights=weights,
+        space=space,
+        encoding=encoding,
+        exits=exits,
+    )
+
+
+@contextmanager
+def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
+    """While it lasts, BatchNorms in training mode use the batch's statistics without recording them.
+
+    For peers that are forwarded again in alternating updates: they see each batch once, and must not count it twice.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with untouched_batch_norm(norm):
+    ...     _ = norm(torch.randn(8, 2))
+    >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
+    ([0.0, 0.0], 0)
+    """
+    # A BatchNorm in evaluation mode reads its running statistics whatever this flag says, so that one is safe too.
+    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
+    for norm in tracking:
+        norm.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True  # type: ignore[assignment]
+
+
+def save_students(students: Students, folder: str | os.PathLike[str]) -> Path:
+    """Writes the students, without exits, as `students.safetensors` and `students.json`.
+
+    Both are written aside and then renamed, the description last: an export that was interrupted is not half there.
+
+    Args:
+        students: on any device.
+        folder: made if it is not there.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _exported(students).items()}
+    description = json.dumps(students.description(), indent=2, ensure_ascii=False) + "\n"
+    aside = [folder / f".{name}.{os.getpid()}" for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
+    try:
+        save_file(state, aside[0], metadata={"format": "pt"})
+        aside[1].write_text(description, encoding="utf-8")
+        os.replace(aside[0], folder / WEIGHTS_FILE)
+        os.replace(aside[1], folder / DESCRIPTION_FILE)
+    finally:
+        for path in aside:
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def load_students(path: str | os.PathLike[str]) -> Students:
+    """The students that `save_students` or `videokd export` wrote, in evaluation mode, on the CPU.
+
+    Args:
+        path: their folder.
+
+    Raises:
+        DataError: the folder or one of its files is missing, damaged, or of something else; or the weights do not fit
+            the description.
+    """
+    folder = Path(path)
+    what_next = "Give the folder that `videokd export` wrote."
+    for file in (folder / DESCRIPTION_FILE, folder / WEIGHTS_FILE):
+        if not file.is_file():
+            raise DataError(f"{file} is missing (accepted: {DESCRIPTION_FILE} beside {WEIGHTS_FILE}). {what_next}")
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        students = Students.from_description(description)
+    except (ValueError, AttributeError, ConfigError) as error:
+        raise DataError(f"{folder / DESCRIPTION_FILE} does not describe students: {error} {what_next}") from error
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
+    difference = _first_difference(_exported(students), state)
+    if difference:
+        raise DataError(
+            f"{folder / WEIGHTS_FILE} is of another architecture than {DESCRIPTION_FILE} says: {difference}."
+        )
+    students.load_state_dict(state)
+    return students.eval()
+
+
+def _exported(students: Students) -> dict[str, Tensor]:
+    """The state without the shallow exits, which only training needs."""
+    return {name: tensor for name, tensor in students.state_dict().items() if not name.startswith("exits.")}
+
+
+def _first_difference(described: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    for name in [*described, *found]:
+        shapes = [list(state[name].shape) if name in state else "missing" for state in (described, found)]
+        if shapes[0] != shapes[1]:
+            return f"{name} is {shapes[1]} instead of {shapes[0]}"
+    return None

@@ -1,0 +1,60 @@
+"""Networks that only teach: never in training mode, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from videokd.models.backbone import Network, module_dict, streams_of
+from videokd.types import Batch
+
+
+class Teachers(nn.Module):
+    """Frozen networks, each seeing its own streams of the same batch.
+
+    They stay in evaluation mode whatever mode a module around them is put in, so their BatchNorm buffers never move.
+
+    Args:
+        networks: {teacher: network}; their parameters stop requiring gradients.
+
+    Raises:
+        ConfigError: there is no teacher, or a name is not made of letters, digits and underscores.
+
+    >>> from videokd.models.backbone import NetworkSpec
+    >>> teachers = Teachers({"iframe": Network(NetworkSpec(("iframe",), "test_resnet", 5, 32))})
+    >>> teachers.train().training
+    False
+    """
+
+    def __init__(self, networks: Mapping[str, Network]) -> None:
+        super().__init__()
+        self.networks = module_dict(networks, where="teachers")
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """All streams that some teacher needs, each once."""
+        return streams_of(self.networks)
+
+    def train(self, mode: bool = True) -> Teachers:
+        """Evaluation mode, whatever is asked for."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """What each teacher says of the batch.
+
+        Args:
+            batch: with the streams of every teacher.
+
+        Returns:
+            {teacher: [B, K]} logits, without gradients.
+
+        Raises:
+            ConfigError: a stream is missing.
+        """
+        return {name: network(batch.streams) for name, network in self.networks.items()}

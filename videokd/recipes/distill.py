@@ -1,0 +1,201 @@
+"""`videokd distill`: one or several students, from teachers and from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from videokd.datasets.manifest import Manifest
+from videokd.distill.objective import Objective
+from videokd.errors import ConfigError
+from videokd.models.backbone import NetworkSpec, default_backbone
+from videokd.models.students import Students, build_students
+from videokd.models.teachers import Teachers
+from videokd.recipes.command_line import parse, say
+from videokd.recipes.learn import Target, learn
+from videokd.recipes.runs import check_same_classes, load_teacher, network_of, read_manifest
+from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.recipes.teach import RESUMABLE
+from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
+from videokd.types import check_streams
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """One student.
+
+    Args:
+        streams: what it sees; several are stacked as channels.
+        backbone: timm's name; by default ResNet-18.
+    """
+
+    streams: tuple[str, ...]
+    backbone: str = "resnet18"
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the students learn from.
+
+    Args:
+        alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
+        beta: weight of mutual learning; by default 1 for several students, 0 for one.
+        temperature: of the distillation.
+        peers: each peer by itself, or the peers' mean.
+    """
+
+    alpha: float | None = None
+    beta: float | None = None
+    temperature: float = 4.0
+    peers: Literal["separate", "ensemble"] = "separate"
+
+    def resolved(self, *, num_teachers: int, num_students: int) -> ObjectiveSettings:
+        """With the defaults that depend on who is there.
+
+        Raises:
+            ConfigError: a part needs somebody who is not there, or nobody hears the teachers.
+        """
+        alpha = (0.5 if num_teachers else 0.0) if self.alpha is None else self.alpha
+        beta = (1.0 if num_students > 1 else 0.0) if self.beta is None else self.beta
+        if alpha and not num_teachers:
+            raise ConfigError(f"objective.alpha is {alpha} without teachers. Name teachers, or set it to 0.")
+        if num_teachers and not alpha:
+            raise ConfigError(
+                "objective.alpha is 0, so the teachers would not be heard. Raise it, or name no teachers."
+            )
+        if beta and num_students < 2:
+            raise ConfigError(f"objective.beta is {beta} with one student. Add a student, or set it to 0.")
+        return replace(self, alpha=alpha, beta=beta)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Trains students from teachers and from each other.
+
+    Args:
+        out: the run folder; the same command with the same folder resumes.
+        manifest: manifest.parquet, or the folder that holds it.
+        teachers: {stream: run folder of `videokd teach`}; none trains on labels and peers alone.
+        weights: {stream: weight} for fusing the teachers; equal ones if left out.
+        space: fuse the teachers' logits or probabilities.
+        students: {name: its streams and backbone}.
+        student_weights: {name: weight} for fusing the students; equal ones if left out.
+        objective: what the students learn from.
+        pretrained: start the students from timm's ImageNet weights.
+        split: 1, 2 or 3.
+        seed: of weights, order and views.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        data: what the networks see.
+        optim: how the students are trained.
+    """
+
+    out: str
+    manifest: str
+    teachers: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    space: Literal["logits", "probs"] = "logits"
+    students: dict[str, StudentSettings] = field(
+        default_factory=lambda: {name: StudentSettings((name,)) for name in ("iframe", "motion", "residual")}
+    )
+    student_weights: dict[str, float] = field(default_factory=dict)
+    objective: ObjectiveSettings = ObjectiveSettings()
+    pretrained: bool = False
+    split: int = 1
+    seed: int = 0
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+
+    def __post_init__(self) -> None:
+        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+        if self.teachers:
+            check_streams(self.teachers, where="teachers")
+        _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
+        _check_keys(self.student_weights, self.students, where="student_weights", owners="students")
+        for name, student in self.students.items():
+            check_streams(student.streams, where=f"students.{name}.streams")
+        if "fused" in self.students or not self.students:
+            raise ConfigError(
+                "students: one or more, none called fused (that is all of them together). Choose other names."
+            )
+        resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
+        object.__setattr__(self, "objective", resolved)
+
+
+def _check_keys(given: Mapping[str, object], owners_by_name: Mapping[str, object], *, where: str, owners: str) -> None:
+    if given and set(given) != set(owners_by_name):
+        accepted = ", ".join(owners_by_name) or f"none, as there are no {owners}"
+        raise ConfigError(f"{where}: {', '.join(given)} (accepted: {accepted}). Give one for each of the {owners}.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb."""
+    distill(parse(Distill, arguments, verb="distill"))
+
+
+def distill(settings: Distill) -> RunFolder:
+    """Trains, or goes on training, a set of students; returns the run folder."""
+    manifest = read_manifest(settings.manifest)
+    precision = Precision(settings.precision, pick_device(settings.device))
+    target = _target(settings, manifest) if settings.teachers else None
+    run = RunFolder(Path(settings.out))
+    run.prepare({"verb": "distill"} | asdict(settings), may_differ=RESUMABLE)
+    seed_everything(settings.seed)
+    learn(
+        _new_students(settings, manifest),
+        target=target,
+        objective=Objective(**asdict(settings.objective), label_smoothing=settings.optim.label_smoothing),
+        manifest=manifest,
+        split=settings.split,
+        seed=settings.seed,
+        data=settings.data,
+        optim=settings.optim,
+        precision=precision,
+        run=run,
+        role="student",
+    )
+    say(f"{run.path}: done. Next: videokd evaluate {run.path}")
+    return run
+
+
+def _target(settings: Distill, manifest: Manifest) -> Target:
+    networks = {}
+    for name, path in settings.teachers.items():
+        run = load_teacher(path)
+        check_same_classes(run, manifest)
+        if run.students.input_size != settings.data.input_size:
+            raise ConfigError(
+                f"teachers.{name} sees {run.students.input_size} pixels, the students {settings.data.input_size}; they share "
+                f"one view. Pass `--data.input_size {run.students.input_size}`."
+            )
+        if run.students.streams != (name,):
+            raise ConfigError(f"teachers.{name} is a run on {', '.join(run.students.streams)}. Name it by its stream.")
+        networks[name] = network_of(run)
+    weights = settings.weights or dict.fromkeys(networks, 1.0)
+    return Target(Teachers(networks), weights, settings.space, settings.objective.temperature)
+
+
+def _new_students(settings: Distill, manifest: Manifest) -> Students:
+    specs = {
+        name: NetworkSpec(
+            streams=tuple(student.streams),
+            backbone=student.backbone or default_backbone(student.streams),
+            num_classes=len(manifest.class_names),
+            input_size=settings.data.input_size,
+        )
+        for name, student in settings.students.items()
+    }
+    return build_students(
+        specs,
+        class_names=manifest.class_names,
+        num_segments=settings.data.num_segments,
+        seed=settings.seed,
+        weights=settings.student_weights or None,
+        encoding=dict(manifest.settings),
+        pretrained=settings.pretrained,
+        dropout=settings.optim.dropout,
+    )

@@ -1,0 +1,272 @@
+"""`videokd evaluate`: the test protocol on a run."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import videokd
+from videokd.codec.index import VideoIndex
+from videokd.codec.picture import save_picture, streams_picture
+from videokd.codec.streams import open_video
+from videokd.datasets.dataset import ClipDataset, collate, evaluation_batches
+from videokd.datasets.manifest import Clip, Manifest
+from videokd.errors import ConfigError, DataError
+from videokd.evaluation.cost import macs, parameters, time_ms
+from videokd.evaluation.results import write_results
+from videokd.evaluation.scores import Scores, metrics
+from videokd.models.students import Students
+from videokd.recipes.command_line import parse, say
+from videokd.recipes.learn import predict_batches
+from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
+from videokd.recipes.settings import Device, PrecisionName
+from videokd.training.session import Precision, pick_device
+
+#: Segments of a video in each protocol; the full one is CoViAR's (25 segments, 10 crops).
+_NUM_SEGMENTS = {"quick": 8, "full": 25}
+_MOST_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Runs the test protocol on a run, and writes scores, results and pictures into it.
+
+    Args:
+        run: folder of `videokd teach` or `videokd distill`.
+        manifest: other clips than those the run was trained on.
+        split: another split than the run's.
+        part: test, or val: the clips held out in training.
+        views: full is CoViAR's 25 segments and 10 crops (5 where mirroring is off); quick is 8 segments and 1 crop.
+        num_segments: another number of segments.
+        batch_size: videos at a time.
+        workers: processes that load videos.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        timed_videos: how many videos are timed from file to label, one at a time; 0 times none.
+        pictures: of how many videos the streams are drawn.
+    """
+
+    run: str
+    manifest: str | None = None
+    split: int | None = None
+    part: Literal["test", "val"] = "test"
+    views: Literal["quick", "full"] = "full"
+    num_segments: int | None = None
+    batch_size: int = 4
+    workers: int = 2
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    timed_videos: int = 10
+    pictures: int = 3
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.num_segments is not None and self.num_segments < 1):
+            raise ConfigError("batch_size and num_segments are 1 or more. Correct the settings.")
+        if not 0 <= self.pictures <= _MOST_PICTURES or self.workers < 0 or self.timed_videos < 0:
+            raise ConfigError(
+                f"pictures is 0 to {_MOST_PICTURES}, workers and timed_videos 0 or more. Correct the settings."
+            )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb."""
+    settings = parse(Evaluate, arguments, verb="evaluate", positional=("run",))
+    evaluate(settings, command="videokd evaluate " + shlex.join(arguments))
+
+
+def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
+    """Evaluates every network of a run, and all together; returns what results.json holds."""
+    run = load_run(settings.run)
+    manifest = read_manifest(settings.manifest or run.settings["manifest"])
+    check_same_classes(run, manifest)
+    precision = Precision(settings.precision, pick_device(settings.device))
+    students = run.students.to(precision.device)
+    split = settings.split or run.settings["split"]
+    clips = _clips(manifest, run, part=settings.part, split=split)
+    dataset = ClipDataset(
+        manifest,
+        clips,
+        students.streams,
+        num_segments=settings.num_segments or _NUM_SEGMENTS[settings.views],
+        input_size=students.input_size,
+        views=settings.views,
+        blank_invalid=bool(run.settings.get("data", {}).get("blank_invalid", False)),
+    )
+    scores = score(
+        students, dataset, precision, batch_size=settings.batch_size, workers=settings.workers, title=run.path.name
+    )
+    for name, each in scores.items():
+        each.save(run.path / f"scores-{name}.npz")
+    groups = {clip.video_id: clip.group for clip in clips}
+    timing = _timing(students, dataset, precision, videos=settings.timed_videos)
+    entries = {name: _entry(name, each, run, dataset, groups, timing) for name, each in scores.items()}
+    results = {
+        **about(run.path.name, verb="evaluate", command=command),
+        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
+        "views": settings.views,
+        "num_segments": dataset.num_segments,
+        "entries": entries,
+    }
+    write_results(run.path / "results.json", results)
+    _draw(manifest, clips, run.path / "pictures", count=settings.pictures)
+    for name, entry in entries.items():
+        top1 = entry["metrics"]["top1"]
+        say(
+            f"{run.path.name}: {name}: top-1 {100 * top1['value']:.1f}% ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
+        )
+    return results
+
+
+def about(run: str, *, verb: str, command: str) -> dict[str, Any]:
+    """The head of results.json: which run, made how, when and with what."""
+    return {
+        "run": run,
+        "verb": verb,
+        "command": command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "videokd": videokd.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        },
+    }
+
+
+def describe_dataset(manifest: Manifest, *, split: int, part: str, num_videos: int) -> dict[str, Any]:
+    """The dataset as results.json names it."""
+    return {
+        "manifest": str(manifest.root),
+        "split": split,
+        "part": part,
+        "num_videos": num_videos,
+        "class_names": list(manifest.class_names),
+    }
+
+
+def _clips(manifest: Manifest, run: TrainedRun, *, part: Literal["test", "val"], split: int) -> tuple[Clip, ...]:
+    val_fraction = float(run.settings.get("data", {}).get("val_fraction", 0.0))
+    clips = (
+        manifest.select(part, split=split, val_fraction=val_fraction, seed=0) if part == "test" or val_fraction else ()
+    )
+    if not clips:
+        raise DataError(f"{manifest.root}: split {split} has no clips for {part}. Choose another part or split.")
+    return clips
+
+
+def score(
+    students: Students, dataset: ClipDataset, precision: Precision, *, batch_size: int, workers: int, title: str
+) -> dict[str, Scores]:
+    """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views."""
+    rows: dict[str, list[torch.Tensor]] = {}
+    batches = evaluation_batches(dataset, batch_size=batch_size, workers=workers)
+    shown: Iterator[Any] = tqdm(
+        predict_batches(students, batches, precision),
+        total=-(-len(dataset) // batch_size),
+        desc=f"{title}: evaluate",
+        unit="batch",
+        disable=None,
+    )
+    for logits, _ in shown:
+        for name, values in logits.items():
+            rows.setdefault(name, []).append(values)
+    if len(rows) == 2:
+        del rows["fused"]
+    labels = np.array([clip.label for clip in dataset.clips], dtype=np.int64)
+    ids = tuple(clip.video_id for clip in dataset.clips)
+    return {name: Scores(torch.cat(values).numpy(), labels, ids) for name, values in rows.items()}
+
+
+def _entry(
+    name: str,
+    scores: Scores,
+    run: TrainedRun,
+    dataset: ClipDataset,
+    groups: Mapping[str, str],
+    timing: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    students = run.students
+    members = list(students.specs) if name == "fused" else [name]
+    sample = collate([dataset[0]]).to(next(students.parameters()).device)
+    backbones = sorted({students.specs[member].backbone for member in members})
+    return {
+        "role": "students fused" if name == "fused" else run.role,
+        "streams": list(dict.fromkeys(s for member in members for s in students.specs[member].streams)),
+        "backbone": " + ".join(backbones),
+        "parameters": sum(parameters(students.members[member]) for member in members),
+        "macs_per_video": sum(macs(students.members[member], sample.streams) for member in members),
+        "latency_ms": dict(timing[name]) if name in timing else None,
+        "metrics": metrics(scores, class_names=students.class_names, groups=[groups[v] for v in scores.video_ids]),
+    }
+
+
+def _timing(
+    students: Students, dataset: ClipDataset, precision: Precision, *, videos: int
+) -> dict[str, dict[str, float]]:
+    """{network: milliseconds a video, from file to label}, one video at a time; medians.
+
+    A network's reading time is that of its own streams.
+    """
+    videos = min(videos, len(dataset))
+    if not videos:
+        return {}
+    names = [*students.specs, *(["fused"] if len(students.specs) > 1 else [])]
+    timing = {}
+    for name in names:
+        members = list(students.specs) if name == "fused" else [name]
+        streams = tuple(dict.fromkeys(s for member in members for s in students.specs[member].streams))
+        own = ClipDataset(
+            dataset.manifest,
+            dataset.clips,
+            streams,
+            num_segments=dataset.num_segments,
+            input_size=dataset.input_size,
+            views=dataset.views,
+            blank_invalid=dataset.blank_invalid,
+        )
+        timing[name] = _time_members(students, members, own, precision, videos=videos)
+    return timing
+
+
+def _time_members(
+    students: Students, members: Sequence[str], dataset: ClipDataset, precision: Precision, *, videos: int
+) -> dict[str, float]:
+    steps = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
+    waiting = iter(steps + steps[:1])
+    batch = collate([dataset[0]]).to(precision.device)
+
+    def network() -> None:
+        with torch.no_grad(), precision.autocast():
+            for member in members:
+                students.members[member](batch.streams)
+
+    read = time_ms(lambda: dataset[next(waiting)], repeats=videos, warmup=1)["p50"]
+    run = time_ms(network, repeats=min(videos, 5), warmup=1, device=precision.device)["p50"]
+    return {"read": read, "network": run, "total": read + run}
+
+
+def _draw(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, count: int) -> None:
+    """Pictures of the streams of a few videos, each of another class where there are as many."""
+    one_of_each = list({clip.class_name: clip for clip in reversed(clips)}.values())[::-1]
+    chosen = one_of_each[:: max(len(one_of_each) // count, 1)][:count] if count else []
+    for clip in chosen:
+        index = VideoIndex.from_json(clip.index)
+        gop = max(range(len(index.gops)), key=lambda number: index.gops[number].num_positions)
+        last = index.gops[gop].num_positions - 1
+        positions = sorted({min(1, last), last // 2, last})
+        with open_video(manifest.root / clip.path, index=index) as video:
+            streams = [
+                video.read(gop=gop, position=p, streams=("iframe", "motion", "residual", "frame")) for p in positions
+            ]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = streams_picture(streams, title=clip.video_id)
+        save_picture(picture, folder / f"streams-{clip.class_name}.png")

@@ -1,0 +1,143 @@
+"""`videokd fuse`: fuses scores files, or finds weights for them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from videokd.distill.fusion import fuse, sweep_weights
+from videokd.errors import ConfigError, DataError
+from videokd.evaluation.results import read_results, write_results
+from videokd.evaluation.scores import Scores, align, metrics
+from videokd.recipes.command_line import parse, say
+from videokd.recipes.evaluate import about
+
+_COUNTED = ("parameters", "macs_per_video")
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Fuses scores files of the same videos, with weights.
+
+    Args:
+        scores: {name: scores-*.npz}.
+        weights: {name: weight}; equal ones if left out.
+        space: fuse logits or probabilities.
+        temperature: of fusing probabilities.
+        sweep: find the weights that do best on these scores; use validation scores (`videokd evaluate --part val`).
+        out: a folder to write the fused scores and results.json to, for `videokd report`.
+        format: of what is printed.
+    """
+
+    scores: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    space: Literal["logits", "probs"] = "logits"
+    temperature: float = 1.0
+    sweep: bool = False
+    out: str | None = None
+    format: Literal["table", "json"] = "table"
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise ConfigError(
+                "no scores given (accepted: one or more). Name them as `--scores.motion RUN/scores-motion.npz`."
+            )
+        if self.weights and set(self.weights) != set(self.scores):
+            raise ConfigError(
+                f"weights: {', '.join(self.weights)} (accepted: {', '.join(self.scores)}). Give one for each scores file."
+            )
+        if self.weights and self.sweep:
+            raise ConfigError("weights and sweep exclude each other. Leave one of them out.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb."""
+    settings = parse(Fuse, arguments, verb="fuse")
+    results = fuse_scores(settings, command="videokd fuse " + shlex.join(arguments))
+    sys.stdout.write(json.dumps(results) if settings.format == "json" else _table(results))
+    sys.stdout.write("\n")
+
+
+def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
+    """Fuses, and writes the folder if one is named.
+
+    Returns:
+        {"top1", "top5", "mean_class", each in [0, 1]; "weights": {name: share}; "num_videos"; "alone": {name: top-1}}.
+    """
+    scores = align({name: Scores.load(path) for name, path in settings.scores.items()})
+    logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
+    first = next(iter(scores.values()))
+    weights = dict(settings.weights) or dict.fromkeys(scores, 1.0)
+    if settings.sweep:
+        labels = torch.from_numpy(first.labels)
+        weights, _ = sweep_weights(logits, labels, space=settings.space, temperature=settings.temperature)
+    fused = fuse(logits, weights, space=settings.space, temperature=settings.temperature)  # type: ignore[arg-type]
+    together = Scores(fused.numpy(), first.labels, first.video_ids)
+    numbers = metrics(together)
+    total = sum(weights.values())
+    if settings.out is not None:
+        _write_run(settings, together, command=command)
+    return {
+        **{name: numbers[name]["value"] for name in ("top1", "top5", "mean_class")},
+        "weights": {name: weight / total for name, weight in weights.items()},
+        "num_videos": len(together),
+        "alone": {name: metrics(each, bootstrap=1)["top1"]["value"] for name, each in scores.items()},
+    }
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    lines = [f"{'':<16}{'weight':>8}{'top-1 %':>10}"]
+    for name, top1 in results["alone"].items():
+        lines.append(f"{name:<16}{results['weights'][name]:>8.3f}{100 * top1:>10.2f}")
+    lines.append(f"{'fused':<16}{'':>8}{100 * results['top1']:>10.2f}")
+    lines.append(
+        f"{results['num_videos']} videos; top-5 {100 * results['top5']:.2f}, mean class {100 * results['mean_class']:.2f}"
+    )
+    return "\n".join(lines)
+
+
+def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:
+    """results.json with one entry: costs are the sums of those whose results lie beside their scores."""
+    if settings.out is None:
+        return
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [_entry_beside(Path(path)) for path in settings.scores.values()]
+    results, entries = parts[0][0], [entry for _, entry in parts]
+    roles = {entry["role"] for entry in entries}
+    latency = [entry["latency_ms"] for entry in entries]
+    entry = {
+        "role": "fused teachers" if roles == {"teacher"} else "students fused",
+        "streams": list(dict.fromkeys(stream for entry in entries for stream in entry["streams"])),
+        "backbone": " + ".join(sorted({str(entry["backbone"]) for entry in entries})),
+        **{name: _sum([entry[name] for entry in entries]) for name in _COUNTED},
+        "latency_ms": None
+        if None in latency
+        else {part: _sum([each[part] for each in latency]) for part in latency[0]},
+        "metrics": metrics(fused, class_names=results["dataset"]["class_names"]),
+    }
+    fused.save(out / "scores-fused.npz")
+    head = {name: results[name] for name in ("dataset", "views", "num_segments")}
+    write_results(
+        out / "results.json", about(out.name, verb="fuse", command=command) | head | {"entries": {"fused": entry}}
+    )
+    say(f"{out}: fused scores and results.json")
+
+
+def _entry_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    results = read_results(path.parent)
+    name = path.stem.removeprefix("scores-")
+    if name not in results["entries"]:
+        raise DataError(f"{path.parent}/results.json has no entry {name}. Run `videokd evaluate {path.parent}` again.")
+    return results, results["entries"][name]
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value for value in values if value is not None)

@@ -1,0 +1,232 @@
+"""`videokd predict`: names the action in videos; `videokd.predict` in Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from videokd.codec.container import MOTION_CODECS, index_video
+from videokd.codec.index import VideoIndex
+from videokd.codec.streams import open_video
+from videokd.codec.transcode import Encoding, transcode
+from videokd.datasets.sampling import sample_positions
+from videokd.datasets.view import apply_crop, central_crop
+from videokd.distill.fusion import fuse
+from videokd.errors import ConfigError, VideoKDError
+from videokd.models.students import Students, load_students
+from videokd.recipes.command_line import parse, say
+from videokd.recipes.settings import Device, PrecisionName
+from videokd.training.session import Precision, pick_device
+from videokd.types import STREAMS
+
+Transcode = Literal["auto", "always", "never"]
+_NUM_SEGMENTS = 8
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class that a video may show.
+
+    Args:
+        name: of the class.
+        probability: 0 to 1.
+    """
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the students say of one video.
+
+    Args:
+        path: of the video.
+        labels: the likeliest first.
+        seconds: {"transcode", "read", "network"}: what it took; transcoding only where the file needed it.
+    """
+
+    path: str
+    labels: tuple[Label, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Names the action in videos.
+
+    Args:
+        files: the videos.
+        students: folder of `videokd export`.
+        top: how many labels.
+        num_segments: places looked at in each video.
+        transcode: bring a video into the form that the students learned from: never, always, or (auto) where its codec exports
+            no motion vectors or its GOPs are longer than those the students know.
+        format: of what is printed.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+    """
+
+    files: tuple[str, ...]
+    students: str
+    top: int = 5
+    num_segments: int = _NUM_SEGMENTS
+    transcode: Transcode = "auto"
+    format: Literal["table", "json", "csv"] = "table"
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ConfigError("no files given (accepted: one or more videos). Name them after `videokd predict`.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb: what can be read is printed, then what cannot is named."""
+    settings = parse(Predict, arguments, verb="predict", positional=("files",))
+    precision = Precision(settings.precision, pick_device(settings.device))
+    students = load_students(settings.students).to(precision.device)
+    predictions, failures = [], []
+    for file in tqdm(settings.files, unit="video", disable=None if len(settings.files) > 1 else True):
+        try:
+            predictions.append(
+                predict(
+                    file,
+                    students,
+                    top=settings.top,
+                    num_segments=settings.num_segments,
+                    transcode_to_training_form=settings.transcode,
+                    precision=precision,
+                )
+            )
+        except VideoKDError as error:
+            failures.append(error)
+    sys.stdout.write(_FORMATS[settings.format](predictions))
+    for failure in failures[:-1]:
+        say(f"videokd: {failure}")
+    if failures:
+        raise failures[-1]
+
+
+def predict(
+    path: str | os.PathLike[str],
+    students: Students,
+    *,
+    top: int = 5,
+    num_segments: int = _NUM_SEGMENTS,
+    transcode_to_training_form: Transcode = "auto",
+    precision: Precision | None = None,
+) -> Prediction:
+    """Names the action in one video.
+
+    Args:
+        path: a file in any container and codec that FFmpeg reads.
+        students: from `videokd.load_students`.
+        top: how many labels.
+        num_segments: places looked at, one crop each.
+        transcode_to_training_form: never, always, or (auto) where the codec exports no motion vectors or GOPs are longer
+            than those the students learned from: motion accumulated over a longer GOP is of another kind.
+        precision: of the networks; by default fp32 on the CPU.
+
+    Raises:
+        DecodeError: the file cannot be read.
+        DataError: the video has no P-frame.
+        ConfigError: a number is out of range.
+    """
+    if top < 1 or num_segments < 1:
+        raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
+    precision = precision or Precision("fp32", torch.device("cpu"))
+    with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
+        started = time.perf_counter()
+        source, index = _in_training_form(Path(path), students, transcode_to_training_form, Path(folder))
+        transcoded = time.perf_counter()
+        streams = _read(source, index, students, num_segments=num_segments)
+    read = time.perf_counter()
+    with torch.no_grad(), precision.autocast():
+        logits = students.eval().logits({name: values.to(precision.device) for name, values in streams.items()})
+    fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
+    done = time.perf_counter()
+    best = fused.topk(min(top, len(students.class_names)))
+    labels = tuple(Label(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True))
+    seconds = {"transcode": transcoded - started, "read": read - transcoded, "network": done - read}
+    return Prediction(str(path), labels, seconds)
+
+
+def _in_training_form(path: Path, students: Students, mode: Transcode, folder: Path) -> tuple[Path, VideoIndex]:
+    encoding = _encoding(students)
+    index = index_video(path)
+    longest = max(gop.num_positions for gop in index.gops)
+    needed = index.codec not in MOTION_CODECS or longest > 2 * encoding.gop
+    if mode == "never" or (mode == "auto" and not needed):
+        return path, index
+    target = folder / "clip.mp4"
+    transcode(path, target, encoding)
+    return target, index_video(target)
+
+
+def _encoding(students: Students) -> Encoding:
+    """How the clips were encoded that the students learned from."""
+    known = students.encoding.get("encoding", {})
+    return Encoding(**{name: known[name] for name in ("codec", "gop", "quality", "short_side") if name in known})
+
+
+def _read(path: Path, index: VideoIndex, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
+    """{stream: uint8 [1, S, C, H, W]}."""
+    names = students.streams
+    positions = sample_positions(
+        [gop.num_positions for gop in index.gops],
+        num_segments=num_segments,
+        first_position=max(STREAMS[name].first_position for name in names),
+    )
+    with open_video(path, index=index) as video:
+        parts = [video.read(gop=gop, position=position, streams=names) for gop, position in positions]
+        crop = central_crop(video.width, video.height)
+    return {
+        name: torch.from_numpy(
+            apply_crop(
+                np.stack([getattr(part, name) for part in parts]), crop, spec=STREAMS[name], size=students.input_size
+            )
+        )[None]
+        for name in names
+    }
+
+
+def _as_table(predictions: Sequence[Prediction]) -> str:
+    lines = []
+    for prediction in predictions:
+        seconds = sum(prediction.seconds.values())
+        parts = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in prediction.seconds.items())
+        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts})")
+        lines += [f"  {100 * label.probability:5.1f} %  {label.name}" for label in prediction.labels]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _as_json(predictions: Sequence[Prediction]) -> str:
+    return json.dumps([asdict(prediction) for prediction in predictions], indent=1) + "\n"
+
+
+def _as_csv(predictions: Sequence[Prediction]) -> str:
+    text = io.StringIO()
+    writer: Any = csv.writer(text)
+    writer.writerow(["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"])
+    for prediction in predictions:
+        times = [f"{value:.4f}" for value in prediction.seconds.values()]
+        for rank, label in enumerate(prediction.labels, start=1):
+            writer.writerow([prediction.path, rank, label.name, f"{label.probability:.6f}", *times])
+    return text.getvalue()
+
+
+_FORMATS = {"table": _as_table, "json": _as_json, "csv": _as_csv}

@@ -1,0 +1,36 @@
+"""`videokd report`: one HTML page from any number of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videokd.errors import ConfigError
+from videokd.evaluation.report import write_report
+from videokd.recipes.command_line import parse, say
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes one self-contained HTML page with tables, plots and pictures.
+
+    Args:
+        runs: run folders that `videokd evaluate` or `videokd fuse --out` has been through.
+        save: the page to write.
+        title: of the page.
+    """
+
+    runs: tuple[str, ...]
+    save: str
+    title: str = "videokd"
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("no runs given (accepted: one or more run folders). Name them after `videokd report`.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb."""
+    settings = parse(Report, arguments, verb="report", positional=("runs",))
+    say(f"report: {write_report([Path(run) for run in settings.runs], Path(settings.save), title=settings.title)}")

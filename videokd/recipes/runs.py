@@ -1,0 +1,107 @@
+"""Run folders as other recipes find them: the trained networks, and the settings they were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videokd.datasets.manifest import Manifest
+from videokd.errors import ConfigError, DataError
+from videokd.models.backbone import Network
+from videokd.models.students import Students
+from videokd.training.checkpoint import load_checkpoint, strict_load
+from videokd.training.session import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run folder holds.
+
+    Args:
+        path: the folder.
+        role: teacher or student.
+        students: the trained networks, in evaluation mode, on the CPU.
+        settings: of the recipe that trained them, as in config.yaml.
+    """
+
+    path: Path
+    role: str
+    students: Students
+    settings: dict[str, Any]
+
+
+def load_run(path: str | Path) -> TrainedRun:
+    """The best networks of a run.
+
+    Raises:
+        DataError: there is no such run, it has not finished an epoch, or its files are damaged.
+    """
+    run = RunFolder(Path(path))
+    if not run.path.is_dir() or not run.config.is_file():
+        raise DataError(
+            f"{path} is no run folder (accepted: the --out of `videokd teach` or `videokd distill`). Check the path."
+        )
+    if not run.best.is_file():
+        raise DataError(
+            f"{path} has no best.pt: no epoch of it is finished. Run the command that made it again to go on."
+        )
+    payload = load_checkpoint(run.best)
+    try:
+        students = Students.from_description(payload["description"])
+        strict_load(students, payload["state"], path=run.best)
+        role = str(payload["role"])
+    except KeyError as error:
+        raise DataError(f"{run.best} lacks {error}: it is no trained network. Train it again.") from error
+    except ConfigError as error:
+        raise DataError(f"{run.best}: {error}") from error
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
+    return TrainedRun(run.path, role, students.eval(), settings)
+
+
+def load_teacher(path: str | Path) -> TrainedRun:
+    """A run of `videokd teach`: one network.
+
+    Raises:
+        DataError: as for `load_run`, or the run has several networks.
+    """
+    run = load_run(path)
+    if len(run.students.specs) != 1:
+        names = ", ".join(run.students.specs)
+        raise DataError(f"{path} has several networks ({names}); a teacher is one. Name a run of `videokd teach`.")
+    return run
+
+
+def network_of(run: TrainedRun) -> Network:
+    """The one network of a teacher's run."""
+    (network,) = run.students.members.values()
+    assert isinstance(network, Network)
+    return network
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest, its files found where it says.
+
+    Raises:
+        DataError: it cannot be read, or clips are missing.
+    """
+    manifest = Manifest.read(path)
+    manifest.check_files()
+    return manifest
+
+
+def check_same_classes(run: TrainedRun, manifest: Manifest) -> None:
+    """Refuses networks that were trained for other classes.
+
+    Raises:
+        DataError: the class names differ.
+    """
+    theirs, ours = run.students.class_names, manifest.class_names
+    if theirs != ours:
+        different = next((f"{a} and {b}" for a, b in zip(theirs, ours, strict=False) if a != b), "their number")
+        raise DataError(
+            f"{run.path} knows {len(theirs)} classes, {manifest.root} has {len(ours)}; they differ in {different}. "
+            "Train and evaluate on manifests with the same classes."
+        )

@@ -1,0 +1,100 @@
+"""`videokd teach`: one stream's teacher, trained on hard labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from videokd.distill.objective import Objective
+from videokd.models.backbone import NetworkSpec, default_backbone
+from videokd.models.students import build_students
+from videokd.recipes.command_line import parse, say
+from videokd.recipes.learn import learn
+from videokd.recipes.runs import read_manifest
+from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
+from videokd.types import check_streams
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Trains one stream's teacher.
+
+    Args:
+        out: the run folder; the same command with the same folder resumes.
+        manifest: manifest.parquet, or the folder that holds it.
+        stream: iframe, motion or residual.
+        backbone: timm's name; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
+        pretrained: start from timm's ImageNet weights.
+        split: 1, 2 or 3.
+        seed: of weights, order and views.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        data: what the network sees.
+        optim: how it is trained.
+    """
+
+    out: str
+    manifest: str
+    stream: str
+    backbone: str = ""
+    pretrained: bool = False
+    split: int = 1
+    seed: int = 0
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+
+    def __post_init__(self) -> None:
+        check_streams([self.stream], where="stream")
+        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb."""
+    teach(parse(Teach, arguments, verb="teach"))
+
+
+def teach(settings: Teach) -> RunFolder:
+    """Trains, or goes on training, one teacher; returns its run folder."""
+    manifest = read_manifest(settings.manifest)
+    precision = Precision(settings.precision, pick_device(settings.device))
+    run = RunFolder(Path(settings.out))
+    run.prepare({"verb": "teach"} | asdict(settings), may_differ=RESUMABLE)
+    seed_everything(settings.seed)
+    spec = NetworkSpec(
+        streams=(settings.stream,),
+        backbone=settings.backbone or default_backbone([settings.stream]),
+        num_classes=len(manifest.class_names),
+        input_size=settings.data.input_size,
+    )
+    teachers_to_be = build_students(
+        {settings.stream: spec},
+        class_names=manifest.class_names,
+        num_segments=settings.data.num_segments,
+        seed=settings.seed,
+        encoding=dict(manifest.settings),
+        pretrained=settings.pretrained,
+        dropout=settings.optim.dropout,
+    )
+    learn(
+        teachers_to_be,
+        target=None,
+        objective=Objective(label_smoothing=settings.optim.label_smoothing),
+        manifest=manifest,
+        split=settings.split,
+        seed=settings.seed,
+        data=settings.data,
+        optim=settings.optim,
+        precision=precision,
+        run=run,
+        role="teacher",
+    )
+    say(f"{run.path}: done. Next: videokd evaluate {run.path}")
+    return run
+
+
+#: Settings that may change when a run is resumed: they say how it computes, not what.
+RESUMABLE = ("out", "device", "data.workers")

@@ -1,0 +1,152 @@
+"""Checkpoints: written whole or not at all, read without running code from the file, exact enough to resume bit by bit."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videokd.errors import DataError, VideoKDError
+
+_FORMAT = "videokd-checkpoint"
+_VERSION = 1
+
+
+def write_aside(path: str | os.PathLike[str], content: bytes | Mapping[str, Any]) -> None:
+    """Writes a file under another name beside its own, and renames it once it is safely on the disk.
+
+    Args:
+        path: of the file; what stands there is replaced only by a complete one.
+        content: bytes, or a mapping for `torch.save`.
+
+    Raises:
+        VideoKDError: the file could not be written, for example because the disk is full; the old one is untouched.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        reason = str(error).splitlines()[0]
+        raise VideoKDError(
+            f"{path} could not be written ({reason}); an older one is untouched. Free some space."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
+    """Writes a checkpoint aside, then renames it.
+
+    Args:
+        path: of the file; its folder must be there.
+        payload: state dicts, tensors, numbers, strings and containers of these: what torch loads with weights_only.
+
+    Raises:
+        VideoKDError: it could not be written; an older one is untouched.
+    """
+    write_aside(path, {"format": _FORMAT, "version": _VERSION, "payload": dict(payload)})
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_checkpoint` was given, tensors on the CPU.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: the file is missing, damaged, or no checkpoint of videokd.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing (accepted: a checkpoint of videokd). Give the folder of a run that has one."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise almost anything
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise DataError(f"{path} is damaged or no checkpoint ({reason}). Delete it, or take an older one.") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != _VERSION:
+        raise DataError(
+            f"{path} is no checkpoint of videokd (accepted: {_FORMAT}, version {_VERSION}). Give another one."
+        )
+    payload: dict[str, Any] = content["payload"]
+    return payload
+
+
+def first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """What keeps one state dict from fitting another: the first name that is missing or of another shape, in words.
+
+    >>> first_difference({"weight": torch.zeros(2)}, {"weight": torch.zeros(3)})
+    'weight is [3] instead of [2]'
+    """
+    for name in [*wanted, *found]:
+        shapes = [list(state[name].shape) if name in state else "missing" for state in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            return f"{name} is {shapes[1]} instead of {shapes[0]}"
+    return None
+
+
+def strict_load(module: nn.Module, state: Mapping[str, Tensor], *, path: str | os.PathLike[str]) -> None:
+    """Loads a state dict that must fit the module exactly.
+
+    Args:
+        module: takes the state.
+        state: {name: tensor}.
+        path: where the state comes from, for the error.
+
+    Raises:
+        DataError: names the first entry that is missing, not wanted, or of another shape.
+    """
+    difference = first_difference(module.state_dict(), state)
+    if difference:
+        raise DataError(f"{path} is of another architecture: {difference}. Use the settings it was trained with.")
+    module.load_state_dict(state)
+
+
+def capture_rng() -> dict[str, Any]:
+    """The random states of Python, NumPy and PyTorch, CUDA devices included, as a checkpoint can hold them.
+
+    >>> state = capture_rng()
+    >>> first = torch.rand(1)
+    >>> restore_rng(state)
+    >>> bool(torch.rand(1) == first)
+    True
+    """
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        # weights_only loads no arrays, and torch has few operations on uint32.
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Puts back what `capture_rng` gave; states of CUDA devices that are not here are left out.
+
+    Args:
+        state: as it was, or after a way through a checkpoint.
+    """
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for device, of_device in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(of_device, device)
