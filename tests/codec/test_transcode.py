@@ -97,9 +97,9 @@ def test_training_form_has_one_video_track_an_index_up_front_and_plain_timestamp
 @pytest.mark.parametrize("codec", ["mpeg4", "h264"])
 def test_same_input_gives_the_same_bytes(source: Path, tmp_path: Path, codec: str) -> None:
     digests = set()
-    for name in ("one.mp4", "two.mp4"):
-        transcode(source, tmp_path / name, Encoding(codec=codec, short_side=64))
-        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    for _ in range(20):  # x264's look-ahead is irreproducible one time in ten where it is left on
+        transcode(source, tmp_path / "out.mp4", Encoding(codec=codec, short_side=64))
+        digests.add(hashlib.sha256((tmp_path / "out.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
 
 

@@ -334,7 +334,8 @@ class _Writer:
 def _codec_options(encoding: Encoding) -> dict[str, str]:
     gop, quality = str(encoding.gop), str(encoding.resolved_quality)
     if encoding.codec == "h264":
-        fixed = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:ref=1:weightp=0"
+        # mbtree's look-ahead gave other bytes now and then for the same small pictures; with short GOPs it saves nothing.
+        fixed = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:ref=1:weightp=0:mbtree=0"
         return {
             "flags": "+bitexact",
             "preset": "medium",

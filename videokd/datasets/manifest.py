@@ -207,7 +207,7 @@ class Manifest:
             raise ConfigError(f"part {part!r} (accepted: {', '.join(get_args(Selection))}). Choose one of these.")
         if split not in range(1, NUM_SPLITS + 1):
             raise ConfigError(f"split {split} (accepted: 1, 2 or 3). Choose one of these.")
-        if not 0 < val_fraction < 1:
+        if part in ("val", "fit") and not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction {val_fraction} (accepted: between 0 and 1, ends excluded). 0.15 is usual.")
         wanted = "test" if part == "test" else "train"
         clips = tuple(clip for clip in self.clips if clip.part(split) == wanted)

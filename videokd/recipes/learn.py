@@ -92,8 +92,8 @@ def learn(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint is written.
     """
     device = precision.device
-    teachers = None if target is None else target.teachers.to(device)
-    students.to(device).train()
+    teachers = None if target is None else target.teachers.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    students.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     streams = tuple(dict.fromkeys((*students.streams, *(teachers.streams if teachers else ()))))
     fit, held_out = _parts(manifest, streams, split=split, seed=seed, data=data)
 
