@@ -77,9 +77,10 @@ def test_a_limit_on_file_size_leaves_the_old_one(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(VideoKDError, match=r"nowhere/checkpoint\.pt could not be written"):
-        save_checkpoint(tmp_path / "nowhere" / "checkpoint.pt", {})
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoKDError, match=r"file/checkpoint\.pt could not be written"):
+        save_checkpoint(tmp_path / "file" / "checkpoint.pt", {})
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from videokd.files import written_whole
 from videokd.types import Streams
 
 if TYPE_CHECKING:
@@ -159,21 +158,13 @@ def save_picture(picture: Picture, path: Path | str) -> Path:
         The path.
 
     Raises:
-        OSError: the folder cannot be written.
+        DataError: it cannot be written.
     """
     from matplotlib.image import imsave
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    imsave(buffer, picture, format="png")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    with written_whole(path) as aside:
+        imsave(aside, picture, format="png")
+    return Path(path)
 
 
 def _panels(sample: Streams) -> dict[str, Picture]:

@@ -99,7 +99,7 @@ class ClipDataset(Dataset[Sample]):
             parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in view.segments]
         raw = {name: np.stack([getattr(part, name) for part in parts]) for name in self.streams}
         if self.blank_invalid:
-            valid = np.stack([part.valid for part in parts])[..., None]  # [S, H, W, 1]
+            valid = np.stack([part.valid for part in parts if part.valid is not None])[..., None]  # [S, H, W, 1]
             raw = {name: values * valid if STREAMS[name].first_position else values for name, values in raw.items()}
         return raw
 
@@ -171,11 +171,11 @@ def evaluation_batches(
 
 
 def _load(dataset: ClipDataset, *, workers: int, pin_memory: bool, batch_sampler: Any) -> Iterator[Batch]:
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=collate,  # type: ignore[arg-type]
+        collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_interrupts_to_the_main_process,

@@ -7,6 +7,7 @@ from each, evaluation the middle one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def sample_positions(
             "(accepted: GOPs with P-frames). Run `videokd prepare` on it."
         )
     edges = np.arange(num_segments + 1) * total // num_segments
-    chosen = [_choose(allowed, int(low), int(high), rng) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    chosen = [_choose(allowed, int(low), int(high), rng) for low, high in pairwise(edges)]
     return tuple((int(gop_of[at]), int(position_of[at])) for at in chosen)
 
 

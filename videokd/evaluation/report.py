@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from videokd.errors import DataError
 from videokd.evaluation.figures import Point, confusion_figure, cost_figure, curves_figure, short_number
-from videokd.evaluation.files import write_whole
 from videokd.evaluation.results import read_results
+from videokd.files import write_whole
 
 _FOLDED_ABOVE = 20  # classes: larger matrices and tables are folded away until asked for
 
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Path | str], save: Path | str, *, title: str = "
 
     Raises:
         DataError: there is no run, or a run's folder has no sound `results.json`.
-        OSError: the page cannot be written.
+        DataError: it cannot be written.
     """
     if not runs:
         raise DataError("no run to report on (accepted: one or more run folders). Run `videokd evaluate RUN` first.")

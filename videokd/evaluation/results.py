@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from videokd.errors import DataError
-from videokd.evaluation.files import write_whole
+from videokd.files import write_whole
 
 Kinds = type | tuple[type, ...]
 
@@ -73,7 +73,7 @@ def write_results(path: Path | str, results: Mapping[str, Any]) -> Path:
 
     Raises:
         DataError: a key is missing or of the wrong kind, or a number is not finite.
-        OSError: the folder cannot be written.
+        DataError: it cannot be written.
     """
     _check_results(results, where=str(path))
     try:

@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from videokd.errors import DataError
-from videokd.evaluation.files import write_whole
+from videokd.files import write_whole
 
 CALIBRATION_BINS = 15
 _RESAMPLES_AT_ONCE = 64  # bounds the memory of the bootstrap: [64, N] weights
@@ -81,7 +81,7 @@ class Scores:
         """Write `logits`, `labels` and `video_ids` into an .npz file, whole or not at all.
 
         Raises:
-            OSError: the folder cannot be written.
+            DataError: it cannot be written.
         """
         buffer = io.BytesIO()
         np.savez(buffer, logits=self.logits, labels=self.labels, video_ids=np.array(self.video_ids, dtype=np.str_))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError, DataError
+from videokd.files import written_whole
 from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
 from videokd.models.exits import Exits
 from videokd.types import Batch, StudentOutput
@@ -277,7 +278,7 @@ def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
 def save_students(students: Students, folder: str | os.PathLike[str]) -> Path:
     """Writes the students, without exits, as `students.safetensors` and `students.json`.
 
-    Both are written aside and then renamed, the description last: an export that was interrupted is not half there.
+    Both are written aside and then renamed: an export that was interrupted is not half there.
 
     Args:
         students: on any device.
@@ -285,20 +286,19 @@ def save_students(students: Students, folder: str | os.PathLike[str]) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        DataError: they cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _exported(students).items()}
     description = json.dumps(students.description(), indent=2, ensure_ascii=False) + "\n"
-    aside = [folder / f".{name}.{os.getpid()}" for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
-    try:
-        save_file(state, aside[0], metadata={"format": "pt"})
-        aside[1].write_text(description, encoding="utf-8")
-        os.replace(aside[0], folder / WEIGHTS_FILE)
-        os.replace(aside[1], folder / DESCRIPTION_FILE)
-    finally:
-        for path in aside:
-            path.unlink(missing_ok=True)
+    with written_whole(folder / WEIGHTS_FILE) as weights, written_whole(folder / DESCRIPTION_FILE) as text:
+        try:
+            save_file(state, weights, metadata={"format": "pt"})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error)) from error
+        text.write_text(description, encoding="utf-8")
     return folder
 
 

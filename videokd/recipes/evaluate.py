@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +169,7 @@ def score(
     """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views."""
     rows: dict[str, list[torch.Tensor]] = {}
     batches = evaluation_batches(dataset, batch_size=batch_size, workers=workers)
-    shown: Iterator[Any] = tqdm(
+    shown = tqdm(
         predict_batches(students, batches, precision),
         total=-(-len(dataset) // batch_size),
         desc=f"{title}: evaluate",

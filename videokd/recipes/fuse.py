@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import read_results, write_results
@@ -121,7 +122,7 @@ def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:
         "latency_ms": None
         if None in latency
         else {part: _sum([each[part] for each in latency]) for part in latency[0]},
-        "metrics": metrics(fused, class_names=results["dataset"]["class_names"]),
+        "metrics": metrics(fused, class_names=results["dataset"]["class_names"], groups=_groups(results, fused)),
     }
     fused.save(out / "scores-fused.npz")
     head = {name: results[name] for name in ("dataset", "views", "num_segments")}
@@ -137,6 +138,15 @@ def _entry_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if name not in results["entries"]:
         raise DataError(f"{path.parent}/results.json has no entry {name}. Run `videokd evaluate {path.parent}` again.")
     return results, results["entries"][name]
+
+
+def _groups(results: Mapping[str, Any], scores: Scores) -> list[str] | None:
+    """The videos' groups, for the intervals; None where the manifest has moved since."""
+    try:
+        groups = {clip.video_id: clip.group for clip in Manifest.read(results["dataset"]["manifest"]).clips}
+        return [groups[video_id] for video_id in scores.video_ids]
+    except (DataError, KeyError):
+        return None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

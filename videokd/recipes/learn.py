@@ -158,9 +158,10 @@ def learn(
             ends_epoch = progress.step % order.steps_per_epoch == 0
             if ends_epoch:
                 state.end_epoch(progress, log, held_out, precision, epochs=optim.epochs, workers=data.workers)
-            if ends_epoch or stop.requested:
+            stopping = stop.requested
+            if ends_epoch or stopping:
                 state.save(progress)
-            if stop.requested:
+            if stopping:
                 raise KeyboardInterrupt
 
 
@@ -211,7 +212,7 @@ def _step(
 ) -> float:
     """Scale, backward, unscale, clip, step, update. Returns the length of the gradient before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(total).backward()
+    scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(students.parameters(), clip_norm or float("inf"))
     scaler.step(optimizer)

@@ -25,7 +25,7 @@ from videokd.codec.transcode import Encoding, transcode
 from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
-from videokd.errors import ConfigError, VideoKDError
+from videokd.errors import ConfigError, DecodeError, VideoKDError
 from videokd.models.students import Students, load_students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.settings import Device, PrecisionName
@@ -88,10 +88,6 @@ class Predict:
     format: Literal["table", "json", "csv"] = "table"
     device: Device = "auto"
     precision: PrecisionName = "fp32"
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise ConfigError("no files given (accepted: one or more videos). Name them after `videokd predict`.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -170,6 +166,15 @@ def _in_training_form(path: Path, students: Students, mode: Transcode, folder: P
     index = index_video(path)
     longest = max(gop.num_positions for gop in index.gops)
     needed = index.codec not in MOTION_CODECS or longest > 2 * encoding.gop
+    if (
+        mode == "never"
+        and index.codec not in MOTION_CODECS
+        and max(STREAMS[n].first_position for n in students.streams)
+    ):
+        raise DecodeError(
+            f"{path} is {index.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
+            "Pass `--transcode auto`."
+        )
     if mode == "never" or (mode == "auto" and not needed):
         return path, index
     target = folder / "clip.mp4"

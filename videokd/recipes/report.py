@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videokd.errors import ConfigError
 from videokd.evaluation.report import write_report
 from videokd.recipes.command_line import parse, say
 
@@ -24,10 +23,6 @@ class Report:
     runs: tuple[str, ...]
     save: str
     title: str = "videokd"
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ConfigError("no runs given (accepted: one or more run folders). Name them after `videokd report`.")
 
 
 def main(arguments: Sequence[str]) -> None:

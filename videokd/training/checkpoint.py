@@ -12,40 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videokd.errors import DataError, VideoKDError
+from videokd.errors import DataError
+from videokd.files import written_whole
 
 _FORMAT = "videokd-checkpoint"
 _VERSION = 1
-
-
-def write_aside(path: str | os.PathLike[str], content: bytes | Mapping[str, Any]) -> None:
-    """Writes a file under another name beside its own, and renames it once it is safely on the disk.
-
-    Args:
-        path: of the file; what stands there is replaced only by a complete one.
-        content: bytes, or a mapping for `torch.save`.
-
-    Raises:
-        VideoKDError: the file could not be written, for example because the disk is full; the old one is untouched.
-    """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        reason = str(error).splitlines()[0]
-        raise VideoKDError(
-            f"{path} could not be written ({reason}); an older one is untouched. Free some space."
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
@@ -56,9 +27,13 @@ def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) ->
         payload: state dicts, tensors, numbers, strings and containers of these: what torch loads with weights_only.
 
     Raises:
-        VideoKDError: it could not be written; an older one is untouched.
+        DataError: it could not be written, for example because the disk is full; an older one is untouched.
     """
-    write_aside(path, {"format": _FORMAT, "version": _VERSION, "payload": dict(payload)})
+    with written_whole(path, durable=True) as aside:
+        try:
+            torch.save({"format": _FORMAT, "version": _VERSION, "payload": dict(payload)}, aside)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

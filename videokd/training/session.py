@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from videokd.errors import ConfigError, DataError, VideoKDError
-from videokd.training.checkpoint import write_aside
+from videokd.files import write_whole
 
 
 def seed_everything(seed: int) -> None:
@@ -141,7 +141,7 @@ class RunLog:
     def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
         self.path = Path(folder) / "log.jsonl"
         kept = b"" if resume_step is None else _lines_until(self.path, resume_step)
-        write_aside(self.path, kept)
+        write_whole(self.path, kept)
         self._file = self.path.open("a", encoding="utf-8")
         first_step = 0 if resume_step is None else resume_step + 1
         self._events = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
@@ -237,7 +237,7 @@ class RunFolder:
         if resumes:
             self._check_same(plain, may_differ=may_differ)
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        write_aside(self.config, text.encode())
+        write_whole(self.config, text.encode())
         return resumes
 
     def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:

@@ -1,3 +1,5 @@
+"""Writing aside, then renaming."""
+
 from __future__ import annotations
 
 import os
@@ -5,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from videokd.evaluation.files import write_whole
+from videokd.errors import DataError
+from videokd.files import write_whole
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -21,7 +24,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatc
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"b\.txt could not be written \(disk full\); an older one is untouched"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
