@@ -122,7 +122,7 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("videokd.models.students.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match="No space left"):
         save_students(build(seed=1), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 

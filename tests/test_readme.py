@@ -1,0 +1,86 @@
+"""The README's commands run as they stand (trainings made small), its Python too, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.conftest import TINY, clips, prepared  # noqa: F401 (fixtures)
+from videokd.__main__ import VERBS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = {
+    "prepare": ["--short-side=64", "--jobs=1"],
+    "teach": ["--backbone=test_resnet", *TINY],
+    "distill": [
+        *TINY,
+        '--students={"a": {"streams": ["iframe"], "backbone": "test_resnet"}, '
+        '"b": {"streams": ["motion"], "backbone": "test_resnet"}}',
+    ],
+    "evaluate": ["--views=quick", "--num_segments=2", "--workers=0", "--timed_videos=1", "--pictures=1"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(block: str) -> list[list[str]]:
+    """The block's commands, its loops unrolled."""
+    lines = block.replace("\\\n", " ")
+    for loop in re.findall(r"for \w+ in .*?\ndone\n", lines, re.DOTALL):
+        name, values, body = re.fullmatch(r"for (\w+) in (.*?); do\n(.*)done\n", loop, re.DOTALL).groups()
+        lines = lines.replace(loop, "".join(body.replace(f"${name}", value) for value in values.split()))
+    return [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
+
+
+def test_the_tour_runs_as_written(
+    clips: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(clips, tmp_path / "CLIPS")
+    one = next(clips.rglob("*.mp4"))
+    shutil.copy(one, tmp_path / "CLIP.mp4")
+    shutil.copy(one, tmp_path / "clip.mp4")
+    (tour,) = (block for block in blocks("bash") if "videokd distill" in block)
+    seen = set()
+    for program, verb, *arguments in commands(tour):
+        assert program == "videokd"
+        seen.add(verb)
+        assert main([verb, *arguments, *SMALL.get(verb, [])]) == 0, (verb, capsys.readouterr().err)
+    assert seen >= {"prepare", "teach", "evaluate", "fuse", "distill", "report", "export", "predict"}
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    capsys.readouterr()
+
+    (python,) = blocks("python")
+    (tmp_path / "readme.py").write_text(python)
+    runpy.run_path(str(tmp_path / "readme.py"))
+    assert "h264" in capsys.readouterr().out
+
+
+def test_commands_in_the_text_exist() -> None:
+    for verb in re.findall(r"`videokd (\w+)", README):
+        assert verb in VERBS or verb == "VERB"
+    for tool in re.findall(r"`?(tools/\w+)", README):
+        assert (ROOT / tool).exists(), tool
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_tables_are_those_of_the_results() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "tables"), "--check"], check=False, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
