@@ -199,6 +199,18 @@ class Batch(_ShapesInRepr):
     def __len__(self) -> int:
         return len(self.label)
 
+    def split(self, pieces: int) -> list[Batch]:
+        """The batch in at most `pieces` parts of nearly equal size, in order."""
+        size = -(-len(self) // pieces)
+        return [
+            Batch(
+                {name: values[start : start + size] for name, values in self.streams.items()},
+                self.label[start : start + size],
+                self.video_ids[start : start + size],
+            )
+            for start in range(0, len(self), size)
+        ]
+
     def pin_memory(self) -> Batch:
         """Page-locked, for asynchronous copies to a GPU (called by DataLoader)."""
         streams = {name: values.pin_memory() for name, values in self.streams.items()}

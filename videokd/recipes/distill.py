@@ -18,6 +18,7 @@ from videokd.recipes.learn import Target, learn
 from videokd.recipes.runs import check_same_classes, load_teacher, network_of, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
 from videokd.recipes.teach import RESUMABLE
+from videokd.recipes.update import UpdateOrder
 from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
 from videokd.types import check_streams
 
@@ -44,12 +45,32 @@ class ObjectiveSettings:
         beta: weight of mutual learning; by default 1 for several students, 0 for one.
         temperature: of the distillation.
         peers: each peer by itself, or the peers' mean.
+        update: all students step together, or in turns, each seeing its peers as they are by then.
+        exits: give every student shallow exits that learn from labels and from its deepest one (Be Your Own Teacher).
+        gamma: share of the deepest exit's predictions in what shallow exits learn, 0 to 1; see `videokd.distill.objective`.
+        hint_weight: of the distance between the exits' features and the deepest ones.
     """
 
     alpha: float | None = None
     beta: float | None = None
     temperature: float = 4.0
     peers: Literal["separate", "ensemble"] = "separate"
+    update: UpdateOrder = "simultaneous"
+    exits: bool = False
+    gamma: float = 0.05
+    hint_weight: float = 0.03
+
+    def loss(self, *, label_smoothing: float) -> Objective:
+        """The loss function."""
+        return Objective(
+            alpha=self.alpha or 0.0,
+            beta=self.beta or 0.0,
+            temperature=self.temperature,
+            peers=self.peers,
+            gamma=self.gamma,
+            hint_weight=self.hint_weight,
+            label_smoothing=label_smoothing,
+        )
 
     def resolved(self, *, num_teachers: int, num_students: int) -> ObjectiveSettings:
         """With the defaults that depend on who is there.
@@ -148,7 +169,8 @@ def distill(settings: Distill) -> RunFolder:
     learn(
         _new_students(settings, manifest),
         target=target,
-        objective=Objective(**asdict(settings.objective), label_smoothing=settings.optim.label_smoothing),
+        objective=settings.objective.loss(label_smoothing=settings.optim.label_smoothing),
+        order=settings.objective.update,
         manifest=manifest,
         split=settings.split,
         seed=settings.seed,
@@ -198,4 +220,5 @@ def _new_students(settings: Distill, manifest: Manifest) -> Students:
         encoding=dict(manifest.settings),
         pretrained=settings.pretrained,
         dropout=settings.optim.dropout,
+        with_exits=settings.objective.exits,
     )

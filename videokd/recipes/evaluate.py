@@ -257,8 +257,8 @@ def _time_members(
 def _draw(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, count: int) -> None:
     """Pictures of the streams of a few videos, each of another class where there are as many."""
     one_of_each = list({clip.class_name: clip for clip in reversed(clips)}.values())[::-1]
-    chosen = one_of_each[:: max(len(one_of_each) // count, 1)][:count] if count else []
-    for clip in chosen:
+    spread = np.linspace(0, len(one_of_each) - 1, min(count, len(one_of_each))).round().astype(int)
+    for clip in (one_of_each[at] for at in spread):
         index = VideoIndex.from_json(clip.index)
         gop = max(range(len(index.gops)), key=lambda number: index.gops[number].num_positions)
         last = index.gops[gop].num_positions - 1

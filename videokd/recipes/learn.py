@@ -5,26 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from videokd.datasets.dataset import ClipDataset, EpochBatches, evaluation_batches, training_batches
 from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
 from videokd.distill.objective import Objective
-from videokd.errors import DataError
 from videokd.models.students import Students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import say
+from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
-from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
-from videokd.training.schedule import EMA, build_optimizer, learning_rate, set_learning_rate
+from videokd.recipes.update import Update, Updated, UpdateOrder
+from videokd.training.schedule import EMA, learning_rate
 from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, finite_values
+from videokd.types import Batch
 
 _EVALUATION_BATCH = 16
 
@@ -45,16 +45,12 @@ class Target:
     space: Literal["logits", "probs"]
     temperature: float
 
-
-@dataclass
-class Progress:
-    """Where a run stands; what its checkpoint holds beside the weights."""
-
-    step: int = 0
-    best_top1: float = -1.0
-    best_epoch: int = -1
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    @torch.no_grad()
+    def __call__(self, batch: Batch, precision: Precision) -> Tensor:
+        """The fused logits of a batch, [B, K]."""
+        with precision.autocast():
+            logits = self.teachers(batch)
+        return fuse(logits, dict(self.weights), space=self.space, temperature=self.temperature)
 
 
 def learn(
@@ -62,6 +58,7 @@ def learn(
     *,
     target: Target | None,
     objective: Objective,
+    order: UpdateOrder,
     manifest: Manifest,
     split: int,
     seed: int,
@@ -77,6 +74,7 @@ def learn(
         students: freshly built.
         target: the teachers; None trains on labels (and peers) alone.
         objective: the loss.
+        order: whether students step together or in turns.
         manifest: the clips.
         split: 1, 2 or 3.
         seed: of order and views.
@@ -91,78 +89,67 @@ def learn(
         VideoKDError: a loss is no longer finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint is written.
     """
-    device = precision.device
-    teachers = None if target is None else target.teachers.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    students.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    streams = tuple(dict.fromkeys((*students.streams, *(teachers.streams if teachers else ()))))
-    fit, held_out = _parts(manifest, streams, split=split, seed=seed, data=data)
-
-    optimizer = build_optimizer(
-        students.parameter_groups(
-            weight_decay=optim.weight_decay, body_factor=optim.body_factor, input_factor=optim.input_factor
-        ),
-        name=optim.name,
-        learning_rate=optim.lr,
-        epsilon=optim.epsilon,
-    )
-    scaler = precision.scaler()
+    _place(students, target, precision.device)
+    fit, held_out = _parts(manifest, _streams(students, target), split=split, seed=seed, data=data)
+    update = Update(students, objective, optim=optim, precision=precision, order=order)
     ema = EMA(students, decay=optim.ema) if optim.ema else None
-    state = _State(students, optimizer, scaler, ema, run, role)
-    progress = state.restore() if run.checkpoint.is_file() else Progress()
-
-    order = EpochBatches(len(fit), data.batch_size, seed=seed, first_step=progress.step)
-    total_steps = optim.epochs * order.steps_per_epoch
+    state = RunState(students, update, ema, run=run, role=role)
+    progress = state.restore()
+    batches = EpochBatches(len(fit), data.batch_size, seed=seed, first_step=progress.step)
+    total_steps = optim.epochs * batches.steps_per_epoch
     if progress.step >= total_steps:
         say(f"{run.path}: trained already ({optim.epochs} epochs).")
         return
-    batches = training_batches(fit, order, workers=data.workers, pin_memory=device.type == "cuda")
-    resume_step = progress.step - 1 if progress.step else None
+    state.tell(progress)
+    loader = training_batches(fit, batches, workers=data.workers, pin_memory=precision.device.type == "cuda")
+    meter = _Meter()
     with (
-        RunLog(run.path, resume_step=resume_step) as log,
+        RunLog(run.path, resume_step=progress.step - 1) as log,
         StopSignal() as stop,
-        _bar(total_steps, progress.step, run) as bar,
+        _bar(total_steps, progress, run) as bar,
     ):
-        meter = _Meter()
         while progress.step < total_steps:
-            batch = next(batches).to(device)
+            batch = next(loader).to(precision.device)
             meter.loaded()
 
-            with torch.no_grad(), precision.autocast():
-                fused = None
-                if target is not None and teachers is not None:
-                    fused = fuse(
-                        teachers(batch), dict(target.weights), space=target.space, temperature=target.temperature
-                    )
+            taught = None if target is None else target(batch, precision)  # [B, K]
 
-            rate = _rate(progress.step, order.steps_per_epoch, optim)
-            set_learning_rate(optimizer, rate)
-            with precision.autocast():
-                outputs = students(batch)
-            total, parts = objective(outputs, fused, batch.label)
-            norm = _step(total, students, optimizer, scaler, clip_norm=optim.clip_norm)
+            rate = _rate(progress.step, batches.steps_per_epoch, optim)
+            updated = update(batch, taught, rate=rate)
             if ema is not None:
                 ema.update(students)
 
-            epoch = progress.step // order.steps_per_epoch
-            values = finite_values({"loss/total": total.detach()} | parts, step=progress.step)
-            agreement = _accuracy(outputs, batch.label)
+            epoch = progress.step // batches.steps_per_epoch
+            values = finite_values({"loss/total": updated.total} | dict(updated.parts), step=progress.step)
             log.record(
-                progress.step,
-                epoch,
-                values | agreement | {"lr": rate, "gradient_norm": norm} | meter.stepped(len(batch)),
+                progress.step, epoch, values | _numbers(updated, batch) | {"lr": rate} | meter.stepped(len(batch))
             )
             progress.step += 1
-            bar.update()
             bar.set_postfix_str(f"epoch {epoch + 1}/{optim.epochs} loss {values['loss/total']:.3f}", refresh=False)
+            bar.update()
 
-            ends_epoch = progress.step % order.steps_per_epoch == 0
+            stopping, ends_epoch = stop.requested, progress.step % batches.steps_per_epoch == 0
             if ends_epoch:
-                state.end_epoch(progress, log, held_out, precision, epochs=optim.epochs, workers=data.workers)
-            stopping = stop.requested
+                with state.averaged():
+                    seen = _look(students, held_out, precision, workers=data.workers)
+                    state.keep_best(progress, seen)
+                log.record(progress.step - 1, epoch, seen)
+                _tell(run, epoch, optim.epochs, seen)
             if ends_epoch or stopping:
                 state.save(progress)
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _place(students: Students, target: Target | None, device: torch.device) -> None:
+    """Channels last: convolutions of small pictures run up to twice as fast, on CPU and CUDA."""
+    students.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if target is not None:
+        target.teachers.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _streams(students: Students, target: Target | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
 
 
 def _parts(
@@ -182,12 +169,9 @@ def _parts(
             blank_invalid=data.blank_invalid,
         )
 
-    fit = dataset("fit" if data.val_fraction else "train", "training")
-    if not len(fit):
-        raise DataError(
-            f"{manifest.root}: split {split} has no clip to train on (accepted: one or more). Check the manifest."
-        )
-    return fit, dataset("val", "quick") if data.val_fraction else None
+    if not data.val_fraction:
+        return dataset("train", "training"), None
+    return dataset("fit", "training"), dataset("val", "quick")
 
 
 def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
@@ -202,34 +186,19 @@ def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
     )
 
 
-def _step(
-    total: Tensor,
-    students: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    clip_norm: float,
-) -> float:
-    """Scale, backward, unscale, clip, step, update. Returns the length of the gradient before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(students.parameters(), clip_norm or float("inf"))
-    scaler.step(optimizer)
-    scaler.update()
-    return float(norm)
+def _numbers(updated: Updated, batch: Batch) -> dict[str, float]:
+    shares = {f"{name}/train_top1": float(hits) / len(batch) for name, hits in updated.hits.items()}
+    return shares | {"gradient_norm": float(updated.gradient_norm)}
 
 
-def _accuracy(outputs: Mapping[str, Any], label: Tensor) -> dict[str, float]:
-    return {
-        f"{name}/train_top1": (output.logits.argmax(1) == label).float().mean().item()
-        for name, output in outputs.items()
-    }
-
-
-def _bar(total: int, done: int, run: RunFolder) -> tqdm[Any]:
+def _bar(total: int, progress: Progress, run: RunFolder) -> tqdm[Any]:
     """Quiet where standard error is no terminal: there a line an epoch tells how far it is."""
-    return tqdm(total=total, initial=done, desc=run.path.name, unit="step", disable=None, mininterval=0.5)
+    return tqdm(total=total, initial=progress.step, desc=run.path.name, unit="step", disable=None, mininterval=0.5)
+
+
+def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
+    shown = "".join(f", {name} {100 * value:.1f}%" for name, value in values.items())
+    tqdm.write(f"{run.path.name}: epoch {epoch + 1}/{epochs}{shown}", file=sys.stderr)
 
 
 class _Meter:
@@ -249,114 +218,13 @@ class _Meter:
         return {"samples_per_second": clips / whole, "data_wait_share": waited / whole}
 
 
-class _State:
-    """What a checkpoint holds, and how it is written and read."""
-
-    def __init__(
-        self,
-        students: Students,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        ema: EMA | None,
-        run: RunFolder,
-        role: str,
-    ) -> None:
-        self._students, self._optimizer, self._scaler, self._ema = students, optimizer, scaler, ema
-        self._run, self._role = run, role
-        self._started = time.perf_counter()
-
-    def save(self, progress: Progress) -> None:
-        """Writes `checkpoint.pt`: everything needed to resume."""
-        now = time.perf_counter()
-        progress.seconds += now - self._started
-        self._started = now
-        payload = {
-            "students": self._students.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "ema": self._ema.state_dict() if self._ema else None,
-            "progress": vars(progress),
-            "rng": capture_rng(),
-        }
-        save_checkpoint(self._run.checkpoint, payload)
-
-    def restore(self) -> Progress:
-        """Takes up `checkpoint.pt`."""
-        payload = load_checkpoint(self._run.checkpoint)
-        strict_load(self._students, payload["students"], path=self._run.checkpoint)
-        self._optimizer.load_state_dict(payload["optimizer"])
-        self._scaler.load_state_dict(payload["scaler"])
-        if self._ema is not None:
-            self._ema.load_state_dict(payload["ema"])
-        restore_rng(payload["rng"])
-        progress = Progress(**payload["progress"])
-        say(f"{self._run.path}: going on from step {progress.step}.")
-        return progress
-
-    def end_epoch(
-        self,
-        progress: Progress,
-        log: RunLog,
-        held_out: ClipDataset | None,
-        precision: Precision,
-        *,
-        epochs: int,
-        workers: int,
-    ) -> None:
-        """Looks at the held-out clips, and keeps the weights if they are the best so far (or the last, without any)."""
-        epoch = len(progress.history)
-        values: dict[str, float] = {}
-        with _averaged(self._students, self._ema):
-            if held_out is not None:
-                values = _held_out_top1(self._students, held_out, precision, workers=workers)
-                log.record(progress.step - 1, epoch, values)
-            progress.history.append(values)
-            top1 = values.get("val/top1", -1.0)
-            if top1 >= progress.best_top1:
-                progress.best_top1, progress.best_epoch = top1, epoch
-                self._keep(epoch, values)
-        _tell(self._run, epoch, epochs, values)
-
-    def _keep(self, epoch: int, values: Mapping[str, float]) -> None:
-        exported = {k: v for k, v in self._students.state_dict().items() if not k.startswith("exits.")}
-        payload = {
-            "role": self._role,
-            "description": self._students.description(),
-            "state": exported,
-            "epoch": epoch,
-            "validation": dict(values),
-        }
-        save_checkpoint(self._run.best, payload)
-
-
-def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
-    shown = ", ".join(f"{name} {100 * value:.1f}%" for name, value in values.items())
-    line = f"{run.path.name}: epoch {epoch + 1}/{epochs}" + (f", {shown}" if shown else "")
-    tqdm.write(line, file=sys.stderr)
-
-
-@contextmanager
-def _averaged(students: Students, ema: EMA | None) -> Iterator[None]:
-    """While it lasts, the moving average stands in the place of the weights."""
-    if ema is None:
-        yield
-        return
-    own = {name: value.clone() for name, value in students.state_dict().items()}
-    ema.copy_to(students)
-    try:
-        yield
-    finally:
-        students.load_state_dict(own)
-
-
-def _held_out_top1(
-    students: Students, held_out: ClipDataset, precision: Precision, *, workers: int
-) -> dict[str, float]:
+def _look(students: Students, held_out: ClipDataset | None, precision: Precision, *, workers: int) -> dict[str, float]:
     """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions."""
+    if held_out is None:
+        return {}
     hits: dict[str, int] = {}
-    for logits, label in predict_batches(
-        students, evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers), precision
-    ):
+    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers)
+    for logits, label in predict_batches(students, batches, precision):
         for name, values in logits.items():
             hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
     shares = {name: count / len(held_out) for name, count in hits.items()}
@@ -365,7 +233,7 @@ def _held_out_top1(
 
 
 def predict_batches(
-    students: Students, batches: Iterator[Any], precision: Precision
+    students: Students, batches: Iterator[Batch], precision: Precision
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode."""
     was_training = students.training

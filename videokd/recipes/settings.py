@@ -53,6 +53,7 @@ class OptimSettings:
         factor: see milestones.
         epsilon: of Adam; CoViAR has 1e-3.
         clip_norm: gradients longer than this are scaled down; 0 leaves them.
+        accumulate: pieces that a batch goes through in, one after the other, where it does not fit into memory at once.
         label_smoothing: in [0, 1).
         ema: decay of a moving average of the weights, which then is what is evaluated and kept; 0 switches it off.
         dropout: before the classifier.
@@ -70,6 +71,7 @@ class OptimSettings:
     factor: float = 0.1
     epsilon: float = 1e-8
     clip_norm: float = 0.0
+    accumulate: int = 1
     label_smoothing: float = 0.0
     ema: float = 0.0
     dropout: float = 0.0
@@ -80,6 +82,7 @@ class OptimSettings:
         _check(self.lr > 0, "optim.lr", self.lr, "above 0")
         _check(self.epochs >= 1, "optim.epochs", self.epochs, "1 or more")
         _check(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
+        _check(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
         _check(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 or more")
 
 

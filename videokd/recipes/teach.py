@@ -83,6 +83,7 @@ def teach(settings: Teach) -> RunFolder:
         teachers_to_be,
         target=None,
         objective=Objective(label_smoothing=settings.optim.label_smoothing),
+        order="simultaneous",
         manifest=manifest,
         split=settings.split,
         seed=settings.seed,

@@ -1,0 +1,116 @@
+"""What a training run keeps between its steps: its place, its checkpoint, and the best weights so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from videokd.models.students import Students
+from videokd.recipes.command_line import say
+from videokd.recipes.update import Update
+from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.training.schedule import EMA
+from videokd.training.session import RunFolder
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Args:
+        step: the number of the next step.
+        best_top1: on the held-out clips, as a fraction; -1 before the first look.
+        best_epoch: when that was.
+        seconds: of training so far, over all starts.
+        history: what each epoch's look at the held-out clips gave.
+    """
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_epoch: int = -1
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class RunState:
+    """Writes and reads `checkpoint.pt` and `best.pt`.
+
+    Args:
+        students: the networks that are trained, exits included.
+        update: their optimizers and gradient scaler.
+        ema: the moving average of their weights, if there is one.
+        run: the folder.
+        role: teacher or student; those who read the run want to know.
+    """
+
+    def __init__(self, students: Students, update: Update, ema: EMA | None, *, run: RunFolder, role: str) -> None:
+        self._students, self._update, self._ema = students, update, ema
+        self._run, self._role = run, role
+        self._started = time.perf_counter()
+
+    def restore(self) -> Progress:
+        """Takes up `checkpoint.pt` if there is one.
+
+        Raises:
+            DataError: it is damaged, or of another architecture.
+        """
+        if not self._run.checkpoint.is_file():
+            return Progress()
+        payload = load_checkpoint(self._run.checkpoint)
+        strict_load(self._students, payload["students"], path=self._run.checkpoint)
+        self._update.load_state_dict(payload["update"])
+        if self._ema is not None:
+            self._ema.load_state_dict(payload["ema"])
+        restore_rng(payload["rng"])
+        return Progress(**payload["progress"])
+
+    def save(self, progress: Progress) -> None:
+        """Writes `checkpoint.pt`: everything needed to resume."""
+        now = time.perf_counter()
+        progress.seconds += now - self._started
+        self._started = now
+        payload = {
+            "students": self._students.state_dict(),
+            "update": self._update.state_dict(),
+            "ema": self._ema.state_dict() if self._ema else None,
+            "progress": vars(progress),
+            "rng": capture_rng(),
+        }
+        save_checkpoint(self._run.checkpoint, payload)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the moving average, if there is one, stands in the place of the weights."""
+        if self._ema is None:
+            yield
+            return
+        own = {name: value.clone() for name, value in self._students.state_dict().items()}
+        self._ema.copy_to(self._students)
+        try:
+            yield
+        finally:
+            self._students.load_state_dict(own)
+
+    def keep_best(self, progress: Progress, values: Mapping[str, float]) -> None:
+        """Ends an epoch: writes `best.pt` if no epoch was better (or nothing is held out, and the last one counts)."""
+        epoch = len(progress.history)
+        progress.history.append(dict(values))
+        top1 = values.get("val/top1", -1.0)
+        if top1 < progress.best_top1:
+            return
+        progress.best_top1, progress.best_epoch = top1, epoch
+        payload = {
+            "role": self._role,
+            "description": self._students.description(),
+            "state": {name: v for name, v in self._students.state_dict().items() if not name.startswith("exits.")},
+            "epoch": epoch,
+            "validation": dict(values),
+        }
+        save_checkpoint(self._run.best, payload)
+
+    def tell(self, progress: Progress) -> None:
+        """Says where the run goes on."""
+        if progress.step:
+            say(f"{self._run.path}: going on from step {progress.step}.")

@@ -1,0 +1,153 @@
+"""One update of all students: forward, backward, unscale, clip, step; together or in turns, in one piece or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from videokd.distill.objective import Objective
+from videokd.models.students import Students, untouched_batch_norm
+from videokd.recipes.settings import OptimSettings
+from videokd.training.schedule import build_optimizer, set_learning_rate
+from videokd.training.session import Precision
+from videokd.types import Batch, StudentOutput
+
+#: Deep Mutual Learning (Zhang et al. 2018): all students step together, or each in turn sees its peers as they are now.
+UpdateOrder = Literal["simultaneous", "alternate"]
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update tells the log.
+
+    Args:
+        total: the loss.
+        parts: {name: weighted part}, Σ parts = total.
+        hits: {student: right answers in the batch}.
+        gradient_norm: length of the gradient before clipping.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+    hits: Mapping[str, Tensor]
+    gradient_norm: Tensor
+
+
+class Update:
+    """Takes students from one step to the next.
+
+    Args:
+        students: in training mode, on their device.
+        objective: the loss.
+        optim: which optimizer, clipping, and in how many pieces a batch goes through.
+        precision: of the networks.
+        order: whether students step together, or one after the other.
+    """
+
+    def __init__(
+        self,
+        students: Students,
+        objective: Objective,
+        *,
+        optim: OptimSettings,
+        precision: Precision,
+        order: UpdateOrder,
+    ) -> None:
+        self._students, self._objective, self._precision = students, objective, precision
+        self._pieces, self._clip_norm = optim.accumulate, optim.clip_norm
+        self._scaler = precision.scaler()
+        rounds: tuple[str | None, ...] = (None,) if order == "simultaneous" else tuple(students.specs)
+        self._optimizers = {
+            only: build_optimizer(
+                students.parameter_groups(
+                    weight_decay=optim.weight_decay,
+                    body_factor=optim.body_factor,
+                    input_factor=optim.input_factor,
+                    only=only,
+                ),
+                name=optim.name,
+                learning_rate=optim.lr,
+                epsilon=optim.epsilon,
+            )
+            for only in rounds
+        }
+
+    def __call__(self, batch: Batch, target: Tensor | None, *, rate: float) -> Updated:
+        """One update.
+
+        Args:
+            batch: on the students' device.
+            target: [B, K] fused logits of the teachers; None without teachers.
+            rate: the learning rate.
+        """
+        totals, norms = [], []
+        parts: dict[str, Tensor] = {}
+        hits: dict[str, Tensor] = {}
+        for only, optimizer in self._optimizers.items():
+            set_learning_rate(optimizer, rate)
+            optimizer.zero_grad(set_to_none=True)
+            total, of_round = self._backward(batch, target, only=only, hits=hits)
+            self._scaler.unscale_(optimizer)
+            learning = [p for group in optimizer.param_groups for p in group["params"]]
+            norms.append(nn.utils.clip_grad_norm_(learning, self._clip_norm or float("inf")))
+            self._scaler.step(optimizer)
+            totals.append(total)
+            parts |= of_round
+        self._scaler.update()
+        return Updated(torch.stack(totals).sum(), parts, hits, torch.stack(norms).max())
+
+    def _backward(
+        self, batch: Batch, target: Tensor | None, *, only: str | None, hits: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds up gradients over the pieces of a batch, each weighed by its share of the clips."""
+        totals: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        start = 0
+        for piece in batch.split(self._pieces):
+            share = len(piece) / len(batch)
+            taught = None if target is None else target[start : start + len(piece)]
+            start += len(piece)
+            with self._precision.autocast():
+                outputs = self._forward(piece, only=only)
+            total, of_piece = (
+                self._objective(outputs, taught, piece.label)
+                if only is None
+                else self._objective.for_student(only, outputs, taught, piece.label)
+            )
+            self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
+            totals.append(total.detach() * share)
+            for name, part in of_piece.items():
+                parts[name] = parts.get(name, 0) + part * share
+            for name in self._students.specs if only is None else (only,):
+                right = (outputs[name].logits.argmax(1) == piece.label).sum()
+                hits[name] = hits.get(name, 0) + right
+        return torch.stack(totals).sum(), parts
+
+    def _forward(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
+        if only is None:
+            return self._students(piece)  # type: ignore[no-any-return]
+        outputs = self._students(piece, only=only)
+        if self._objective.beta:
+            # peers are forwarded again in every round; their BatchNorms count the batch in their own round alone
+            with torch.no_grad(), untouched_batch_norm(self._students):
+                for peer in self._students.specs:
+                    if peer != only:
+                        outputs |= self._students(piece, only=peer)
+        return outputs  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to hold."""
+        return {
+            "optimizers": {only or "": optimizer.state_dict() for only, optimizer in self._optimizers.items()},
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave."""
+        for only, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][only or ""])
+        self._scaler.load_state_dict(state["scaler"])
