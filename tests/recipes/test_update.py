@@ -1,0 +1,156 @@
+"""One update against loops written out by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from videokd.distill.objective import Objective
+from videokd.models.backbone import NetworkSpec
+from videokd.models.students import Students, build_students
+from videokd.recipes.settings import OptimSettings
+from videokd.recipes.update import Update
+from videokd.training.session import Precision
+from videokd.types import Batch
+
+CPU = Precision("fp32", torch.device("cpu"))
+PLAIN = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
+
+
+def two_students(*, exits: bool = False) -> Students:
+    spec = NetworkSpec(("motion",), "test_resnet", 3, 32)
+    return build_students({"a": spec, "b": spec}, class_names="xyz", num_segments=2, seed=0, with_exits=exits).train()
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    motion = torch.randint(0, 256, (6, 2, 2, 32, 32), dtype=torch.uint8, generator=generator)
+    return Batch({"motion": motion}, torch.tensor([0, 1, 2, 0, 1, 2]), tuple("abcdef"))
+
+
+def frozen_batch_norm(students: Students) -> Students:
+    for module in students.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return students
+
+
+def same(one: Students, other: Students, *, tolerance: float = 0.0) -> bool:
+    return all(
+        torch.allclose(value.float(), other.state_dict()[name].float(), rtol=0, atol=tolerance)
+        for name, value in one.state_dict().items()
+    )
+
+
+def divergence(student: torch.Tensor, peer: torch.Tensor) -> torch.Tensor:
+    p = peer.detach().softmax(1)
+    return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
+
+
+def test_alternating_updates_equal_a_plain_loop(batch: Batch) -> None:
+    ours, plain = two_students(), two_students()
+    update = Update(ours, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="alternate")
+    optimizers = {
+        name: torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        for name, network in plain.members.items()
+    }
+    for _ in range(3):
+        updated = update(batch, None, rate=0.1)
+        total = 0.0
+        for name, peer in (("a", "b"), ("b", "a")):
+            buffers = copy.deepcopy(dict(plain.members[peer].named_buffers()))
+            with torch.no_grad():
+                taught_by = plain.members[peer](batch.streams)
+            for key, value in plain.members[peer].named_buffers():
+                value.copy_(buffers[key])
+            logits = plain.members[name](batch.streams)
+            loss = F.cross_entropy(logits, batch.label) + divergence(logits, taught_by)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+            total += loss.item()
+        assert updated.total.item() == pytest.approx(total, rel=1e-4)
+    assert same(ours, plain, tolerance=1e-4)
+
+
+def test_simultaneous_updates_equal_a_plain_loop(batch: Batch) -> None:
+    ours, plain = two_students(), two_students()
+    update = Update(ours, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="simultaneous")
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        updated = update(batch, None, rate=0.1)
+        a, b = (plain.members[name](batch.streams) for name in "ab")
+        hard = F.cross_entropy(a, batch.label) + F.cross_entropy(b, batch.label)
+        loss = hard + divergence(a, b) + divergence(b, a)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert updated.total.item() == pytest.approx(loss.item(), rel=1e-4)
+    assert same(ours, plain, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None:
+    whole, pieces = frozen_batch_norm(two_students()), frozen_batch_norm(two_students())
+    target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    objective = Objective(alpha=0.5, beta=1.0)
+    in_one = Update(whole, objective, optim=PLAIN, precision=CPU, order=order)
+    in_four = Update(
+        pieces,
+        objective,
+        optim=OptimSettings(name="sgd", lr=0.1, weight_decay=0.0, accumulate=4),
+        precision=CPU,
+        order=order,
+    )
+    for _ in range(2):
+        one, four = in_one(batch, target, rate=0.1), in_four(batch, target, rate=0.1)
+        assert one.total.item() == pytest.approx(four.total.item(), rel=1e-5)
+        assert {name: int(hits) for name, hits in one.hits.items()} == {n: int(hits) for n, hits in four.hits.items()}
+    assert same(whole, pieces, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+def test_parts_add_up_and_exits_learn(order: str, batch: Batch) -> None:
+    students = two_students(exits=True)
+    before = copy.deepcopy(students.exits.state_dict())
+    update = Update(students, Objective(beta=0.5), optim=PLAIN, precision=CPU, order=order)
+    updated = update(batch, None, rate=0.1)
+    assert sum(part.item() for part in updated.parts.values()) == pytest.approx(updated.total.item(), rel=1e-5)
+    assert {name.partition("/")[0] for name in updated.parts} == {"a", "b"}
+    assert any("exit1/hint" in name for name in updated.parts)
+    weights = [name for name in before if name.endswith("weight")]
+    assert all(not torch.equal(before[name], students.exits.state_dict()[name]) for name in weights)
+
+
+def test_gradients_are_clipped(batch: Batch) -> None:
+    students = two_students()
+    before = copy.deepcopy(students.state_dict())
+    optim = OptimSettings(name="sgd", lr=1.0, weight_decay=0.0, clip_norm=1e-3)
+    updated = Update(students, Objective(), optim=optim, precision=CPU, order="simultaneous")(batch, None, rate=1.0)
+    assert updated.gradient_norm > 1e-3
+    moved = [students.state_dict()[name] - before[name] for name, _ in students.named_parameters()]
+    length = torch.stack([part.square().sum() for part in moved]).sum().sqrt()
+    assert length <= 1e-3 * 1.91  # Nesterov's first step is (1 + momentum) times the gradient
+
+
+def test_state_goes_round(batch: Batch) -> None:
+    straight, resumed = two_students(), two_students()
+    make = {"objective": Objective(beta=1.0), "optim": OptimSettings(), "precision": CPU, "order": "alternate"}
+    first = Update(straight, **make)
+    first(batch, None, rate=0.01)
+    second = Update(resumed, **make)
+    resumed.load_state_dict(straight.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    first(batch, None, rate=0.01)
+    second(batch, None, rate=0.01)
+    assert same(straight, resumed)
+
+
+def test_a_batch_splits_into_nearly_equal_pieces(batch: Batch) -> None:
+    assert [len(piece) for piece in batch.split(4)] == [2, 2, 2]
+    assert [len(piece) for piece in batch.split(5)] == [2, 2, 2]
+    assert torch.equal(torch.cat([piece.label for piece in batch.split(2)]), batch.label)
