@@ -1,0 +1,87 @@
+"""Each preset of the three systems, made small: it trains, resumes, is evaluated, exported and predicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.recipes.conftest import TINY
+from videokd.__main__ import main
+from videokd.models.students import load_students
+from videokd.recipes.command_line import preset_names, preset_text
+
+SYSTEMS = [name for name in preset_names() if "students" in yaml.safe_load(preset_text(name))]
+TEACHERS = [name for name in preset_names() if name not in SYSTEMS]
+SMALL = (*TINY, "--optim.epochs=1", "--pretrained=false", "--precision=fp32", "--data.val_fraction=0")
+EXPECTED_PARTS = {
+    "mtkd-single": {"ce", "kd"},
+    "mtkd-three": {"ce", "kd"},
+    "dml-two": {"ce", "mutual"},
+    "dml-four": {"ce", "mutual"},
+    "dml-cross-stream": {"ce", "mutual"},
+    "byot": {"ce", *(f"exit{e}/{part}" for e in (1, 2, 3) for part in ("ce", "kd", "hint"))},
+    "mtkd-dml-byot": {
+        *("ce", "kd", "mutual"),
+        *(f"exit{e}/{part}" for e in (1, 2, 3) for part in ("ce", "kd", "hint")),
+    },
+    "demo-hard": {"ce"},
+    "demo-distill": {"ce", "kd", "mutual"},
+    "ucf101-6-hard": {"ce"},
+    "ucf101-6-distill": {"ce", "kd", "mutual"},
+}
+
+
+@pytest.fixture(scope="module")
+def three_teachers(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    run = tmp_path_factory.mktemp("third") / "residual"
+    command = ["teach", "--stream=residual", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}"]
+    assert main([*command, *TINY]) == 0
+    return [f"--teachers.{stream}={path}" for stream, path in (teacher_runs | {"residual": run}).items()]
+
+
+def test_every_system_is_listed() -> None:
+    assert set(EXPECTED_PARTS) == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_goes_the_whole_way(
+    name: str,
+    prepared: Path,
+    three_teachers: list[str],
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    preset = yaml.safe_load(preset_text(name))
+    run, exported = tmp_path / "run", tmp_path / "students"
+    command = ["distill", f"--config={name}", f"--manifest={prepared}", f"--out={run}", *SMALL]
+    command += [f"--students.{student}.backbone=test_resnet" for student in preset["students"]]
+    command += three_teachers if preset["objective"].get("alpha") else []
+    assert main(command) == 0, capsys.readouterr().err
+
+    first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    for student in preset["students"]:
+        parts = {key.removeprefix(f"{student}/") for key in first if key.startswith(f"{student}/")}
+        assert parts - {"train_top1"} == EXPECTED_PARTS[name]
+
+    assert main(command) == 0
+    assert "trained already" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0"]) == 0
+    assert main(["export", str(run), f"--out={exported}"]) == 0
+    assert set(load_students(exported).specs) == set(preset["students"])
+    capsys.readouterr()
+    assert main(["predict", str(next(clips.rglob("*.mp4"))), f"--students={exported}", "--format=json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["labels"]) == 5
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_teacher_trains(name: str, prepared: Path, tmp_path: Path) -> None:
+    stream = yaml.safe_load(preset_text(name)).get("stream", "motion")
+    command = ["teach", f"--config={name}", f"--stream={stream}", f"--manifest={prepared}", f"--out={tmp_path / 'run'}"]
+    assert main([*command, *SMALL, "--backbone=test_resnet"]) == 0
+    assert (tmp_path / "run" / "best.pt").exists()
