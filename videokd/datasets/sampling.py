@@ -37,7 +37,7 @@ def sample_positions(
         DataError: no position is late enough: the clip is made of I-frames alone, or is empty.
 
     >>> sample_positions([4, 4], num_segments=2, first_position=1)
-    ((0, 2), (1, 2))
+    ((0, 1), (1, 1))
     """
     lengths = np.asarray(gop_lengths, dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
