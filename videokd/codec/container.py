@@ -21,6 +21,8 @@ MOTION_CODECS = (
     *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv1"),
     *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
 )
+#: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.pictures)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _PICTURE_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "I"}  # AVPictureType; SI, SP and BI among them
@@ -54,7 +56,7 @@ def open_container(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     """
     path = check_path(path)
     try:
-        container = av.open(os.path.abspath(path), metadata_errors="ignore")
+        container = av.open(os.path.abspath(path), **LENIENT)
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(
             f"{path} cannot be read as a video: {_reason(error)} (accepted: any container and codec that FFmpeg reads). "

@@ -6,7 +6,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from videokd.codec.container import LENIENT
 from videokd.errors import ConfigError, DataError, DecodeError
 
 Codec = Literal["mpeg4", "h264"]
@@ -27,6 +28,7 @@ TEMPORARY_PREFIX = ".videokd-"
 TEMPORARY_SUFFIX = ".part"
 
 _QUALITY = {"mpeg4": (1, 3, 31), "h264": (0, 18, 51)}  # lowest number (best picture), default, highest number
+_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "B"}  # AVPictureType; SI, SP and BI among them
 _MAX_CLOCK = 65535  # MPEG-4's vop_time_increment_resolution has 16 bits
 _FALLBACK_RATE = Fraction(25)
 
@@ -77,7 +79,27 @@ class Encoding:
         return _QUALITY[self.codec][1] if self.quality is None else self.quality
 
 
-def transcode(source: Path | str, target: Path | str, encoding: Encoding | None = None) -> int:
+@dataclass(frozen=True)
+class SourceForm:
+    """How a video was encoded before it was transcoded: what a network could learn in place of the action.
+
+    Args:
+        codec: FFmpeg's name of the decoder.
+        frame_rate: pictures a second; 0 where the file states none.
+        types: the type of each picture in display order: I, P, B, S (global motion), or - where the decoder names none.
+    """
+
+    codec: str
+    frame_rate: float
+    types: str = field(repr=False)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of pictures."""
+        return len(self.types)
+
+
+def transcode(source: Path | str, target: Path | str, encoding: Encoding | None = None) -> SourceForm:
     """Write a video once more, in the training form; the same input gives the same bytes.
 
     Every picture is kept, in display order; sound is dropped; rotation and pixel aspect are applied. The target appears
@@ -89,7 +111,7 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
         encoding: how; None: the defaults.
 
     Returns:
-        Number of pictures written.
+        How the source was encoded; as many pictures as it had were written.
 
     Raises:
         DecodeError: the source is missing, no video, without pictures, damaged or cut off.
@@ -102,13 +124,16 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
     _check_file(source)
     with _aside(target) as temporary, _opened(source) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
+        types: list[str] = []
         with _Writer(temporary, shown_as=target, rate=rate, encoding=encoding) as writer:
             for frame in _pictures(container, stream, source):
+                types.append(_TYPES.get(int(frame.pict_type), "-"))
                 width, height = _size(frame, stream.sample_aspect_ratio, encoding.short_side)
                 writer.write(frame, width, height, quarter_turns=round(frame.rotation / 90) % 4)
             if not writer.num_frames:
                 raise DecodeError(f"{source}: no picture could be decoded. The file is damaged: fetch it again.")
-            return writer.finish()
+            writer.finish()
+            return SourceForm(stream.codec_context.name, float(rate or 0), "".join(types))
 
 
 def encode(
@@ -167,7 +192,7 @@ def _check_file(source: Path) -> None:
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[tuple[Any, VideoStream]]:
     try:
-        container = av.open(str(source), metadata_errors="ignore")
+        container = av.open(str(source), **LENIENT)
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(
             f"{source} is no video that FFmpeg reads ({_cause(error)}). Check that it is one, whole and readable."
