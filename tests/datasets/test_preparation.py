@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,40 +12,24 @@ import time
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 
+import videokd
+from tests.conftest import MakeClip
+from tests.datasets.conftest import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
-from videokd.codec.transcode import Encoding, encode
-from videokd.datasets import preparation
-from videokd.datasets.layouts import folder_layout
+from videokd.codec.transcode import Encoding, SourceForm
+from videokd.datasets import making, preparation
+from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import prepare
+from videokd.datasets.preparation import merge, prepare, verify
+from videokd.datasets.shards import Shard
+from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError
 
 SMALL = Encoding(short_side=32)
-
-
-def write_clip(path: Path, *, num_frames: int = 14, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
-    coarse = np.kron(rng.integers(0, 256, (4, 5, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    frames = [np.roll(coarse, t, axis=1) for t in range(num_frames)]
-    encode(frames, path, frame_rate=20, encoding=Encoding(codec="h264", gop=250))
-    return path
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    root = tmp_path / "source"
-    names = ["hop/a_g1_c1.mp4", "hop/a_g2_c1.mp4", "run/é (1)#_g1_c1.mp4", "run/b_g2_c1.mp4"]
-    for seed, name in enumerate(names):
-        write_clip(root / name, num_frames=14 + seed, seed=seed)
-    return root
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".mp4", ".parquet")]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+ONE = Workers(jobs=1)
+TWO = Workers(jobs=2)
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -53,7 +38,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_prepares_clips_and_their_rows(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = prepare(folder_layout(dataset), dataset, out, encoding=SMALL, jobs=1, flip=False)
+    manifest = prepare(listing(dataset, flip=False), out, encoding=SMALL, workers=ONE)
     assert Manifest.read(out) == manifest
     manifest.check_files()
     assert manifest.class_names == ("hop", "run")
@@ -82,30 +67,30 @@ def test_prepares_clips_and_their_rows(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_parallel_and_serial_runs_write_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
-    entries = folder_layout(dataset)
-    prepare(entries, dataset, tmp_path / "one", encoding=SMALL, jobs=1)
-    prepare(entries, dataset, tmp_path / "two", encoding=SMALL, jobs=2)
+    entries = listing(dataset)
+    prepare(entries, tmp_path / "one", encoding=SMALL, workers=ONE)
+    prepare(entries, tmp_path / "two", encoding=SMALL, workers=TWO)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert len(digests(tmp_path / "one")) == 5
 
 
 def test_a_second_run_makes_nothing_anew(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries, out = folder_layout(dataset), tmp_path / "out"
-    first = prepare(entries, dataset, out, encoding=SMALL, jobs=1)
+    entries, out = listing(dataset), tmp_path / "out"
+    first = prepare(entries, out, encoding=SMALL, workers=ONE)
     before = digests(out)
-    monkeypatch.setattr(preparation, "transcode", None)
-    assert prepare(entries, dataset, out, encoding=SMALL) == first
+    monkeypatch.setattr(making, "transcode", None)
+    assert prepare(entries, out, encoding=SMALL) == first
     assert digests(out) == before
 
 
 def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
-    entries, out = folder_layout(dataset), tmp_path / "out"
-    prepare(entries, dataset, out, encoding=SMALL, jobs=1)
+    entries, out = listing(dataset), tmp_path / "out"
+    prepare(entries, out, encoding=SMALL, workers=ONE)
     before = times(out)
     write_clip(dataset / "hop/a_g1_c1.mp4", num_frames=20, seed=9)
     (out / "videos/hop/a_g2_c1.mp4").write_bytes(b"damaged")
     (out / "videos/run/b_g2_c1.mp4").unlink()
-    manifest = prepare(entries, dataset, out, encoding=SMALL, jobs=1)
+    manifest = prepare(entries, out, encoding=SMALL, workers=ONE)
     after = times(out)
     assert {name for name in before if before[name] != after[name]} == {"a_g1_c1.mp4", "a_g2_c1.mp4", "b_g2_c1.mp4"}
     assert manifest.clips[0].num_frames == 20
@@ -113,23 +98,23 @@ def test_only_what_changed_is_made_again(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_another_encoding_makes_everything_again(dataset: Path, tmp_path: Path) -> None:
-    entries, out = folder_layout(dataset), tmp_path / "out"
-    prepare(entries, dataset, out, encoding=SMALL, jobs=1)
-    manifest = prepare(entries, dataset, out, encoding=Encoding(codec="h264", short_side=48), jobs=1)
+    entries, out = listing(dataset), tmp_path / "out"
+    prepare(entries, out, encoding=SMALL, workers=ONE)
+    manifest = prepare(entries, out, encoding=Encoding(codec="h264", short_side=48), workers=ONE)
     assert {(clip.codec, clip.height) for clip in manifest.clips} == {("h264", 48)}
 
 
 def test_a_row_that_cannot_be_read_is_made_again(dataset: Path, tmp_path: Path) -> None:
-    entries, out = folder_layout(dataset), tmp_path / "out"
-    first = prepare(entries, dataset, out, encoding=SMALL, jobs=1)
+    entries, out = listing(dataset), tmp_path / "out"
+    first = prepare(entries, out, encoding=SMALL, workers=ONE)
     for row, text in zip(sorted((out / ".rows").iterdir()), ["", "[]", '{"made_from": 1}', "null"], strict=True):
         row.write_text(text)
-    assert prepare(entries, dataset, out, encoding=SMALL, jobs=1) == first
+    assert prepare(entries, out, encoding=SMALL, workers=ONE) == first
 
 
 def test_sources_that_differ_in_their_suffix_alone_stay_apart(dataset: Path, tmp_path: Path) -> None:
     shutil.copy(dataset / "run/b_g2_c1.mp4", dataset / "hop/a_g1_c1.avi")
-    manifest = prepare(folder_layout(dataset), dataset, tmp_path / "out", encoding=SMALL, jobs=1)
+    manifest = prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE)
     lengths = {clip.path: clip.num_frames for clip in manifest.clips}
     assert lengths["videos/hop/a_g1_c1.avi.mp4"] == 17
     assert lengths["videos/hop/a_g1_c1.mp4.mp4"] == 14
@@ -149,7 +134,7 @@ def test_failures_are_listed_after_everything_else_is_done(damaged: Path, tmp_pa
         DataError,
         match=r'2 of 6 videos could not be prepared, all listed in .*failures.csv. .* on_error "skip". The first',
     ):
-        prepare(folder_layout(damaged), damaged, out, encoding=SMALL, jobs=jobs)
+        prepare(listing(damaged), out, encoding=SMALL, workers=Workers(jobs=jobs))
     assert len(times(out)) == 4
     assert not (out / "manifest.parquet").exists()
     with (out / "failures.csv").open(encoding="utf-8", newline="") as file:
@@ -161,12 +146,12 @@ def test_failures_are_listed_after_everything_else_is_done(damaged: Path, tmp_pa
 
 def test_skipping_leaves_failures_out_and_counts_them(damaged: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = prepare(folder_layout(damaged), damaged, out, encoding=SMALL, jobs=1, on_error="skip")
+    manifest = prepare(listing(damaged), out, encoding=SMALL, workers=ONE, on_error="skip")
     assert len(manifest.clips) == 4
     assert manifest.settings["skipped"] == 2
     for name in ("hop/bad_g3_c1.mp4", "run/short_g3_c1.mp4"):
         (damaged / name).unlink()
-    assert prepare(folder_layout(damaged), damaged, out, encoding=SMALL, jobs=1).settings["skipped"] == 0
+    assert prepare(listing(damaged), out, encoding=SMALL, workers=ONE).settings["skipped"] == 0
     assert not (out / "failures.csv").exists()
 
 
@@ -175,40 +160,41 @@ def test_nothing_but_failures_is_an_error_even_when_skipping(tmp_path: Path) -> 
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text("text")
     with pytest.raises(DataError, match=r"4 of 4 videos could not be prepared.*Mend or remove them\. The first"):
-        prepare(folder_layout(tmp_path / "in"), tmp_path / "in", tmp_path / "out", jobs=1, on_error="skip")
+        prepare(listing(tmp_path / "in"), tmp_path / "out", workers=ONE, on_error="skip")
 
 
 def test_a_source_that_goes_away_is_a_failure(dataset: Path, tmp_path: Path) -> None:
-    entries = folder_layout(dataset)
+    entries = listing(dataset)
     (dataset / "hop/a_g1_c1.mp4").unlink()
     with pytest.raises(DataError, match=r"1 of 4 videos .*a_g1_c1.mp4: no such file. It went away"):
-        prepare(entries, dataset, tmp_path / "out", encoding=SMALL, jobs=1)
+        prepare(entries, tmp_path / "out", encoding=SMALL, workers=ONE)
 
 
 def test_refusals(dataset: Path, tmp_path: Path) -> None:
-    entries = folder_layout(dataset)
+    entries = listing(dataset)
     with pytest.raises(ConfigError, match=r"jobs 0 \(accepted: 1 or more"):
-        prepare(entries, dataset, tmp_path / "out", jobs=0)
+        Workers(jobs=0)
     with pytest.raises(ConfigError, match=r"on_error 'ignore' \(accepted: fail, skip\)"):
-        prepare(entries, dataset, tmp_path / "out", on_error="ignore")
+        prepare(entries, tmp_path / "out", on_error="ignore")
     with pytest.raises(DataError, match=r"no videos to prepare. Check the folder and the layout"):
-        prepare((), dataset, tmp_path / "out")
+        prepare(Listing(dataset, ()), tmp_path / "out")
     with pytest.raises(DataError, match=r"lies in the dataset's own folder .* Choose a folder outside it"):
-        prepare(entries, dataset, dataset / "prepared")
+        prepare(entries, dataset / "prepared")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file cannot be written \(.+\). Choose another folder"):
-        prepare(entries, dataset, tmp_path / "file")
+        prepare(entries, tmp_path / "file")
 
 
 def test_a_disk_that_loses_pictures_stops_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def losing(source: Path, target: Path, encoding: Encoding) -> int:
-        return write_clip(target, num_frames=5) and 6
+    def losing(source: Path, target: Path, encoding: Encoding) -> SourceForm:
+        write_clip(target, num_frames=5)
+        return SourceForm("h264", 20, "IPPPPP")
 
-    monkeypatch.setattr(preparation, "transcode", losing)
+    monkeypatch.setattr(making, "transcode", losing)
     with pytest.raises(DataError, match=r"6 pictures were written, 5 found. Check the disk"):
-        prepare(folder_layout(dataset), dataset, tmp_path / "out", encoding=SMALL, jobs=1, on_error="skip")
+        prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, on_error="skip")
 
 
 def test_a_row_that_cannot_be_written_stops_the_run(
@@ -216,28 +202,29 @@ def test_a_row_that_cannot_be_written_stops_the_run(
 ) -> None:
     real = preparation._make_folders
 
-    def without_rows(out: Path) -> None:
-        real(out)
+    def without_rows(out: Path, shard: Shard | None) -> None:
+        real(out, shard)
         (out / ".rows").rmdir()
+        (out / ".rows").touch()
 
     monkeypatch.setattr(preparation, "_make_folders", without_rows)
-    with pytest.raises(DataError, match=r".json could not be written \(No such file or directory\). Check free space"):
-        prepare(folder_layout(dataset), dataset, tmp_path / "out", encoding=SMALL, jobs=1, on_error="skip")
+    with pytest.raises(DataError, match=r".json could not be written \(.+\).* Check free space"):
+        prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, on_error="skip")
 
 
 def test_a_full_disk_stops_the_run_and_is_not_skipped(dataset: Path, tiny_disk: Path) -> None:
     (tiny_disk / "filler").write_bytes(b"\0" * 1_030_000)
     with pytest.raises(DataError, match=r"could not be written|cannot be written"):
-        prepare(folder_layout(dataset), dataset, tiny_disk / "out", jobs=1, on_error="skip")
+        prepare(listing(dataset), tiny_disk / "out", workers=ONE, on_error="skip")
     assert not (tiny_disk / "out" / "manifest.parquet").exists()
 
 
 def test_the_bar_goes_to_stderr_and_only_when_asked(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(folder_layout(dataset), dataset, tmp_path / "a", encoding=SMALL, jobs=1)
+    prepare(listing(dataset), tmp_path / "a", encoding=SMALL, workers=ONE)
     assert capsys.readouterr() == ("", "")
-    prepare(folder_layout(dataset), dataset, tmp_path / "b", encoding=SMALL, jobs=1, progress=True)
+    prepare(listing(dataset), tmp_path / "b", encoding=SMALL, workers=ONE, progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "4/4" in captured.err
@@ -245,30 +232,43 @@ def test_the_bar_goes_to_stderr_and_only_when_asked(
 
 PROGRAM = """
 import sys
+from pathlib import Path
 from videokd.codec.transcode import Encoding
-from videokd.datasets.layouts import folder_layout
+from videokd.datasets.layouts import Listing, folder_layout
 from videokd.datasets.preparation import prepare
+from videokd.datasets.workers import Workers
 
 if __name__ == "__main__":
-    source, out = sys.argv[1:]
-    prepare(folder_layout(source), source, out, encoding=Encoding(short_side=480), jobs=2)
+    source, out, side = sys.argv[1:]
+    listing = Listing(Path(source), folder_layout(source))
+    prepare(listing, out, encoding=Encoding(short_side=int(side)), workers=Workers(jobs=2))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on_where_it_stood(tmp_path: Path, number: signal.Signals) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """Prepares 20 clips with two workers; the folder to write and the short side are to be added."""
+    source = tmp_path / "source"
     for label in ("a", "b"):
         for group in range(10):
             write_clip(source / label / f"x_g{group:02d}_c1.mp4", num_frames=30, seed=group)
     script = tmp_path / "run.py"
     script.write_text(PROGRAM)
-    command = [sys.executable, str(script), str(source), str(out)]
+    return [sys.executable, str(script), str(source)]
+
+
+def rows_of(out: Path) -> int:
+    return len(list(out.glob(".rows/*.json")))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_where_it_stood(command: list[str], tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out"
     # A session of its own: its members are all that the run started.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 30
-    while len(list(out.glob(".rows/*.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+    process = subprocess.Popen([*command, str(out), "480"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while rows_of(out) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does: the whole group sees Ctrl-C
@@ -279,21 +279,42 @@ def test_a_stopped_run_goes_on_where_it_stood(tmp_path: Path, number: signal.Sig
     assert errors.count("Traceback") <= 1  # the parent's own; workers are silent
     assert _session_ends(process.pid), "workers outlived the run"
     done = times(out)
-    rows = len(list(out.glob(".rows/*.json")))
+    rows = rows_of(out)
     assert 3 <= rows < 20
     assert not (out / "manifest.parquet").exists()
 
     (out / "videos" / "a" / ".videokd-0123456789ab.part").write_bytes(b"left by a killed worker")
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run([*command, str(out), "480"], check=True, timeout=60)
     assert len(Manifest.read(out).clips) == 20
     after = times(out)
     assert sum(done.get(name) == when for name, when in after.items()) >= rows // 2  # names repeat over classes
     assert [path.name for path in out.rglob("*.part")] == []
     Manifest.read(out).check_files()
 
-    reference = tmp_path / "reference"
-    subprocess.run([*command[:-1], str(reference)], check=True, timeout=60)
-    assert digests(reference) == digests(out)
+    subprocess.run([*command, str(tmp_path / "reference"), "480"], check=True, timeout=60)
+    assert digests(tmp_path / "reference") == digests(out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("moments", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_loses_nothing(command: list[str], tmp_path: Path, moments: int) -> None:
+    started = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "reference"), "256"], check=True, timeout=120)
+    seconds = time.monotonic() - started
+    out = tmp_path / "out"
+    rng = random.Random(4)
+    for _ in range(moments):
+        process = subprocess.Popen([*command, str(out), "256"], stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        process.kill()
+        process.wait()
+        assert _session_ends(process.pid)
+        if (out / "manifest.parquet").exists():  # it was finished before: once more from the start
+            assert digests(tmp_path / "reference") == digests(out)
+            shutil.rmtree(out)
+    subprocess.run([*command, str(out), "256"], check=True, timeout=120)
+    assert digests(tmp_path / "reference") == digests(out)
+    assert [path.name for path in out.rglob("*.part")] == []
 
 
 def _session_ends(session: int) -> bool:
@@ -307,13 +328,157 @@ def _session_ends(session: int) -> bool:
 
 
 def test_a_worker_that_dies_is_reported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_Task", _Deadly)
+    monkeypatch.setattr(preparation, "Making", _Deadly)
     with pytest.raises(DataError, match=r"A worker process died: .* Run the same command again"):
-        prepare(folder_layout(dataset), dataset, tmp_path / "out", encoding=SMALL, jobs=2)
+        prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=TWO)
 
 
-class _Deadly(preparation._Task):
+class _Deadly(preparation.Making):
     """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
+
+
+def test_shares_together_are_the_whole(dataset: Path, tmp_path: Path) -> None:
+    entries, whole, out = listing(dataset), tmp_path / "whole", tmp_path / "out"
+    prepare(entries, whole, encoding=SMALL, workers=ONE)
+    held = [prepare(entries, out, encoding=SMALL, workers=ONE, shard=Shard(n, 3)).clips for n in (3, 1, 2)]
+    assert sorted(clip.video_id for clips in held for clip in clips) == sorted(e.video_id for e in entries.entries)
+    assert not (out / "manifest.parquet").exists()
+    assert merge(entries, out).clips == Manifest.read(whole).clips
+    assert digests(out) == digests(whole)
+    before = times(out)
+    prepare(entries, out, encoding=SMALL, workers=ONE)
+    assert times(out) == before
+
+
+def test_a_share_leaves_the_others_temporary_files_alone(dataset: Path, tmp_path: Path) -> None:
+    stray = tmp_path / "out" / "videos" / ".videokd-0123456789ab.part"
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    for number in (1, 2):
+        prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, shard=Shard(number, 2))
+    assert stray.exists()
+    merge(listing(dataset), tmp_path / "out")
+    assert not stray.exists()
+
+
+def test_merging_refuses(dataset: Path, tmp_path: Path) -> None:
+    entries, out = listing(dataset), tmp_path / "out"
+
+    def share(number: int, count: int = 2, encoding: Encoding = SMALL) -> None:
+        prepare(entries, out, encoding=encoding, workers=ONE, shard=Shard(number, count))
+
+    with pytest.raises(DataError, match=r"has no shares to merge .* Make them first"):
+        merge(entries, out)
+    share(1)
+    with pytest.raises(DataError, match=r"1 of 2 shares are not finished \(first: 2/2\)\. .* --shard 2/2"):
+        merge(entries, out)
+    share(2, encoding=Encoding(short_side=48))
+    with pytest.raises(DataError, match=r"made with other settings or classes .* Run shard 2/2 again"):
+        merge(entries, out)
+    share(2)
+    write_clip(dataset / "hop/new_g3_c1.mp4")
+    with pytest.raises(DataError, match=r"1 of 5 clips are in no share \(first: hop/new_g3_c1.mp4\)"):
+        merge(listing(dataset), out)
+    share(1, count=1)
+    with pytest.raises(DataError, match=r"has shares of n=1 and n=2. Remove those of the older division"):
+        merge(entries, out)
+
+
+def test_shares_with_failures(damaged: Path, tmp_path: Path) -> None:
+    entries, out = listing(damaged), tmp_path / "out"
+    with pytest.raises(DataError, match=r"2 of 6 videos could not be prepared, all listed in .*1-of-1.csv"):
+        prepare(entries, out, encoding=SMALL, workers=ONE, shard=Shard(1, 1))
+    with pytest.raises(DataError, match=r"has no shares to merge"):
+        merge(entries, out)
+    for number in range(1, 7):  # one of them may hold nothing but a failure
+        prepare(entries, out, encoding=SMALL, workers=ONE, shard=Shard(number, 6), on_error="skip")
+    manifest = merge(entries, out)
+    assert (len(manifest.clips), manifest.settings["skipped"]) == (4, 2)
+    with (out / "failures.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["hop/bad_g3_c1.mp4", "run/short_g3_c1.mp4"]
+
+
+def test_shares_of_nothing_but_failures(tmp_path: Path) -> None:
+    for name in ("a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("text")
+    entries = listing(tmp_path / "in")
+    prepare(entries, tmp_path / "out", workers=ONE, shard=Shard(1, 1), on_error="skip")
+    with pytest.raises(DataError, match=r"4 of 4 videos could not be prepared"):
+        merge(entries, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["3", "a/b", "0/2", "3/2", "1/0", "-1/2"])
+def test_a_share_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"shard '?{text}'? \(accepted: i/n"):
+        Shard.parse(text)
+
+
+def test_keeping_files_as_they_are(dataset: Path, tmp_path: Path, make_clip: MakeClip) -> None:
+    shutil.copy(make_clip("libvpx-vp9", num_frames=14, container="webm"), dataset / "hop/vp9_g3_c1.webm")
+    shutil.copy(make_clip("mpeg4", b_frames=2), dataset / "run/b_g3_c1.mp4")
+    shutil.copy(make_clip("mpeg4", gop=1), dataset / "run/i_g4_c1.mp4")
+    out = tmp_path / "out"
+    manifest = prepare(listing(dataset), out, encoding=SMALL, keep=True, workers=ONE)
+    clips = {clip.video_id: clip for clip in manifest.clips}
+    transcoded = {name for name, clip in clips.items() if clip.path.startswith("videos/")}
+    assert transcoded == {"hop/vp9_g3_c1", "run/i_g4_c1"}  # no vectors; no P-frames
+    for name, clip in clips.items():
+        assert (clip.sha256 == clip.source_sha256) == (name not in transcoded)
+        with videokd.open(manifest.file(clip)) as video:
+            assert (video.num_frames, video.codec) == (clip.num_frames, clip.codec)
+    assert clips["run/b_g3_c1"].source_b_frames > 0.5
+    assert clips["hop/a_g1_c1"].source_gop == 14
+    before = digests(out)
+    assert prepare(listing(dataset), out, encoding=SMALL, keep=True, workers=ONE) == manifest
+    assert digests(out) == before
+    manifest.check_files()
+    assert verify(out, dataset, workers=ONE) == 7
+
+
+def test_kept_files_that_are_damaged_are_failures(dataset: Path, tmp_path: Path) -> None:
+    path = dataset / "hop/a_g1_c1.mp4"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"1 of 4 videos could not be prepared.*a_g1_c1.mp4"):
+        prepare(listing(dataset), tmp_path / "out", encoding=SMALL, keep=True, workers=ONE)
+
+
+def test_verifying(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(listing(dataset), out, encoding=SMALL, workers=ONE)
+    before = digests(out)
+    assert verify(out, dataset, workers=TWO) == 4
+    damaged = out / "videos/hop/a_g1_c1.mp4"
+    content = bytearray(damaged.read_bytes())
+    content[-20] ^= 1
+    damaged.write_bytes(content)  # of the same size
+    (out / "videos/run/b_g2_c1.mp4").unlink()
+    source = dataset / "hop/a_g2_c1.mp4"
+    modified = source.stat()
+    changed = bytearray(source.read_bytes())
+    changed[-1] ^= 1
+    source.write_bytes(changed)
+    os.utime(source, ns=(modified.st_atime_ns, modified.st_mtime_ns))
+    with pytest.raises(DataError, match=r"3 of 4 clips are not as they were, .* without --verify to make them again"):
+        verify(out, dataset, workers=ONE)
+    with (out / "failures.csv").open(encoding="utf-8", newline="") as file:
+        reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert "has changed since it was prepared" in reasons["hop/a_g1_c1.mp4"]
+    assert "source/hop/a_g2_c1.mp4 has changed" in reasons["hop/a_g2_c1.mp4"]
+    assert "is missing" in reasons["run/b_g2_c1.mp4"]
+    source.write_bytes(bytes(changed[:-1]) + bytes([changed[-1] ^ 1]))
+    prepare(listing(dataset), out, encoding=SMALL, workers=ONE)
+    assert digests(out) == before
+    assert not (out / "failures.csv").exists()
+    shutil.rmtree(dataset)
+    assert verify(out, dataset, workers=ONE) == 0
+
+
+def test_verifying_sees_another_reading(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE)
+    monkeypatch.setattr(preparation, "index_video", lambda path: VideoIndex("", 0, 0, 0, 0, "", (), (), (), ()))
+    with pytest.raises(DataError, match=r"4 of 4 clips .* is read in another way than when it was prepared"):
+        verify(tmp_path / "out", dataset, workers=ONE)

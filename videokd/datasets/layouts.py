@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
+from videokd.datasets.official_lists import Splits, listed_splits, read_hmdb51_lists, read_ucf101_lists
 from videokd.errors import ConfigError, DataError
-
-Part = Literal["train", "test", "unused"]
-Splits = tuple[Part, Part, Part]
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -53,8 +51,38 @@ class Entry:
     splits: Splits
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A dataset as it lies on disk.
+
+    Args:
+        root: the folder that the entries' paths start from.
+        entries: its videos, from one of the layouts.
+        flip: whether a clip mirrored left to right still shows its class.
+        official_clips: {class: clips it must have}, of a published dataset.
+    """
+
+    root: Path
+    entries: tuple[Entry, ...]
+    flip: bool = True
+    official_clips: Mapping[str, int] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label."""
+        names = {entry.label: entry.class_name for entry in self.entries}
+        return tuple(names[label] for label in sorted(names))
+
+
+_GroupOf = Callable[[Path, str], str]
+
+
 def folder_layout(
-    root: Path | str, *, group_pattern: str | None = None, test_fraction: float = 0.3
+    root: Path | str,
+    *,
+    group_pattern: str | None = None,
+    groups: Path | str | None = None,
+    test_fraction: float = 0.3,
 ) -> tuple[Entry, ...]:
     """One folder a class, with clips at any depth in it; or the folders train, val and test with such folders in each.
 
@@ -69,6 +97,7 @@ def folder_layout(
         root: the dataset's folder.
         group_pattern: regular expression searched for in file names; its first capture group names the clip's group
             within the class. None: `_g(\\d+)_`, and a clip without it is a group of its own.
+        groups: a CSV file with the columns path (relative to the root) and group, instead of a pattern.
         test_fraction: between 0 and 1, of each class's groups.
 
     Returns:
@@ -77,22 +106,22 @@ def folder_layout(
     Raises:
         DataError: the root is missing or a file; fewer than two classes; a class without videos, or with one group
             alone; a file name that the pattern does not match.
-        ConfigError: the pattern or the fraction is not what it should be.
+        ConfigError: the pattern, the CSV file or the fraction is not what it should be.
     """
     root = _checked_root(root)
     if not 0 < test_fraction < 1:
         raise ConfigError(f"test_fraction {test_fraction} (accepted: between 0 and 1, ends excluded). 0.3 is usual.")
-    pattern = _compiled(group_pattern)
+    group_of = _group_rule(root, group_pattern, groups)
     children = {child.name for child in _folders(root)}
     parts = {"train", "val", "test"} & children
     if "train" in parts and len(parts) > 1:
-        return _divided_layout(root, sorted(parts), pattern)
+        return _divided_layout(root, sorted(parts), group_of)
     classes = {folder.name: _videos(folder) for folder in _folders(root)}
     _check_classes(root, classes)
-    groups = {path: _group(path, name, pattern) for name, paths in classes.items() for path in paths}
-    splits = None if group_pattern else _ucf_splits(classes)
-    splits = splits or _splits_by_group(classes, groups, test_fraction)
-    return _entries(root, sorted(classes), classes, groups, splits)
+    named = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
+    splits = None if group_pattern or groups else _ucf_splits(classes)
+    splits = splits or _splits_by_group(classes, named, test_fraction)
+    return _entries(root, sorted(classes), classes, named, splits)
 
 
 def ucf101_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple[Entry, ...]:
@@ -125,7 +154,7 @@ def ucf101_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple
     if lists is None:
         splits = {path: _ucf_rule(path) for path in paths}
     else:
-        splits = _listed_splits(base, classes, _read_ucf_lists(Path(lists)))
+        splits = listed_splits(base, classes, read_ucf101_lists(Path(lists)))
     return _entries(root, UCF101_CLASSES, classes, groups, splits)
 
 
@@ -152,7 +181,7 @@ def hmdb51_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple
             f"{folders[0]}: no folder with HMDB51's split lists (<class>_test_split1.txt …). "
             "Unpack test_train_splits.rar and name its folder with `lists`."
         )
-    splits = _listed_splits(root, classes, _read_hmdb_lists(found))
+    splits = listed_splits(root, classes, read_hmdb51_lists(found))
     groups = {path: f"{name}/{_hmdb_title(path)}" for name, paths in classes.items() for path in paths}
     return _entries(root, HMDB51_CLASSES, classes, groups, splits)
 
@@ -173,16 +202,40 @@ def _checked_root(root: Path | str) -> Path:
     return root
 
 
-def _compiled(group_pattern: str | None) -> re.Pattern[str] | None:
+def _group_rule(root: Path, group_pattern: str | None, groups: Path | str | None) -> _GroupOf:
+    """What names a clip's group, from its path and class."""
+    if groups is not None:
+        if group_pattern is not None:
+            raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Leave one out.")
+        return _listed_groups(root, Path(groups))
     if group_pattern is None:
-        return None
+        return lambda path, class_name: _group(path, class_name, _DEFAULT_GROUP)
     try:
         pattern = re.compile(group_pattern)
     except re.error as error:
         raise ConfigError(f"group_pattern {group_pattern!r} is no regular expression ({error}). Correct it.") from error
     if pattern.groups < 1:
         raise ConfigError(f"group_pattern {group_pattern!r} has no capture group. Put ( ) around what names the group.")
-    return pattern
+    return lambda path, class_name: _group(path, class_name, pattern)
+
+
+def _listed_groups(root: Path, file: Path) -> _GroupOf:
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        group_of = {row["path"]: row["group"] for row in rows}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise ConfigError(
+            f"{file} has no groups (accepted: a CSV file with columns path and group). Mend it."
+        ) from error
+
+    def group(path: Path, class_name: str) -> str:
+        name = path.relative_to(root).as_posix()
+        if not group_of.get(name):
+            raise DataError(f"{file} names no group for {name}. Add a line for it.")
+        return f"{class_name}/{group_of[name]}"
+
+    return group
 
 
 def _folders(root: Path) -> list[Path]:
@@ -191,7 +244,9 @@ def _folders(root: Path) -> list[Path]:
 
 def _videos(folder: Path) -> list[Path]:
     found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    # A link that leads nowhere is listed too, so that preparing reports it instead of losing a clip in silence.
+    listed = (path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
+    return sorted(path for path in listed if not path.name.startswith("."))
 
 
 def _check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
@@ -233,11 +288,11 @@ def _official_classes(
     return classes
 
 
-def _group(path: Path, class_name: str, pattern: re.Pattern[str] | None) -> str:
-    match = (pattern or _DEFAULT_GROUP).search(path.name)
+def _group(path: Path, class_name: str, pattern: re.Pattern[str]) -> str:
+    match = pattern.search(path.name)
     if match is not None and match[1]:
-        return f"{class_name}/{match[1]}" if pattern not in (None, _DEFAULT_GROUP) else f"{class_name}/g{match[1]}"
-    if pattern is not None:
+        return f"{class_name}/g{match[1]}" if pattern is _DEFAULT_GROUP else f"{class_name}/{match[1]}"
+    if pattern is not _DEFAULT_GROUP:
         raise DataError(f"{path}: group_pattern {pattern.pattern!r} does not match its name. Correct the pattern.")
     return f"{class_name}/{path.stem}"
 
@@ -295,7 +350,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def _divided_layout(root: Path, parts: Sequence[str], pattern: re.Pattern[str] | None) -> tuple[Entry, ...]:
+def _divided_layout(root: Path, parts: Sequence[str], group_of: _GroupOf) -> tuple[Entry, ...]:
     """The entries of a train|val|test tree."""
     tested = "test" if "test" in parts else "val"
     classes: dict[str, list[Path]] = defaultdict(list)
@@ -314,63 +369,8 @@ def _divided_layout(root: Path, parts: Sequence[str], pattern: re.Pattern[str] |
             f"{root}: {len(untrained)} classes have no training videos (first: {untrained[0]}). "
             f"Add clips to {root / 'train' / untrained[0]}, or remove the class."
         )
-    groups = {path: _group(path, name, pattern) for name, paths in classes.items() for path in paths}
+    groups = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
     return _entries(root, sorted(classes), classes, groups, splits)
-
-
-def _read_ucf_lists(folder: Path) -> list[dict[str, Part]]:
-    """For each split: {class/stem in lower case: part}."""
-    splits: list[dict[str, Part]] = []
-    for split in (1, 2, 3):
-        parts: dict[str, Part] = {}
-        for part in ("train", "test"):
-            for line in _lines(folder / f"{part}list{split:02d}.txt"):
-                name = re.sub(r"\s+\d+$", "", line)  # training lists add the label
-                parts[_key(Path(name).parent.name, Path(name))] = part  # type: ignore[assignment]
-        splits.append(parts)
-    return splits
-
-
-def _read_hmdb_lists(folder: Path) -> list[dict[str, Part]]:
-    flags: Mapping[str, Part] = {"0": "unused", "1": "train", "2": "test"}
-    splits: list[dict[str, Part]] = []
-    for split in (1, 2, 3):
-        parts: dict[str, Part] = {}
-        for name in HMDB51_CLASSES:
-            path = folder / f"{name}_test_split{split}.txt"
-            for line in _lines(path):
-                clip, _, flag = line.rpartition(" ")
-                if flag not in flags:
-                    raise DataError(f"{path}: the line {line!r} (accepted: <clip>.avi 0|1|2). Fetch the lists again.")
-                parts[_key(name, Path(clip))] = flags[flag]
-        splits.append(parts)
-    return splits
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: no such list. Name the folder with all of the dataset's split lists.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _key(class_name: str, path: Path) -> str:
-    # Neither case nor suffix: the release spells HandstandPushups in two ways, and clips may have been re-encoded.
-    return f"{class_name}/{path.stem}".lower()
-
-
-def _listed_splits(
-    root: Path, classes: Mapping[str, Sequence[Path]], lists: Sequence[Mapping[str, Part]]
-) -> dict[Path, Splits]:
-    keys = {path: _key(name, path) for name, paths in classes.items() for path in paths}
-    missing = sorted({key for parts in lists for key in parts} - set(keys.values()))
-    if missing:
-        raise DataError(
-            f"{root}: {len(missing)} listed clips are missing (first: {missing[0]}). "
-            "Complete the download, or use the layout `folder` for a part of the dataset."
-        )
-    return {path: tuple(parts.get(key, "unused") for parts in lists) for path, key in keys.items()}  # type: ignore[misc]
 
 
 def _entries(

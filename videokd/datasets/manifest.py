@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import MISSING, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videokd.datasets.layouts import Part
+from videokd.datasets.official_lists import NUM_SPLITS, Part
 from videokd.errors import ConfigError, DataError
+from videokd.files import written_whole
 
 Selection = Literal["train", "val", "fit", "test"]
 
 MANIFEST_NAME = "manifest.parquet"
-NUM_SPLITS = 3
 _VERSION = 1
 _METADATA_KEY = b"videokd"
 _ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
@@ -50,6 +47,13 @@ class Clip:
         source_sha256: of the file that it was made from.
         sha256: of the prepared file.
         bytes: size of the prepared file.
+        source_path: of the file that it was made from, relative to the dataset's folder; this and what follows is
+            empty or 0 in manifests of videokd's first version.
+        source_codec: FFmpeg's name of the source's decoder.
+        source_frame_rate: pictures a second that the source states; 0 where it states none.
+        source_gop: the source's pictures for each of its I-frames, on average.
+        source_b_frames: share of B-frames in the source.
+        source_bytes: size of the source.
     """
 
     video_id: str
@@ -69,6 +73,12 @@ class Clip:
     source_sha256: str = field(repr=False)
     sha256: str = field(repr=False)
     bytes: int
+    source_path: str = ""
+    source_codec: str = ""
+    source_frame_rate: float = 0.0
+    source_gop: float = 0.0
+    source_b_frames: float = 0.0
+    source_bytes: int = 0
 
     def part(self, split: int) -> Part:
         """What the clip is for in split 1, 2 or 3."""
@@ -128,9 +138,9 @@ class Manifest:
             raise DataError(
                 f"{path} is no Parquet file ({str(error).splitlines()[0]}). Prepare the dataset again."
             ) from error
-        columns = [f.name for f in fields(Clip)]
         kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
-        missing = [f.name for f in fields(Clip) if kinds.get(f.name) != _ARROW_TYPES[str(f.type)]]
+        columns = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
+        missing = [f.name for f in fields(Clip) if f.name not in columns and f.default is MISSING]
         head = (table.schema.metadata or {}).get(_METADATA_KEY)
         if missing or head is None:
             lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
@@ -168,16 +178,8 @@ class Manifest:
         )
         columns = zip(*map(astuple, self.clips), strict=True) if self.clips else [()] * len(schema)
         table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise DataError(f"{path} could not be written ({error.strerror or error}). Check free space.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with written_whole(path) as aside:
+            pq.write_table(table, aside, compression="zstd")
         return path
 
     def file(self, clip: Clip) -> Path:

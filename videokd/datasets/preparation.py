@@ -1,306 +1,308 @@
-"""A dataset into the training form, with its manifest: in parallel, and resumable at any point."""
+"""A dataset into the training form, with its manifest: in parallel, in shares, and resumable at any point."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
-import json
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
 from videokd.codec.container import index_video
-from videokd.codec.transcode import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, Encoding, transcode
-from videokd.datasets.layouts import Entry
+from videokd.codec.transcode import Encoding
+from videokd.datasets.checks import check_clips
+from videokd.datasets.layouts import Entry, Listing
+from videokd.datasets.making import Facts, Making, described, finished, make, sha256_of
 from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
+from videokd.datasets.shards import SHARDS_FOLDER, Shard, finished_shards
+from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError, DecodeError
 
 OnError = Literal["fail", "skip"]
-FAILURES_NAME = "failures.csv"
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
 _ROWS = ".rows"
 _VIDEOS = "videos"
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a worker needs to make one clip."""
-
-    video_id: str
-    source: Path
-    target: Path
-    row: Path  # what is known of the finished clip; written last, so its presence means that the clip is whole
-    encoding: Encoding
-
-
-_Facts = Mapping[str, Any]
+_TEMPORARY = ".*.part"
 
 
 def prepare(
-    entries: Sequence[Entry],
-    source_root: Path | str,
+    listing: Listing,
     out: Path | str,
     *,
     encoding: Encoding | None = None,
-    jobs: int | None = None,
+    keep: bool = False,
     on_error: OnError = "fail",
-    flip: bool = True,
+    workers: Workers | None = None,
+    shard: Shard | None = None,
     progress: bool | None = None,
 ) -> Manifest:
     """Transcode every video of a dataset and write its manifest.
 
     Clips go to `out/videos/<video id>.mp4`, the table to `out/manifest.parquet`. A run that was stopped, however abruptly,
     goes on where it stood; what is finished is made again only if its source or the encoding changed. Files that
-    cannot be decoded are listed in `out/failures.csv`, after all others are done.
+    cannot be decoded are listed in `out/failures.csv`, after all others are done. What `check_clips` finds is listed in
+    `out/findings.csv`; its figures are in the manifest's settings.
 
     Args:
-        entries: from one of the layouts.
-        source_root: the folder that the entries' paths start from.
-        out: the folder to write; outside the source folder.
+        listing: the dataset as it lies on disk.
+        out: the folder to write; outside the dataset's own.
         encoding: how; None: the defaults.
-        jobs: clips made at the same time; None: one for each CPU this process may use.
+        keep: leave files where they lie if their codec exports motion vectors, and transcode the others alone.
         on_error: "fail" raises if there are failures; "skip" leaves those clips out and counts them in the
             manifest's settings.
-        flip: whether a clip mirrored left to right still shows its class; goes into the manifest.
+        workers: who does it; None: one process for each CPU.
+        shard: make this share alone, and a table for `merge` in place of the manifest.
         progress: whether to show a bar on stderr; None: if that is a terminal.
+
+    Returns:
+        The manifest, or the share's table, as written.
+
+    Raises:
+        DataError: nothing to do; failures with on_error="fail", or nothing but failures; `out` cannot be written or
+            lies in the dataset's folder; a worker died.
+        ConfigError: a setting is out of its range, or there is no Ray cluster.
+    """
+    out, encoding = Path(out), encoding or Encoding()
+    _check_arguments(listing, out, on_error)
+    _make_folders(out, shard)
+    entries = [entry for entry in listing.entries if shard is None or shard.holds(entry.video_id)]
+    tasks = [_task(entry, listing.root, out, encoding, keep) for entry in entries]
+    facts, reasons = _make_all(tasks, workers or Workers(), progress)
+    failed = [(entry.path.as_posix(), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
+    write_failures(shard.failures(out) if shard else out / FAILURES_NAME, failed)
+    if failed and (on_error == "fail" or (shard is None and len(failed) == len(entries))):
+        raise _too_many(failed, len(entries), shard.failures(out) if shard else out / FAILURES_NAME)
+    clips = tuple(_clip(entry, facts[entry.video_id]) for entry in entries if entry.video_id in facts)
+    settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
+    manifest = Manifest(out, clips, listing.class_names, listing.flip, settings)
+    if shard is not None:
+        manifest.write(shard.table(out))
+        return manifest
+    return _finish(manifest, listing)
+
+
+def merge(listing: Listing, out: Path | str) -> Manifest:
+    """Put the shares of a dataset together that `prepare` made with `shard`, check it, write its manifest.
+
+    Args:
+        listing: the dataset as it lies on disk.
+        out: the folder that the shares were written to.
 
     Returns:
         The manifest, as written.
 
     Raises:
-        DataError: nothing to do; failures with on_error="fail", or nothing but failures; `out` cannot be written or
-            lies in the source folder; a worker died.
-        ConfigError: a setting is out of its range.
+        DataError: shares are missing or were made in different ways; clips are in none; there is nothing but failures.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs {jobs} (accepted: 1 or more, or none for one per CPU).")
+    out = Path(out)
+    shards = finished_shards(out)
+    parts = [Manifest.read(shard.table(out)) for shard in shards]
+    ways = {name: parts[0].settings[name] for name in ("encoding", "keep")}
+    for shard, part in zip(shards, parts, strict=True):
+        if any(part.settings[name] != way for name, way in ways.items()) or part.class_names != listing.class_names:
+            raise DataError(
+                f"{shard.table(out)} was made with other settings or classes than the first share or the dataset. "
+                f"Run shard {shard} again with the settings of the others."
+            )
+    clips = {clip.video_id: clip for part in parts for clip in part.clips}
+    failed = sorted(row for shard in shards for row in read_failures(shard.failures(out)))
+    paths = {path for path, _ in failed}
+    lost = [e for e in listing.entries if e.video_id not in clips and e.path.as_posix() not in paths]
+    if lost:
+        raise DataError(
+            f"{out}: {len(lost)} of {len(listing.entries)} clips are in no share (first: {lost[0].path}). "
+            "The dataset has grown: run all shards again; each makes what is missing."
+        )
+    write_failures(out / FAILURES_NAME, failed)
+    if not clips:
+        raise _too_many(failed, len(listing.entries), out / FAILURES_NAME)
+    ordered = tuple(clips[entry.video_id] for entry in listing.entries if entry.video_id in clips)
+    settings = {**ways, "skipped": len(failed)}
+    return _finish(Manifest(out, ordered, listing.class_names, listing.flip, settings), listing)
+
+
+def verify(
+    out: Path | str, source_root: Path | str, *, workers: Workers | None = None, progress: bool | None = None
+) -> int:
+    """Read every clip of a prepared dataset again, and compare it and its source with what the manifest knows.
+
+    Clips that differ are listed in `out/failures.csv`, and the next `prepare` makes them again.
+
+    Args:
+        out: the prepared dataset.
+        source_root: the dataset it was made from; sources that are no longer there are not compared.
+        workers: who does it; None: one process for each CPU.
+        progress: whether to show a bar on stderr; None: if that is a terminal.
+
+    Returns:
+        How many sources were compared.
+
+    Raises:
+        DataError: there is no manifest, or clips differ.
+    """
+    manifest = Manifest.read(out)
+    root = manifest.root.absolute()
+    tasks = [
+        _Comparison(clip, root / clip.path, Path(source_root).absolute() / clip.source_path) for clip in manifest.clips
+    ]
+    reasons: dict[str, str] = {}
+    compared = 0
+    for task, outcome in _with_bar(_compare, tasks, workers or Workers(), what="verify", done=0, shown=progress):
+        if isinstance(outcome, DecodeError):
+            reasons[task.clip.video_id] = str(outcome)
+            _row(root, task.clip.video_id).unlink(missing_ok=True)
+        else:
+            compared += outcome
+    failed = [
+        (clip.source_path or clip.path, reasons[clip.video_id]) for clip in manifest.clips if clip.video_id in reasons
+    ]
+    write_failures(root / FAILURES_NAME, failed)
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(manifest.clips)} clips are not as they were, all listed in {root / FAILURES_NAME}. "
+            f"Run the same command without --verify to make them again. The first: {failed[0][1]}"
+        )
+    return compared
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    clip: Clip
+    file: Path
+    source: Path
+
+
+def _compare(task: _Comparison) -> bool:
+    """Whether the source was there to be compared.
+
+    Raises:
+        DecodeError: the clip or its source is not what the manifest says.
+    """
+    clip = task.clip
+    if not task.file.is_file():
+        raise DecodeError(f"{task.file} is missing.")
+    if task.file.stat().st_size != clip.bytes or sha256_of(task.file) != clip.sha256:
+        raise DecodeError(f"{task.file} has changed since it was prepared.")
+    if index_video(task.file).to_json() != clip.index:
+        raise DecodeError(f"{task.file} is read in another way than when it was prepared: FFmpeg has changed.")
+    present = bool(clip.source_path) and task.source.is_file()
+    if present and sha256_of(task.source) != clip.source_sha256:
+        raise DecodeError(f"{task.source} has changed since it was prepared.")
+    return present
+
+
+def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
     if on_error not in get_args(OnError):
         raise ConfigError(f"on_error {on_error!r} (accepted: {', '.join(get_args(OnError))}). Choose one of these.")
-    if not entries:
-        raise DataError(f"{source_root}: no videos to prepare. Check the folder and the layout.")
-    source_root, out, encoding = Path(source_root), Path(out), encoding or Encoding()
-    if out.resolve().is_relative_to(source_root.resolve()):
-        raise DataError(f"{out} lies in the dataset's own folder {source_root}. Choose a folder outside it.")
-    _make_folders(out)
-    tasks = [_task(entry, source_root, out, encoding) for entry in entries]
-    facts, failures = _make_all(tasks, jobs or _num_cpus(), progress)
-    _report_failures(out, entries, failures, on_error)
-    clips = tuple(_clip(entry, facts[entry.video_id]) for entry in entries if entry.video_id in facts)
-    names = {entry.label: entry.class_name for entry in entries}
-    settings = {"encoding": _described(encoding), "skipped": len(failures)}
-    manifest = Manifest(out, clips, tuple(names[label] for label in sorted(names)), flip, settings)
-    manifest.write()
-    return manifest
+    if not listing.entries:
+        raise DataError(f"{listing.root}: no videos to prepare. Check the folder and the layout.")
+    if out.resolve().is_relative_to(listing.root.resolve()):
+        raise DataError(f"{out} lies in the dataset's own folder {listing.root}. Choose a folder outside it.")
 
 
-def _make_all(tasks: Sequence[_Task], jobs: int, progress: bool | None) -> tuple[dict[str, _Facts], dict[str, str]]:
-    """What is known of each finished clip, and why each other failed, by video id."""
-    facts = {task.video_id: found for task in tasks if (found := _finished(task)) is not None}
-    failures: dict[str, str] = {}
-    todo = [task for task in tasks if task.video_id not in facts]
-    shown = sys.stderr.isatty() if progress is None else progress
-    with tqdm(total=len(tasks), initial=len(facts), desc="prepare", unit="clip", disable=not shown) as bar:
-        for task, outcome in _outcomes(todo, min(jobs, len(todo))):
-            if isinstance(outcome, DecodeError):
-                failures[task.video_id] = str(outcome)
-            else:
-                facts[task.video_id] = outcome
-            bar.update()
-    return facts, failures
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _make_folders(out: Path) -> None:
-    """The folders to write into, without what killed runs left half done."""
+def _make_folders(out: Path, shard: Shard | None) -> None:
+    """The folders to write into, without a share's earlier table."""
     try:
-        for folder in (out / _VIDEOS, out / _ROWS):
-            folder.mkdir(parents=True, exist_ok=True)
-            for stray in folder.rglob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
-                stray.unlink()
+        for name in (_VIDEOS, _ROWS):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        if shard is None:
+            _remove_temporary(out)
+        else:
+            shard.table(out).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror or error}). Choose another folder.") from error
 
 
-def _task(entry: Entry, source_root: Path, out: Path, encoding: Encoding) -> _Task:
+def _remove_temporary(out: Path) -> None:
+    """Take away what killed workers left half done; never while other shares are made in the same folder."""
+    for folder in (out / _VIDEOS, out / _ROWS, out / SHARDS_FOLDER):
+        for stray in folder.rglob(_TEMPORARY):
+            stray.unlink(missing_ok=True)
+
+
+def _row(out: Path, video_id: str) -> Path:
     # Hashed, because an id may hold "/" and be as long as a file name can be.
-    row = hashlib.sha256(entry.video_id.encode()).hexdigest()[:24] + ".json"
-    target = out / _VIDEOS / f"{entry.video_id}.mp4"
-    return _Task(entry.video_id, source_root / entry.path, target, out / _ROWS / row, encoding)
+    return out / _ROWS / (hashlib.sha256(video_id.encode()).hexdigest()[:24] + ".json")
 
 
-def _described(encoding: Encoding) -> dict[str, object]:
-    return {**asdict(encoding), "quality": encoding.resolved_quality}
+def _task(entry: Entry, source_root: Path, out: Path, encoding: Encoding, keep: bool) -> Making:
+    out = out.absolute()  # workers of a cluster stand in other folders
+    return Making(
+        video_id=entry.video_id,
+        root=out,
+        source=source_root.absolute() / entry.path,
+        target=out / _VIDEOS / f"{entry.video_id}.mp4",
+        row=_row(out, entry.video_id),
+        encoding=encoding,
+        keep=keep,
+    )
 
 
-def _made_from(task: _Task) -> dict[str, object]:
-    """What a finished clip depends on."""
-    status = task.source.stat()
-    return {
-        "video_id": task.video_id,
-        "size": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "encoding": _described(task.encoding),
-    }
+def _make_all(
+    tasks: Sequence[Making], workers: Workers, progress: bool | None
+) -> tuple[dict[str, Facts], dict[str, str]]:
+    """What is known of each finished clip, and why each other failed, by video id."""
+    facts = {task.video_id: found for task in tasks if (found := finished(task)) is not None}
+    reasons: dict[str, str] = {}
+    todo = [task for task in tasks if task.video_id not in facts]
+    for task, outcome in _with_bar(make, todo, workers, what="prepare", done=len(facts), shown=progress):
+        if isinstance(outcome, DecodeError):
+            reasons[task.video_id] = str(outcome)
+        else:
+            facts[task.video_id] = outcome
+    return facts, reasons
 
 
-def _finished(task: _Task) -> _Facts | None:
-    """The facts of a clip that an earlier run made, if it still is what this run would make."""
-    try:
-        row = json.loads(task.row.read_text(encoding="utf-8"))
-        if row["made_from"] == _made_from(task) and task.target.stat().st_size == row["facts"]["bytes"]:
-            facts: _Facts = row["facts"]
-            return facts
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # missing, or written by something else: made again
-    return None
+def _with_bar(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: Workers,
+    *,
+    what: str,
+    done: int,
+    shown: bool | None,
+) -> Iterator[tuple[Task, Result | DecodeError]]:
+    visible = sys.stderr.isatty() if shown is None else shown
+    with tqdm(total=done + len(tasks), initial=done, desc=what, unit="clip", disable=not visible) as bar:
+        for outcome in workers.outcomes(function, tasks):
+            yield outcome
+            bar.update()
 
 
-def _make(task: _Task) -> _Facts:
-    """Transcode one clip, index it, note that it is done."""
-    if not task.source.exists():
-        raise DecodeError(f"{task.source}: no such file. It went away after the folder was listed.")
-    made_from = _made_from(task)
-    count = transcode(task.source, task.target, task.encoding)
-    if count < 2:
-        task.target.unlink()
-        raise DecodeError(f"{task.source} has one picture alone (accepted: two or more, to see motion). Leave it out.")
-    index = index_video(task.target)
-    if index.num_frames != count or not index.exact:
-        raise DataError(f"{task.target}: {count} pictures were written, {index.num_frames} found. Check the disk.")
-    facts: _Facts = {
-        "codec": index.codec,
-        "width": index.width,
-        "height": index.height,
-        "num_frames": index.num_frames,
-        "seconds": index.num_frames / index.frame_rate,
-        "index": index.to_json(),
-        "source_sha256": _sha256(task.source),
-        "sha256": _sha256(task.target),
-        "bytes": task.target.stat().st_size,
-    }
-    temporary = task.row.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
-    try:
-        temporary.write_text(json.dumps({"made_from": made_from, "facts": facts}), encoding="utf-8")
-        os.replace(temporary, task.row)
-    except OSError as error:
-        raise DataError(f"{task.row} could not be written ({error.strerror or error}). Check free space.") from error
-    return facts
+def _too_many(failed: Sequence[tuple[str, str]], total: int, path: Path) -> DataError:
+    advice = "Mend or remove them" if len(failed) == total else 'Mend or remove them, or use on_error "skip"'
+    return DataError(
+        f"{len(failed)} of {total} videos could not be prepared, all listed in {path}. {advice}. "
+        f"The first: {failed[0][1]}"
+    )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _attempt(task: _Task) -> _Facts | DecodeError:
-    """Bad sources are results, to be reported together; a full disk is an exception, and ends the run."""
-    try:
-        return _make(task)
-    except DecodeError as error:
-        return error
-
-
-def _outcomes(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, _Facts | DecodeError]]:
-    """Each task with what became of it, in the order of completion."""
-    if jobs <= 1:
-        for task in tasks:
-            yield task, _attempt(task)
-        return
-    # Spawned, because a forked copy of a process with threads (torch, FFmpeg) can deadlock.
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
-    try:
-        with _interrupts_held_back():
-            futures = {executor.submit(_attempt, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A worker process died: killed for want of memory, or FFmpeg crashed on a file. "
-            "Run the same command again; with `jobs` 1 the last file that is begun is the culprit."
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-
-
-def _follow(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, and processes started meanwhile do not see it before they can ignore it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _report_failures(out: Path, entries: Sequence[Entry], failures: Mapping[str, str], on_error: OnError) -> None:
-    path = out / FAILURES_NAME
-    path.unlink(missing_ok=True)
-    if not failures:
-        return
-    failed = [entry for entry in entries if entry.video_id in failures]  # in the dataset's order, whatever came first
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "reason"])
-        writer.writerows([entry.path.as_posix(), failures[entry.video_id]] for entry in failed)
-    if on_error == "fail" or len(failed) == len(entries):
-        advice = "Mend or remove them" if len(failed) == len(entries) else 'Mend or remove them, or use on_error "skip"'
-        raise DataError(
-            f"{len(failed)} of {len(entries)} videos could not be prepared, all listed in {path}. {advice}. "
-            f"The first: {failures[failed[0].video_id]}"
-        )
-
-
-def _clip(entry: Entry, facts: _Facts) -> Clip:
+def _clip(entry: Entry, facts: Facts) -> Clip:
     split1, split2, split3 = entry.splits
     return Clip(
         video_id=entry.video_id,
-        path=f"{_VIDEOS}/{entry.video_id}.mp4",
         label=entry.label,
         class_name=entry.class_name,
         group=entry.group,
         split1=split1,
         split2=split2,
         split3=split3,
-        codec=facts["codec"],
-        width=facts["width"],
-        height=facts["height"],
-        num_frames=facts["num_frames"],
-        seconds=facts["seconds"],
-        index=facts["index"],
-        source_sha256=facts["source_sha256"],
-        sha256=facts["sha256"],
-        bytes=facts["bytes"],
+        source_path=entry.path.as_posix(),
+        **facts,
     )
+
+
+def _finish(manifest: Manifest, listing: Listing) -> Manifest:
+    """The manifest with the figures of its checks, written."""
+    _remove_temporary(manifest.root)
+    figures, findings = check_clips(manifest.clips, manifest.class_names, official=listing.official_clips)
+    write_findings(manifest.root / FINDINGS_NAME, findings)
+    manifest = replace(manifest, settings={**manifest.settings, "checks": figures})
+    manifest.write()
+    return manifest

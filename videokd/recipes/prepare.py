@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from videokd.codec.transcode import Encoding
-from videokd.datasets.layouts import Entry, folder_layout, hmdb51_layout, ucf101_layout
+from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
+from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import prepare
+from videokd.datasets.preparation import merge, prepare, verify
+from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, write_plan
+from videokd.datasets.shards import Shard
+from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse, say
 
@@ -24,12 +28,20 @@ class Prepare:
         layout: ucf101, hmdb51, or folder (one folder a class, or train, val and test with such folders in each).
         directory: where the videos are.
         out: the folder to write; outside the dataset's own.
+        plan: write what would be made into this CSV file, from names alone, and stop.
         lists: folder of the official split lists; UCF101 does without by its rule of groups.
         group_pattern: folder: regular expression whose first group names a clip's group (scene, person).
+        groups: folder: a CSV file with columns path and group, in place of a pattern.
         test_fraction: folder: share of each class's groups that a split tests.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips made at the same time; by default one for each CPU.
+        engine: local (processes) or ray (an existing Ray cluster).
+        address: of the Ray cluster; by default the one that this machine belongs to.
+        shard: make the share i/n alone, as a job of a batch scheduler; `merge` follows when all are done.
+        merge: put the shares together.
+        verify: read and hash everything again, and compare it with the manifest.
         on_error: fail at the end if a file fails, or skip it with a warning; failures.csv lists them either way.
+        keep: leave files as they are where their codec exports motion vectors; transcode the others alone.
         codec: mpeg4 (as CoViAR) or h264.
         gop: pictures from one I-frame to the next.
         quality: quantiser of mpeg4 (1 to 31) or CRF of h264 (0 to 51); small is good.
@@ -39,18 +51,33 @@ class Prepare:
 
     layout: Literal["ucf101", "hmdb51", "folder"]
     directory: str
-    out: str
+    out: str | None = None
+    plan: str | None = None
     lists: str | None = None
     group_pattern: str | None = None
+    groups: str | None = None
     test_fraction: float = 0.3
     flip: bool = True
     jobs: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    shard: str | None = None
+    merge: bool = False
+    verify: bool = False
     on_error: Literal["fail", "skip"] = "fail"
+    keep: bool = False
     codec: Literal["mpeg4", "h264"] = "mpeg4"
     gop: int = 12
     quality: int | None = None
     short_side: int = 256
     frame_rate: str = "keep"
+
+    def __post_init__(self) -> None:
+        asked = [f"--{name}" for name in ("plan", "shard", "merge", "verify") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ConfigError(f"{' and '.join(asked)} exclude each other (accepted: one at a time). Leave one out.")
+        if self.out is None and self.plan is None:
+            raise ConfigError("prepare: no --out (accepted: a folder to write). Give one, or --plan FILE.csv.")
 
     def encoding(self) -> Encoding:
         """How the clips are encoded.
@@ -68,31 +95,66 @@ class Prepare:
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Prepare, arguments, verb="prepare", positional=("layout", "directory"))
+    if settings.plan is not None:
+        listing = _listing(settings)
+        write_plan(listing, settings.plan)
+        say(f"{settings.plan}: {len(listing.entries)} clips of {len(listing.class_names)} classes.")
+        return
+    out = str(settings.out)
+    workers = Workers(settings.engine, settings.jobs, settings.address)
+    if settings.verify:
+        compared = verify(out, settings.directory, workers=workers)
+        say(f"{out}: every clip is as it was prepared; so are the {compared} sources that are there.")
+        return
     manifest = prepare_dataset(settings)
-    say(
-        f"{settings.out}: {_summary(manifest)}. Next: videokd teach --stream motion --manifest {settings.out} --out RUN"
-    )
+    if settings.shard is not None:
+        say(f"{out}: shard {settings.shard} is done, {len(manifest.clips)} clips. When all are: --merge.")
+        return
+    _warn(manifest)
+    say(f"{out}: {_summary(manifest)}. Next: videokd teach --stream motion --manifest {out} --out RUN")
 
 
 def prepare_dataset(settings: Prepare) -> Manifest:
-    """Prepares a dataset, or finishes one; returns its manifest."""
+    """Prepares a dataset or a share of it, or finishes one; returns its manifest."""
+    listing = _listing(settings)
+    out = str(settings.out)
+    if settings.merge:
+        return merge(listing, out)
     return prepare(
-        _entries(settings),
-        settings.directory,
-        settings.out,
+        listing,
+        out,
         encoding=settings.encoding(),
-        jobs=settings.jobs,
+        keep=settings.keep,
         on_error=settings.on_error,
-        flip=settings.flip,
+        workers=Workers(settings.engine, settings.jobs, settings.address),
+        shard=Shard.parse(settings.shard) if settings.shard else None,
     )
 
 
-def _entries(settings: Prepare) -> tuple[Entry, ...]:
+def _listing(settings: Prepare) -> Listing:
     root = Path(settings.directory)
     if settings.layout == "folder":
-        return folder_layout(root, group_pattern=settings.group_pattern, test_fraction=settings.test_fraction)
-    layout = ucf101_layout if settings.layout == "ucf101" else hmdb51_layout
-    return layout(root, lists=Path(settings.lists) if settings.lists else None)
+        entries = folder_layout(
+            root,
+            group_pattern=settings.group_pattern,
+            groups=settings.groups,
+            test_fraction=settings.test_fraction,
+        )
+        return Listing(root, entries, settings.flip)
+    lists = Path(settings.lists) if settings.lists else None
+    if settings.layout == "ucf101":
+        return Listing(root, ucf101_layout(root, lists=lists), settings.flip, UCF101_CLIPS)
+    return Listing(root, hmdb51_layout(root, lists=lists), settings.flip, HMDB51_CLIPS)
+
+
+def _warn(manifest: Manifest) -> None:
+    checks: Any = manifest.settings["checks"]
+    for warning in checks["warnings"]:
+        say(f"warning: {warning}")
+    if checks["warnings"]:
+        say(f"warning: {manifest.root / FINDINGS_NAME} lists every finding.")
+    if manifest.settings["skipped"]:
+        say(f"warning: {manifest.settings['skipped']} files were left out; {manifest.root / FAILURES_NAME} says why.")
 
 
 def _summary(manifest: Manifest) -> str:

@@ -1,0 +1,266 @@
+"""`videokd prepare` as a user runs it: plans of the published datasets, shares, checks, bad files, a Ray cluster."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeClip
+from tests.datasets.conftest import digests, write_clip
+from videokd.__main__ import main
+from videokd.datasets.manifest import Manifest
+from videokd.errors import ConfigError
+from videokd.recipes.prepare import Prepare
+
+SMALL = ("--short-side", "32")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+#: The verb, and at the end its largest memory in KiB: that of all children would count those of other tests.
+MEASURED = (
+    "import resource, sys; from videokd.__main__ import main; status = main(sys.argv[1:]); "
+    "sys.stderr.write(f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\\n'); sys.exit(status)"
+)
+
+
+def run_alone(*arguments: str, unprivileged: bool = False) -> subprocess.CompletedProcess[str]:
+    """The verb in a process of its own; unprivileged: where even root cannot read what its permissions forbid."""
+
+    def drop() -> None:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+    return subprocess.run(
+        [sys.executable, "-c", MEASURED, "prepare", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=drop if unprivileged else None,
+    )
+
+
+def official_parts(lists: Path, dataset: str) -> dict[str, list[str]]:
+    """{class/file: its part in splits 1, 2, 3}, read line by line from the official lists."""
+    parts: dict[str, list[str]] = {}
+    for split in (0, 1, 2):
+        if dataset == "ucf101":
+            lines = {
+                part: (lists / f"{part}list{split + 1:02d}.txt").read_text().split("\n") for part in ("train", "test")
+            }
+            found = [(line.split()[0], part) for part, all_lines in lines.items() for line in all_lines if line.strip()]
+        else:
+            files = sorted(lists.glob(f"*_test_split{split + 1}.txt"))
+            flags = {"0": "unused", "1": "train", "2": "test"}
+            found = [
+                (
+                    f"{path.name.removesuffix(f'_test_split{split + 1}.txt')}/{line.strip()[:-2]}",
+                    flags[line.strip()[-1]],
+                )
+                for path in files
+                for line in path.read_text().split("\n")
+                if line.strip()
+            ]
+        for name, part in found:
+            parts.setdefault(name, ["unused"] * 3)[split] = part
+    return parts
+
+
+@pytest.mark.parametrize(("dataset", "clips"), [("ucf101", 13320), ("hmdb51", 6766)])
+def test_plans_equal_the_official_lists(shared: Path, tmp_path: Path, dataset: str, clips: int) -> None:
+    lists = shared / "lists" / dataset
+    official = official_parts(lists, dataset)
+    assert len(official) == clips
+    root, tiny = tmp_path / "tree", tmp_path / "tiny.avi"
+    tiny.write_bytes(b"names are all that a plan looks at")
+    for name in official:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(tiny, root / name)
+    ways = [()] if dataset == "hmdb51" else [(), ("--lists",)]  # UCF101: by its rule of groups too
+    for number, way in enumerate(ways if dataset == "ucf101" else [("--lists",)]):
+        plan = tmp_path / f"plan{number}.csv"
+        before = time.monotonic()
+        done = run_alone(
+            dataset, str(root), "--plan", str(plan), *(item for name in way for item in (name, str(lists)))
+        )
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - before < 60
+        assert int(done.stderr.split()[-1]) < 2**20
+        rows = rows_of(plan)
+        assert {row["path"]: [row["split1"], row["split2"], row["split3"]] for row in rows} == official
+        assert all(row["path"].split("/")[0] == row["class_name"] for row in rows)
+        if dataset == "ucf101":
+            labels = dict(line.split()[::-1] for line in (lists / "classInd.txt").read_text().splitlines() if line)
+        else:
+            labels = {name: str(n + 1) for n, name in enumerate(sorted({row["class_name"] for row in rows}))}
+        assert all(int(row["label"]) == int(labels[row["class_name"]]) - 1 for row in rows)
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_from_a_csv_file(tmp_path: Path) -> None:
+    names = [f"{label}/{clip}.mp4" for label in ("hop", "run") for clip in range(6)]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    groups = tmp_path / "groups.csv"
+    lines = [f"{name},film {number % 3}" for number, name in enumerate(names)]
+    groups.write_text("\n".join(["path,group", *lines]))
+    plan = tmp_path / "plan.csv"
+    assert main(["prepare", "folder", str(tmp_path / "in"), f"--plan={plan}", f"--groups={groups}"]) == 0
+    rows = rows_of(plan)
+    assert {row["group"] for row in rows} == {
+        f"{label}/film {number}" for label in ("hop", "run") for number in range(3)
+    }
+    for group in {row["group"] for row in rows}:
+        assert len({row["split1"] for row in rows if row["group"] == group}) == 1
+
+
+def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("hop/1.mp4", "hop/2.mp4", "run/1.mp4", "run/2.mp4"):
+        write_clip(tmp_path / "in" / name)
+    common = ["prepare", "folder", str(tmp_path / "in"), f"--plan={tmp_path / 'plan.csv'}"]
+    groups = tmp_path / "groups.csv"
+    groups.write_text("path,group\nhop/1.mp4,a\n")
+    for arguments, message in (
+        ([f"--groups={groups}"], "names no group for hop/2.mp4"),
+        ([f"--groups={tmp_path / 'none.csv'}"], "has no groups (accepted: a CSV file"),
+        ([f"--groups={groups}", "--group-pattern=(x)"], "exclude each other"),
+    ):
+        assert main([*common, *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_settings_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match=r"--shard and --merge exclude each other"):
+        Prepare("folder", "in", out="out", shard="1/2", merge=True)
+    with pytest.raises(ConfigError, match=r"no --out .* or --plan FILE.csv"):
+        Prepare("folder", "in")
+    with pytest.raises(ConfigError, match=r"frame_rate fast \(accepted: keep, or frames a second\)"):
+        Prepare("folder", "in", out="out", frame_rate="fast").encoding()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for number in range(8):
+        write_clip(tmp_path / "in" / f"{'hop' if number % 2 else 'run'}/x_g{number // 2}_c1.mp4", seed=number)
+    return tmp_path / "in"
+
+
+def test_shares_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prepare", "folder", str(tree), *SMALL, "--jobs=1"]
+    out = f"--out={tmp_path / 'out'}"
+    assert main([*command, f"--out={tmp_path / 'whole'}"]) == 0
+    assert main([*command, out, "--merge"]) == 2
+    assert main([*command, out, "--shard=2/2"]) == 0
+    assert "shard 2/2 is done" in capsys.readouterr().err
+    assert main([*command, out, "--merge"]) == 2
+    assert "(first: 1/2). Run the same command with --shard 1/2" in capsys.readouterr().err
+    assert main([*command, out, "--shard=1/2"]) == 0
+    assert main([*command, out, "--merge"]) == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_verify(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prepare", "folder", str(tree), f"--out={tmp_path / 'out'}", *SMALL, "--jobs=1"]
+    assert main([*command, "--verify"]) == 2
+    assert "no manifest there" in capsys.readouterr().err
+    assert main(command) == 0
+    assert main([*command, "--verify"]) == 0
+    assert "every clip is as it was prepared; so are the 8 sources" in capsys.readouterr().err
+    (tmp_path / "out/videos/hop/x_g0_c1.mp4").write_bytes(b"x")
+    assert main([*command, "--verify"]) == 2
+    assert "1 of 8 clips are not as they were" in capsys.readouterr().err
+    assert main(command) == 0
+    assert main([*command, "--verify"]) == 0
+
+
+def test_findings_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for number in range(24):
+        label = ("hop", "run")[number % 2]
+        # Each class has a GOP length of its own
+        write_clip(root / f"{label}/x_g{number // 2:02d}_c1.mp4", seed=number, gop=(4, 7)[number % 2])
+    shutil.copy(root / "hop/x_g00_c1.mp4", root / "hop/x_g11_c2.mp4")
+    assert main(["prepare", "folder", str(root), f"--out={out}", *SMALL, "--jobs=1"]) == 0
+    told = capsys.readouterr().err
+    assert "warning: codec leak: GOP length, B-frames and frame rate of the sources tell the class of 100.0%" in told
+    assert "warning: 1 clips equal another one, byte for byte: hop/x_g11_c2.mp4 is the same as hop/x_g00_c1.mp4" in told
+    checks = Manifest.read(out).settings["checks"]
+    assert checks["codec_leak"]["sources"]["gop"] == 1.0
+    assert checks["codec_leak"]["results"]["form"] == 0.5
+    assert {row["check"] for row in rows_of(out / "findings.csv")} == {"duplicates", "codec_leak"}
+
+
+@pytest.mark.parametrize(("good", "bad"), [(16, 1), pytest.param(200, 2, marks=pytest.mark.slow)])
+def test_bad_files_are_reported_and_the_good_prepared(tmp_path: Path, make_clip: MakeClip, good: int, bad: int) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for number in range(good):
+        write_clip(root / f"class {number % 4}/v_g{number // 4:02d}_c01.mp4", seed=number, num_frames=14)
+    reasons = {}
+    for number in range(bad):
+        folder = root / f"class {number}"
+        whole = write_clip(tmp_path / f"whole{number}.mp4", num_frames=40, seed=1000 + number).read_bytes()
+        front = make_clip("mpeg4", num_frames=40, seed=number).read_bytes()  # its index is at the end
+        files = {
+            "empty": (b"", "is empty"),
+            "cut": (whole[: len(whole) * 2 // 3], "Damaged or cut off"),
+            "beheaded": (front[: len(front) // 2], "is no video that FFmpeg reads"),
+            "text": (b"not a video\n" * 50, "is no video that FFmpeg reads"),
+            "unknown codec": (whole.replace(b"avc1", b"zzzz"), "has no video track that FFmpeg decodes"),
+            "forbidden": (whole, "Permission denied"),
+            "one picture": (write_clip(tmp_path / "one.mp4", num_frames=1).read_bytes(), "one picture alone"),
+            "sound": (sound_alone(tmp_path / "sound.mp4"), "has no video track"),
+        }
+        for name, (content, reason) in files.items():
+            path = folder / f"{name} {number}_g90_c01.mp4"
+            path.write_bytes(content)
+            path.chmod(0 if name == "forbidden" else 0o644)
+            reasons[path.relative_to(root).as_posix()] = reason
+        (folder / f"link {number}_g91_c01.mp4").symlink_to(tmp_path / "nowhere.mp4")
+        reasons[f"class {number}/link {number}_g91_c01.mp4"] = "no such file"
+        write_clip(folder / f"日本語 {number} ü'\"#%_g92_c01.mp4", seed=2000 + number)
+        shutil.copy(folder / "v_g00_c01.mp4", folder / f"again {number}_g93_c01.mp4")
+    command = ["folder", str(root), "--out", str(out), *SMALL, "--jobs=2"]
+    failed = run_alone(*command, unprivileged=True)
+    assert failed.returncode == 2
+    assert f"{len(reasons)} of {good + 11 * bad} videos could not be prepared" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    skipped = run_alone(*command, "--on-error=skip", unprivileged=True)
+    assert skipped.returncode == 0, skipped.stderr
+    assert f"{len(reasons)} files were left out" in skipped.stderr
+    listed = {row["path"]: row["reason"] for row in rows_of(out / "failures.csv")}
+    assert set(listed) == set(reasons)
+    for path, reason in reasons.items():
+        assert reason in listed[path]
+    manifest = Manifest.read(out)
+    assert len(manifest.clips) == good + 2 * bad  # the odd name and the duplicate are good files
+    manifest.check_files()
+    duplicates = [row["what"] for row in rows_of(out / "findings.csv") if row["check"] == "duplicates"]
+    assert len(duplicates) == bad
+    assert json.dumps(manifest.settings)
+
+
+def sound_alone(path: Path) -> bytes:
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()

@@ -1,0 +1,223 @@
+"""Checks of a prepared dataset that protect the science: nothing missing, nothing in training and test at once, and no
+class that its encoding gives away."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.codec.index import VideoIndex
+from videokd.datasets.manifest import Clip
+from videokd.datasets.official_lists import NUM_SPLITS
+
+#: What of an encoding can be made alike for all clips; size follows the content too.
+FORM = ("gop", "b_frames", "frame_rate")
+_FEATURES = (*FORM, "bytes")
+_BINS = 16
+_FLAT = 0.05
+_MOST_CLIPS = 50_000  # more tell the leak no better
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Args:
+        check: class_counts, duplicates, groups or codec_leak.
+        what: the class, clip, group or part that it is about.
+        detail: a sentence.
+    """
+
+    check: str
+    what: str
+    detail: str
+
+
+def check_clips(
+    clips: Sequence[Clip], class_names: Sequence[str], *, official: Mapping[str, int] | None = None
+) -> tuple[dict[str, object], list[Finding]]:
+    """Look for what would make results on a dataset wrong.
+
+    Args:
+        clips: of the dataset.
+        class_names: the name of each label.
+        official: {class: clips it must have}, of a published dataset.
+
+    Returns:
+        Figures for the manifest's settings, with one line for a person for each check that found something, under
+        "warnings"; and every single finding.
+    """
+    counts = _class_counts(clips, class_names, official)
+    duplicates = _duplicates(clips)
+    across = sum(finding.check == "duplicates" for finding in duplicates)
+    groups = _divided_groups(clips)
+    leak, leaks = _codec_leak(clips, len(class_names))
+    warnings = [finding.detail for finding in leaks]
+    if counts and official is not None:
+        warnings.insert(0, f"{len(clips)} clips, not the official {sum(official.values())}: {counts[0].detail}")
+    if duplicates:
+        warnings.append(f"{len(duplicates)} clips equal another one, byte for byte: {duplicates[0].detail}")
+    if groups:
+        warnings.append(f"{len(groups)} groups are divided between training and test: {groups[0].detail}")
+    figures: dict[str, object] = {
+        "clips": len(clips),
+        "official_clips": None if official is None else sum(official.values()),
+        "duplicates": across,
+        "divided_groups": len(groups),
+        "codec_leak": leak,
+        "warnings": warnings,
+    }
+    return figures, [*counts, *duplicates, *groups, *leaks]
+
+
+def _class_counts(
+    clips: Sequence[Clip], class_names: Sequence[str], official: Mapping[str, int] | None
+) -> list[Finding]:
+    if official is None:
+        return []
+    found = Counter(clip.class_name for clip in clips)
+    return [
+        Finding("class_counts", name, f"{name} has {found[name]} clips, officially {official[name]}.")
+        for name in class_names
+        if found[name] != official[name]
+    ]
+
+
+def _duplicates(clips: Sequence[Clip]) -> list[Finding]:
+    """Sources with the same content, each named with the first of its kind."""
+    first: dict[str, Clip] = {}
+    findings = []
+    for clip in clips:
+        other = first.setdefault(clip.source_sha256, clip)
+        if other is clip:
+            continue
+        apart = [s for s in range(1, NUM_SPLITS + 1) if {clip.part(s), other.part(s)} == {"train", "test"}]
+        where = f"in training and test of split {', '.join(map(str, apart))}" if apart else "in the same parts"
+        labels = "" if clip.label == other.label else f", labelled {clip.class_name} and {other.class_name}"
+        findings.append(
+            Finding("duplicates", _name(clip), f"{_name(clip)} is the same as {_name(other)} ({where}{labels}).")
+        )
+    return findings
+
+
+def _name(clip: Clip) -> str:
+    return clip.source_path or PurePosixPath(clip.path).name
+
+
+def _divided_groups(clips: Sequence[Clip]) -> list[Finding]:
+    findings = []
+    for split in range(1, NUM_SPLITS + 1):
+        parts: dict[str, set[str]] = defaultdict(set)
+        for clip in clips:
+            parts[clip.group].add(clip.part(split))
+        findings += [
+            Finding("groups", group, f"{group} is in training and test of split {split}.")
+            for group, found in parts.items()
+            if {"train", "test"} <= found
+        ]
+    return findings
+
+
+def _codec_leak(clips: Sequence[Clip], num_classes: int) -> tuple[dict[str, object], list[Finding]]:
+    """How well the encoding predicts the class of clips of unseen groups, for the sources and for the results."""
+    chosen = clips[:: -(-len(clips) // _MOST_CLIPS) or 1]
+    labels = np.array([clip.label for clip in chosen], dtype=np.int64)
+    names = {name: number for number, name in enumerate(dict.fromkeys((c.label, c.group) for c in chosen))}
+    groups = np.array([names[clip.label, clip.group] for clip in chosen], dtype=np.int64)
+    chance = 1 / num_classes
+    figures: dict[str, object] = {"chance": round(chance, 4), "groups": len(names)}
+    findings = []
+    # Three standard errors of guessing, a group being one guess, and far enough above it to matter
+    limit = max(1.5 * chance, chance + 3 * float(np.sqrt(chance * (1 - chance) / max(len(names), 1))))
+    for part, table in (("sources", _source_form(chosen)), ("results", _result_form(chosen))):
+        if table is None:
+            continue
+        columns = {name: table[:, [number]] for number, name in enumerate(_FEATURES)}
+        columns["form"] = table[:, : len(FORM)]
+        accuracy = {name: class_accuracy(values, labels, groups) for name, values in columns.items()}
+        figures[part] = {name: round(value, 4) for name, value in accuracy.items()}
+        if accuracy["form"] > limit:
+            findings.append(Finding("codec_leak", part, _leak_message(part, accuracy["form"], chance)))
+    return figures, findings
+
+
+def _leak_message(part: str, accuracy: float, chance: float) -> str:
+    found = (
+        f"codec leak: GOP length, B-frames and frame rate of the {part} tell the class of {100 * accuracy:.1f}% of the "
+        f"clips of unseen groups (chance {100 * chance:.1f}%)"
+    )
+    if part == "sources":
+        return f"{found}: never train on the files as they are; traces may even survive the second encoding."
+    return f"{found}: a network can learn that in place of the action. Prepare without --keep, with --frame-rate 25."
+
+
+def _source_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64] | None:
+    """[N, features]; None where the manifest does not know how the sources were encoded."""
+    if not all(clip.source_codec for clip in clips):
+        return None
+    rows = [
+        (clip.source_gop, clip.source_b_frames, clip.source_frame_rate, clip.source_bytes / clip.num_frames)
+        for clip in clips
+    ]
+    return np.array(rows, dtype=np.float64)
+
+
+def _result_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64]:
+    rows = []
+    for clip in clips:
+        index = VideoIndex.from_json(clip.index)
+        # The last GOP is cut off where the clip ends: not the mean, or it would tell the clip's length
+        lengths = [gop.num_positions for gop in index.gops]
+        b_frames = sum(index.types.count(kind) for kind in "Bb") / clip.num_frames
+        rows.append((max(lengths), b_frames, index.frame_rate, clip.bytes / clip.num_frames))
+    return np.array(rows, dtype=np.float64)
+
+
+def class_accuracy(
+    values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
+) -> float:
+    """How well a few numbers of a clip tell its class: mean over classes of the share that is told rightly.
+
+    A naive Bayes classifier over up to 16 quantile bins a number, uniform over classes, each clip told from the clips
+    of all other groups. Numbers that say nothing give 1 / K.
+
+    Args:
+        values: [N, features].
+        labels: int64 [N].
+        groups: int64 [N], from 0; a group lies within one class.
+
+    >>> labels, groups = np.arange(40) % 2, np.arange(40)
+    >>> class_accuracy(labels[:, None] * 1.0, labels, groups), class_accuracy(np.ones((40, 1)), labels, groups)
+    (1.0, 0.5)
+    """
+    classes, labels = np.unique(labels, return_inverse=True)
+    in_class = np.bincount(labels)
+    in_group = np.bincount(groups)
+    score = np.zeros((len(labels), len(classes)))
+    own = np.arange(len(labels)), labels
+    for column in values.T:
+        edges = np.unique(column)
+        if len(edges) > _BINS:
+            edges = np.unique(np.quantile(column, np.linspace(0, 1, _BINS + 1)[1:-1], method="nearest"))
+        bins = np.unique(np.searchsorted(edges, column), return_inverse=True)[1]
+        by_class = _histograms(labels, bins)
+        by_group = _histograms(groups, bins)
+        share = by_class[:, bins].T / in_class  # [N, K]
+        others = np.maximum(in_class[labels] - in_group[groups], 1)
+        share[own] = (by_class[labels, bins] - by_group[groups, bins]) / others
+        # Mixed with a flat share, not smoothed by counts, which would favour classes with more clips
+        score += np.log((1 - _FLAT) * share + _FLAT / (bins.max() + 1))
+    right = score.argmax(1) == labels
+    return float(np.mean(np.bincount(labels, weights=right) / in_class))
+
+
+def _histograms(rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[rows, bins]: how often each bin occurs in each row."""
+    counts = np.zeros((rows.max() + 1, bins.max() + 1))
+    np.add.at(counts, (rows, bins), 1)
+    return counts

@@ -1,0 +1,155 @@
+"""One video of a dataset: into the training form, or kept as it is; and a note that it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from videokd.codec.container import MOTION_CODECS, index_video
+from videokd.codec.index import VideoIndex
+from videokd.codec.streams import open_video
+from videokd.codec.transcode import Encoding, SourceForm, transcode
+from videokd.errors import DataError, DecodeError
+from videokd.files import write_whole
+
+Facts = Mapping[str, Any]
+"""Columns of the manifest that are known once a clip is made."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a worker needs to make one clip.
+
+    Args:
+        video_id: names the clip within its dataset.
+        root: the folder of the manifest, from which the clip's path starts.
+        source: the video as it came.
+        target: where the prepared one goes.
+        row: the note of what is known of the finished clip; written last, so its presence means that the clip is whole.
+        encoding: how it is encoded.
+        keep: take the source as it is, where its codec exports motion vectors; transcode it otherwise.
+    """
+
+    video_id: str
+    root: Path
+    source: Path
+    target: Path
+    row: Path
+    encoding: Encoding
+    keep: bool
+
+
+def make(task: Making) -> Facts:
+    """Makes one clip, indexes it, notes that it is done.
+
+    Raises:
+        DecodeError: the source is no video, damaged, or has one picture alone.
+        DataError: the clip cannot be written, or not read again.
+    """
+    if not task.source.exists():
+        raise DecodeError(
+            f"{task.source}: no such file. It went away after the folder was listed, or is a broken link."
+        )
+    made_from = _made_from(task)
+    facts = (_kept(task) if task.keep else None) or _transcoded(task)
+    content = json.dumps({"made_from": made_from, "facts": facts}).encode()
+    write_whole(task.row, content)
+    return facts
+
+
+def finished(task: Making) -> Facts | None:
+    """What is known of a clip that an earlier run made, if it still is what this run would make."""
+    try:
+        row = json.loads(task.row.read_text(encoding="utf-8"))
+        path = task.root / row["facts"]["path"]
+        if row["made_from"] == _made_from(task) and path.stat().st_size == row["facts"]["bytes"]:
+            facts: Facts = row["facts"]
+            return facts
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # missing, or written by something else: made again
+    return None
+
+
+def described(encoding: Encoding) -> dict[str, object]:
+    """An encoding as the manifest notes it."""
+    return {**asdict(encoding), "quality": encoding.resolved_quality}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _made_from(task: Making) -> dict[str, object]:
+    """What a finished clip depends on."""
+    status = task.source.stat()
+    return {
+        "video_id": task.video_id,
+        "size": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "encoding": described(task.encoding),
+        **({"keep": True} if task.keep else {}),
+    }
+
+
+def _transcoded(task: Making) -> Facts:
+    form = transcode(task.source, task.target, task.encoding)
+    if form.num_frames < 2:
+        task.target.unlink()
+        raise DecodeError(f"{task.source} has one picture alone (accepted: two or more, to see motion). Leave it out.")
+    index = index_video(task.target)
+    if index.num_frames != form.num_frames or not index.exact:
+        raise DataError(
+            f"{task.target}: {form.num_frames} pictures were written, {index.num_frames} found. Check the disk."
+        )
+    return _facts(task, task.target, index, form)
+
+
+def _kept(task: Making) -> Facts | None:
+    """The facts of a source that stays as it is; None where it must be transcoded to have motion at all."""
+    index = index_video(task.source)
+    if index.codec not in MOTION_CODECS or not any(gop.num_positions > 1 for gop in index.gops):
+        return None
+    with open_video(task.source, index=index) as video:
+        for _ in video.iterate(streams=("motion",)):  # read it through once, so that damage shows now
+            pass
+    order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
+    types = "".join(kind.upper() for _, kind in order)
+    task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
+    return _facts(task, task.source, index, SourceForm(index.codec, index.frame_rate, types))
+
+
+def _facts(task: Making, path: Path, index: VideoIndex, form: SourceForm) -> Facts:
+    return {
+        "path": _relative(path, task.root),
+        "codec": index.codec,
+        "width": index.width,
+        "height": index.height,
+        "num_frames": index.num_frames,
+        "seconds": index.num_frames / index.frame_rate,
+        "index": index.to_json(),
+        "source_sha256": sha256_of(task.source),
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "source_codec": form.codec,
+        "source_frame_rate": form.frame_rate,
+        "source_gop": round(form.num_frames / max(form.types.count("I"), 1), 3),
+        "source_b_frames": round(form.types.count("B") / form.num_frames, 4),
+        "source_bytes": task.source.stat().st_size,
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:  # another drive, on Windows
+        return path.resolve().as_posix()

@@ -1,0 +1,196 @@
+"""Many tasks at the same time: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from videokd.errors import ConfigError, DataError, DecodeError, VideoKDError
+
+Engine = Literal["local", "ray"]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_WAITING_PER_JOB = 4  # tasks handed out ahead of the one in work: few enough for memory, enough that no worker waits
+_RETRIES = 3  # of a task whose Ray worker died
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
+
+    Args:
+        engine: local (processes of this machine) or ray (the workers of an existing Ray cluster, which see the same paths
+            and have videokd installed).
+        jobs: tasks done at the same time; None: one for each CPU that this process may use, or that the cluster has.
+        address: of the Ray cluster, as `ray.init` takes it; None: RAY_ADDRESS, or the cluster this machine belongs to.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+
+    engine: Engine = "local"
+    jobs: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise ConfigError(f"engine {self.engine!r} (accepted: {', '.join(get_args(Engine))}). Choose one of these.")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"jobs {self.jobs} (accepted: 1 or more, or none for one per CPU).")
+        if self.address is not None and self.engine != "ray":
+            raise ConfigError(f"address {self.address} needs the engine ray (given: {self.engine}). Pass --engine ray.")
+
+    def outcomes(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task]
+    ) -> Iterator[tuple[Task, Result | DecodeError]]:
+        """Each task with what the function gave, in the order of completion.
+
+        Args:
+            function: at the top of a module, so that other processes find it.
+            tasks: its arguments.
+
+        Yields:
+            (task, result); the result is a DecodeError where the function raised one, or where Ray workers died of the
+            task again and again.
+
+        Raises:
+            VideoKDError: any other error that the function raises; a local worker died; there is no Ray.
+        """
+        if not tasks:
+            return iter(())
+        if self.engine == "ray":
+            return _on_ray(function, tasks, self.jobs, self.address)
+        jobs = min(self.jobs or _num_cpus(), len(tasks))
+        return _in_processes(function, tasks, jobs) if jobs > 1 else ((t, _attempt(function, t)) for t in tasks)
+
+
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | DecodeError:
+    """Bad sources are results, to be reported together; a full disk is an exception, and ends the run."""
+    try:
+        return function(task)
+    except DecodeError as error:
+        return error
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_processes(
+    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[Task, Result | DecodeError]]:
+    # Spawned, because a forked copy of a process with threads (torch, FFmpeg) can deadlock.
+    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
+    running: dict[Future[Result | DecodeError], Task] = {}
+    waiting = iter(tasks)
+    try:
+        while True:
+            with _interrupts_held_back():
+                while len(running) < jobs * _WAITING_PER_JOB and (task := next(waiting, None)) is not None:
+                    running[executor.submit(_attempt, function, task)] = task
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process died: killed for want of memory, or FFmpeg crashed on a file. "
+            "Run the same command again; with `jobs` 1 the last file that is begun is the culprit."
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and processes started meanwhile do not see it before they can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _on_ray(
+    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None, address: str | None
+) -> Iterator[tuple[Task, Result | DecodeError]]:
+    def attempt(task: Task) -> Result | VideoKDError:
+        try:
+            return function(task)
+        except VideoKDError as error:  # as a value: raised, it would arrive wrapped in Ray's own error
+            return error
+
+    with _cluster(address) as ray:
+        remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(attempt)
+        limit = jobs or _WAITING_PER_JOB * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        running: dict[Any, Task] = {}
+        waiting = iter(tasks)
+        while True:
+            while len(running) < limit and (task := next(waiting, None)) is not None:
+                running[remote.remote(task)] = task
+            if not running:
+                return
+            for reference in ray.wait(list(running))[0]:
+                yield running.pop(reference), _fetched(ray, reference)
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster; a connection that was there before stays."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("engine ray needs Ray. Install it with `pip install videokd[ray]`.") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"no Ray cluster at {address or 'this machine'} ({reason}). Start one with `ray start --head`, or pass --address."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _fetched(ray: Any, reference: Any) -> Any:
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    try:
+        outcome = ray.get(reference)
+    except died:
+        return DecodeError(
+            f"{_RETRIES + 1} Ray workers that took this file died. Leave it out, or give them more memory."
+        )
+    if isinstance(outcome, VideoKDError) and not isinstance(outcome, DecodeError):
+        raise outcome
+    return outcome
