@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from videokd.distill.losses import cross_entropy, hint_loss, kd_loss, mutual_loss
+from videokd.distill.mixup import MixedLabel
 from videokd.distill.objective import Objective
+from videokd.distill.targets import dist_loss, dkd_loss, standardise
 from videokd.errors import ConfigError
 from videokd.types import StudentOutput
 
@@ -86,6 +88,7 @@ def test_a_student_alone_sends_no_gradient_to_peers_and_teachers():
     [
         ("alpha", 1.1), ("alpha", -0.1), ("beta", -1.0), ("beta", float("inf")), ("temperature", 0.0), ("peers", "mean"),
         ("gamma", 2.0), ("hint_weight", -1.0), ("hint_weight", float("nan")), ("label_smoothing", 1.0),
+        ("target_loss", "mse"),
     ],
 )  # fmt: skip
 def test_numbers_outside_their_range_are_refused(name, value):
@@ -101,3 +104,49 @@ def test_impossible_combinations_are_refused():
         Objective(beta=1.0)(one, None, LABEL)
     with pytest.raises(ConfigError, match="there are no students"):
         Objective()({}, None, LABEL)
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("weights", [None, (2.0, 0.5)])
+def test_other_losses_take_the_place_of_kd(standardised, weights):
+    outputs, target = {"a": output(0), "b": output(1)}, output(3).logits
+    before = standardise if standardised else lambda z: z
+    z, goal = before(outputs["a"].logits), before(target)
+    first, second = weights or (1.0, 1.0)
+    of_label, of_others = weights or (1.0, 8.0)
+    expected = {
+        "dist": dist_loss(z, goal, temperature=2.0, over_classes=first, over_batch=second),
+        "dkd": dkd_loss(z, goal, LABEL, temperature=2.0, target_class=of_label, other_classes=of_others),
+    }
+    if weights is None:
+        expected["kd"] = kd_loss(z, goal, temperature=2.0)
+    for name, value in expected.items():
+        objective = Objective(
+            alpha=0.6, beta=0.5, temperature=2.0, target_loss=name, target_weights=weights, standardise=standardised
+        )
+        total, parts = objective(outputs, target, LABEL)
+        assert list(parts) == ["a/ce", f"a/{name}", "a/mutual", "b/ce", f"b/{name}", "b/mutual"]
+        assert parts[f"a/{name}"].item() == pytest.approx(0.6 * value.item(), rel=1e-6)
+        assert parts["a/mutual"].item() == pytest.approx(0.5 * mutual_loss(output(0).logits, [output(1).logits]).item())
+        assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
+
+
+def test_a_mixture_counts_in_every_part_that_sees_labels():
+    label, other = LABEL, LABEL.flip(0)
+    outputs, target = {"a": output(0, exits=True), "b": output(1)}, output(3).logits
+    objective = Objective(alpha=0.5, beta=0.5, target_loss="dkd", label_smoothing=0.1)
+    _, mixed = objective(outputs, target, MixedLabel(label, other, 0.8))
+    (_, first), (_, second) = (objective(outputs, target, one) for one in (label, other))
+    for name, part in mixed.items():
+        assert part.item() == pytest.approx(0.8 * first[name].item() + 0.2 * second[name].item(), rel=1e-5)
+    assert {name for name in mixed if first[name] != second[name]} >= {"a/ce", "a/dkd", "a/exit1/ce", "b/ce"}
+
+
+@pytest.mark.parametrize("settings", [
+    {"target_weights": (1.0, 1.0)},
+    {"target_loss": "dist", "target_weights": (1.0,)},
+    {"target_loss": "dkd", "target_weights": (1.0, -1.0)},
+])  # fmt: skip
+def test_weights_that_do_not_fit_the_loss_are_refused(settings):
+    with pytest.raises(ConfigError, match=r"target_weights is .*two, 0 or more, for dist and dkd"):
+        Objective(**settings)

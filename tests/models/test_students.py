@@ -54,6 +54,33 @@ def test_outputs_of_a_batch_and_of_its_streams_are_the_same():
     assert students.input_size == 32
 
 
+def test_views_are_predicted_apart():
+    shifted = NetworkSpec(("motion",), "test_resnet", 5, 32, temporal_shift=True)
+    students = build(a=spec("motion"), b=shifted).eval()
+    for module in students.members["b"].modules():  # timm starts residual branches at zero: nothing shifted would show
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+    streams = random_streams("motion", segments=6)
+    found = students.logits(streams, num_views=2)
+    for name in ("a", "b"):
+        halves = [students.logits({"motion": streams["motion"][:, s : s + 3]})[name] for s in (0, 3)]
+        torch.testing.assert_close(found[name], torch.stack(halves).mean(dim=0), rtol=1e-4, atol=1e-5)
+    together = students.logits(streams)
+    torch.testing.assert_close(found["a"], together["a"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found["b"], together["b"], atol=1e-6)
+    assert students.sees_order
+    assert not build(a=spec("motion")).sees_order
+    with pytest.raises(ValueError, match=r"motion.*of 4 views"):
+        students.logits(streams, num_views=4)
+
+
+def test_a_shifted_student_survives_its_export(tmp_path):
+    students = build(a=NetworkSpec(("motion",), "test_resnet", 5, 32, temporal_shift=True)).eval()
+    loaded, streams = load_students(save_students(students, tmp_path)), random_streams("motion")
+    assert loaded.specs["a"].temporal_shift
+    assert torch.equal(loaded.logits(streams)["a"], students.logits(streams)["a"])
+
+
 def test_peers_start_differently_and_runs_repeat():
     first, again, other = build(seed=3), build(seed=3), build(seed=4)
     states = [students.state_dict() for students in (first, again, other)]

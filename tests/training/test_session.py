@@ -23,6 +23,7 @@ from videokd.training.session import (
     RunFolder,
     RunLog,
     StopSignal,
+    channels_last,
     finite_values,
     pick_device,
     seed_everything,
@@ -100,6 +101,28 @@ def test_finite_values():
             finite_values({"a/ce": torch.tensor(0.5), "a/kd": torch.tensor(bad)}, step=12)
 
 
+def test_finite_values_names_the_streams_of_the_student():
+    parts = {"a/ce": torch.tensor(0.5), "b/exit1/kd": torch.tensor(math.nan)}
+    streams = {"a": ("iframe",), "b": ("motion", "residual")}
+    with pytest.raises(VideoKDError, match=r"step 3: b/exit1/kd is nan \(the student sees motion, residual\)\. Lower"):
+        finite_values(parts, step=3, streams=streams)
+    with pytest.raises(VideoKDError, match=r"step 3: loss/total is inf\. Lower"):
+        finite_values({"loss/total": torch.tensor(math.inf)}, step=3, streams=streams)
+
+
+def test_channels_last_changes_the_layout_of_2d_and_3d_filters_and_no_value():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(4, 2)).eval()
+    values = torch.randn(2, 3, 3, 3)
+    expected, parameters = module(values), list(module.parameters())
+    assert channels_last(module) is module
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
+    torch.testing.assert_close(module(values), expected)
+    deep = channels_last(nn.Conv3d(3, 4, 3))
+    assert deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -110,6 +133,21 @@ def test_each_record_is_one_line_written_at_once(tmp_path):
         assert lines(tmp_path) == [{"step": 0, "epoch": 0, "a/ce": 1.5, "top1": None}]
         log.record(1, 0, {"a/ce": 1.0})
     assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
+def test_ranks_that_do_not_write_leave_nothing(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert not run.prepare(SETTINGS, writes=False)
+    assert not run.path.exists()
+    run.prepare(SETTINGS)
+    save_checkpoint(run.checkpoint, {"step": 1})
+    before = {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()}
+    assert run.prepare(SETTINGS, writes=False)
+    with RunLog(run.path, writes=False) as log:
+        log.record(0, 0, {"a/ce": 1.5})
+    assert {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()} == before
+    with pytest.raises(ConfigError, match="holds a run with note None, not other"):
+        run.prepare(SETTINGS | {"note": "other"}, writes=False)
 
 
 def test_tensorboard_reads_the_events(tmp_path):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videokd.distill.mixup import Label, over_labels
 from videokd.types import StudentOutput
 
 
@@ -39,27 +40,29 @@ def full_precision(values: Tensor) -> torch.autocast:
     return torch.autocast(values.device.type, enabled=False)
 
 
-def _check_temperature(temperature: float) -> None:
+def check_temperature(temperature: float) -> None:
+    """ValueError unless the temperature is a finite number above 0."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature is {temperature} (accepted: a finite number above 0)")
 
 
-def _check_same_shape(first: Tensor, second: Tensor, *, names: str) -> None:
+def check_same_shape(first: Tensor, second: Tensor, *, names: str) -> None:
+    """ValueError unless both have the same shape."""
     if first.shape != second.shape:
         raise ValueError(f"{names} are {list(first.shape)} and {list(second.shape)} (accepted: the same shape)")
 
 
-def _divergence(log_student: Tensor, log_target: Tensor) -> Tensor:
+def divergence(log_student: Tensor, log_target: Tensor) -> Tensor:
     """KL(target ‖ student) of log-probabilities [B, K], mean over the batch."""
     return F.kl_div(log_student, log_target, reduction="batchmean", log_target=True)
 
 
-def cross_entropy(logits: Tensor, label: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, label: Label, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy against hard labels, mean over the batch.
 
     Args:
         logits: [B, K], any float dtype; computed in float32.
-        label: int64 [B], class numbers from 0.
+        label: int64 [B], class numbers from 0; of a mixture, both labels count by their shares.
         label_smoothing: ε in [0, 1]: the target is 1 − ε + ε/K for the label and ε/K elsewhere (Szegedy et al. 2016).
 
     Returns:
@@ -69,7 +72,8 @@ def cross_entropy(logits: Tensor, label: Tensor, *, label_smoothing: float = 0.0
     1.386...
     """
     with full_precision(logits):
-        return F.cross_entropy(widen(logits), label, label_smoothing=label_smoothing)
+        wide = widen(logits)
+        return over_labels(lambda label: F.cross_entropy(wide, label, label_smoothing=label_smoothing), label)
 
 
 def kd_loss(student: Tensor, target: Tensor, *, temperature: float) -> Tensor:
@@ -93,12 +97,12 @@ def kd_loss(student: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     >>> kd_loss(z, z, temperature=4.0).item()
     0.0
     """
-    _check_same_shape(student, target, names="student and target")
-    _check_temperature(temperature)
+    check_same_shape(student, target, names="student and target")
+    check_temperature(temperature)
     with full_precision(student):
         log_student = F.log_softmax(widen(student) / temperature, dim=1)
         log_target = F.log_softmax(widen(target.detach()) / temperature, dim=1)
-        return temperature**2 * _divergence(log_student, log_target)
+        return temperature**2 * divergence(log_student, log_target)
 
 
 def mutual_loss(
@@ -131,13 +135,13 @@ def mutual_loss(
     if peers_as not in ("separate", "ensemble"):
         raise ValueError(f"peers_as is {peers_as!r} (accepted: 'separate', 'ensemble')")
     for peer in peers:
-        _check_same_shape(student, peer, names="student and peer")
+        check_same_shape(student, peer, names="student and peer")
     with full_precision(student):
         log_student = F.log_softmax(widen(student), dim=1)
         log_peers = torch.stack([F.log_softmax(widen(peer.detach()), dim=1) for peer in peers])  # [peers, B, K]
         if peers_as == "ensemble":
-            return _divergence(log_student, log_peers.logsumexp(dim=0) - math.log(len(peers)))
-        return torch.stack([_divergence(log_student, log_peer) for log_peer in log_peers]).mean()
+            return divergence(log_student, log_peers.logsumexp(dim=0) - math.log(len(peers)))
+        return torch.stack([divergence(log_student, log_peer) for log_peer in log_peers]).mean()
 
 
 def hint_loss(adapted: Tensor, deepest: Tensor) -> Tensor:
@@ -159,7 +163,7 @@ def hint_loss(adapted: Tensor, deepest: Tensor) -> Tensor:
     >>> hint_loss(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.zeros(2, 2)).item()
     2.5
     """
-    _check_same_shape(adapted, deepest, names="adapted and deepest")
+    check_same_shape(adapted, deepest, names="adapted and deepest")
     with full_precision(adapted):
         difference = (widen(adapted) - widen(deepest.detach())).flatten(1)  # [N, D]
         distance: Tensor = torch.linalg.vector_norm(difference, dim=1)  # [N]
@@ -168,7 +172,7 @@ def hint_loss(adapted: Tensor, deepest: Tensor) -> Tensor:
 
 def self_distillation_loss(
     output: StudentOutput,
-    label: Tensor,
+    label: Label,
     *,
     gamma: float,
     temperature: float,
@@ -182,7 +186,7 @@ def self_distillation_loss(
 
     Args:
         output: a student's logits, exits and hints; no gradient flows into the deepest logits and features.
-        label: int64 [B].
+        label: int64 [B], or the labels of a mixture.
         gamma: γ in [0, 1], the share of the deepest exit's predictions.
         temperature: T > 0.
         hint_weight: λ ≥ 0; hints are optional.

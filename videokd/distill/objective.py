@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from videokd.distill.losses import cross_entropy, kd_loss, mutual_loss, self_distillation_loss
+from videokd.distill.mixup import Label
+from videokd.distill.targets import dist_loss, dkd_loss, standardise
 from videokd.errors import ConfigError
 from videokd.types import StudentOutput
 
@@ -30,6 +32,12 @@ class Objective:
             has 0.3 at T = 3 without the factor T²; with it, the same balance is near 0.05.
         hint_weight: λ ≥ 0 of the hint loss of shallow exits.
         label_smoothing: in [0, 1), of every cross-entropy.
+        target_loss: how the target is followed: `kd`, `dist` or `dkd`; also the part's name in the log.
+        target_weights: of the two terms of dist (over classes, over the batch; 1 and 1 if left out) or of dkd (labelled
+            class, other classes; 1 and 8); kd has one term and none.
+        standardise: bring the target's and the student's logits to mean 0 and deviation 1 before T, for any target_loss.
+            T then means something else: 1 to 2 is common, with a larger share of the target. Peers and exits are
+            compared as they are.
 
     Raises:
         ConfigError: a number is outside its range.
@@ -48,6 +56,9 @@ class Objective:
     gamma: float = 0.05
     hint_weight: float = 0.03
     label_smoothing: float = 0.0
+    target_loss: Literal["kd", "dist", "dkd"] = "kd"
+    target_weights: tuple[float, float] | None = None
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         accepted = {
@@ -58,20 +69,25 @@ class Objective:
             "gamma": (0 <= self.gamma <= 1, "0 to 1"),
             "hint_weight": (0 <= self.hint_weight < math.inf, "0 or more"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 up to, not including, 1"),
+            "target_loss": (self.target_loss in ("kd", "dist", "dkd"), "kd, dist, dkd"),
+            "target_weights": (
+                _fits(self.target_weights, self.target_loss),
+                "two, 0 or more, for dist and dkd; else none",
+            ),
         }
         for name, (good, what) in accepted.items():
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)} (accepted: {what}). Correct the setting.")
 
     def __call__(
-        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Tensor
+        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Label
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of all students together.
 
         Args:
             outputs: {student: its output}, all of the same batch.
             target: [B, K] fused logits of the teachers; None without teachers.
-            label: int64 [B].
+            label: int64 [B], or the labels of a mixture.
 
         Returns:
             The total to go backward from, and its parts for the log (`student/ce`, `student/kd`, `student/mutual`,
@@ -92,7 +108,7 @@ class Objective:
         return torch.stack(totals).sum(), parts
 
     def for_student(
-        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Tensor
+        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Label
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one student among its peers, as alternating updates need it.
 
@@ -100,7 +116,7 @@ class Objective:
             student: which of the outputs learns; the others are its peers, and no gradient reaches them.
             outputs: as for the call, and so are target, label, what returns and what raises.
             target: [B, K] or None.
-            label: int64 [B].
+            label: int64 [B], or the labels of a mixture.
         """
         if self.alpha > 0 and target is None:
             raise ConfigError(
@@ -116,7 +132,7 @@ class Objective:
             hard = cross_entropy(output.logits, label, label_smoothing=self.label_smoothing)
             parts[f"{student}/ce"] = (1 - self.alpha) * hard
         if self.alpha > 0 and target is not None:
-            parts[f"{student}/kd"] = self.alpha * kd_loss(output.logits, target, temperature=self.temperature)
+            parts[f"{student}/{self.target_loss}"] = self.alpha * self._to_target(output.logits, target, label)
         if self.beta > 0:
             peers = [other.logits for name, other in outputs.items() if name != student]
             parts[f"{student}/mutual"] = self.beta * mutual_loss(output.logits, peers, peers_as=self.peers)
@@ -131,3 +147,25 @@ class Objective:
         parts |= {f"{student}/{name}": part for name, part in of_exits.items()}
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.detach() for name, part in parts.items()}
+
+    def _to_target(self, logits: Tensor, target: Tensor, label: Label) -> Tensor:
+        """How far a student is from the teachers' target, by the loss that was chosen."""
+        if self.standardise:
+            logits, target = standardise(logits), standardise(target)
+        if self.target_loss == "dist":
+            over_classes, over_batch = self.target_weights or (1.0, 1.0)
+            return dist_loss(
+                logits, target, temperature=self.temperature, over_classes=over_classes, over_batch=over_batch
+            )
+        if self.target_loss == "dkd":
+            of_label, of_others = self.target_weights or (1.0, 8.0)
+            return dkd_loss(
+                logits, target, label, temperature=self.temperature, target_class=of_label, other_classes=of_others
+            )
+        return kd_loss(logits, target, temperature=self.temperature)
+
+
+def _fits(weights: tuple[float, float] | None, target_loss: str) -> bool:
+    if weights is None:
+        return True
+    return target_loss != "kd" and len(weights) == 2 and all(0 <= weight < math.inf for weight in weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import timm
@@ -14,6 +14,8 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
+from videokd.models.shift import insert_shifts
+from videokd.models.video import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
 from videokd.types import STREAMS, check_streams
 
 
@@ -33,28 +35,41 @@ class NetworkSpec:
 
     Args:
         streams: what it sees, stacked as channels in this order.
-        backbone: timm's name, with or without the tag of its pretrained weights.
+        backbone: timm's name, with or without the tag of its pretrained weights; or `video:` and torchvision's name of a video
+            network (r3d_18, mc3_18, r2plus1d_18, s3d), which sees a clip's segments as the frames of one clip.
         num_classes: K.
         input_size: height and width of its input in pixels.
+        temporal_shift: whether residual blocks see features of the neighbouring segments (TSM, Lin et al. 2019); for timm's
+            ResNets.
 
     Raises:
-        ConfigError: a stream or the backbone is unknown, or a number is below 1.
+        ConfigError: a stream or the backbone is unknown, a number is below 1, or a video network is to be shifted.
 
     >>> NetworkSpec.from_dict(NetworkSpec(("motion",), "resnet18", 101, 224).to_dict())
-    NetworkSpec(streams=('motion',), backbone='resnet18', num_classes=101, input_size=224)
+    NetworkSpec(streams=('motion',), backbone='resnet18', num_classes=101, input_size=224, temporal_shift=False)
     """
 
     streams: tuple[str, ...]
     backbone: str
     num_classes: int
     input_size: int
+    temporal_shift: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "streams", check_streams(self.streams, where="streams of a network"))
-        _check_backbone(self.backbone)
+        (check_video_backbone if is_video(self.backbone) else _check_backbone)(self.backbone)
+        if self.temporal_shift and is_video(self.backbone):
+            raise ConfigError(
+                f"temporal_shift is for 2-D networks, and {self.backbone} sees time by itself (accepted: false). Leave it away."
+            )
         for name in ("num_classes", "input_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} (accepted: 1 or more). Correct the setting.")
+
+    @property
+    def sees_order(self) -> bool:
+        """Whether the order of the segments matters, so that different crops of a clip must not be given as one clip."""
+        return self.temporal_shift or is_video(self.backbone)
 
     @property
     def num_channels(self) -> int:
@@ -67,16 +82,17 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkSpec:
-        """The spec that `to_dict` wrote.
+        """The spec that `to_dict` wrote, now or before it had as many fields: those with a default may be missing.
 
         Raises:
             ConfigError: keys are missing or unknown, or as for the spec itself.
         """
         accepted = {field.name for field in fields(cls)}
-        if set(values) != accepted:
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not needed <= set(values) <= accepted:
             raise ConfigError(
-                f"a network is described by {', '.join(sorted(values)) or 'nothing'} (accepted: exactly "
-                f"{', '.join(sorted(accepted))}). Correct the description."
+                f"a network is described by {', '.join(sorted(values)) or 'nothing'} (accepted: "
+                f"{', '.join(sorted(needed))}, and perhaps {', '.join(sorted(accepted - needed))}). Correct the description."
             )
         return cls(**values)
 
@@ -121,12 +137,15 @@ class _StreamInput(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, *, for_video: bool) -> None:
         super().__init__()
         spec = STREAMS[stream]
-        mean = torch.tensor(spec.mean, dtype=torch.float64).reshape(-1, 1, 1)  # [C, 1, 1]
-        std = torch.tensor(spec.std, dtype=torch.float64).reshape(-1, 1, 1)
-        # (u/255 − mean) / std as one product and one sum. Not persistent: the STREAMS table is their source.
+        # A video network's pictures are normalised as for Kinetics, also without its weights: one spec, one network.
+        kinetics = for_video and not spec.input_batch_norm
+        means, stds = (KINETICS_MEAN, KINETICS_STD) if kinetics else (spec.mean, spec.std)
+        mean = torch.tensor(means, dtype=torch.float64).reshape(-1, 1, 1)  # [C, 1, 1]
+        std = torch.tensor(stds, dtype=torch.float64).reshape(-1, 1, 1)
+        # (u/255 − mean) / std as one product and one sum. Not persistent: the tables are their source.
         self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
         self.register_buffer("shift", (-mean / std).float(), persistent=False)
         self.norm = nn.BatchNorm2d(spec.channels) if spec.input_batch_norm else nn.Identity()
@@ -137,11 +156,14 @@ class _StreamInput(nn.Module):
 
 
 class Network(nn.Module):
-    """One or more streams, stacked as channels, through a timm backbone; the mean over segments of its logits.
+    """One or more streams, stacked as channels, through a backbone; the mean over segments of its logits.
+
+    A video network takes the S segments as the frames of one clip, in their order, and gives its logits without a mean.
 
     Args:
-        spec: streams, backbone, classes and input size.
-        pretrained: start from timm's ImageNet weights, its first layer adapted to the streams' channels.
+        spec: streams, backbone, classes, input size and temporal shift.
+        pretrained: start from timm's ImageNet weights, or torchvision's Kinetics-400 weights of a video network; the
+            first layer is adapted to the streams' channels.
         dropout: share of the features dropped before the classifier.
 
     Raises:
@@ -152,13 +174,16 @@ class Network(nn.Module):
     torch.Size([2, 5])
     """
 
-    backbone: Any  # one of timm's modules: what it offers beyond nn.Module is not typed
+    backbone: Any  # mostly one of timm's modules: what it offers beyond nn.Module is not typed
 
     def __init__(self, spec: NetworkSpec, *, pretrained: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
-        self.inputs = nn.ModuleDict({name: _StreamInput(name) for name in spec.streams})
+        self.inputs = nn.ModuleDict(
+            {name: _StreamInput(name, for_video=is_video(spec.backbone)) for name in spec.streams}
+        )
         self.backbone = _create_backbone(spec, pretrained=pretrained, dropout=dropout)
+        self._segments = insert_shifts(self.backbone, name=spec.backbone) if spec.temporal_shift else None
 
     def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch.
@@ -170,16 +195,24 @@ class Network(nn.Module):
             [B, K], in float32 also under autocast: the mean over segments.
 
         Raises:
-            ConfigError: a stream is missing.
+            ConfigError: a stream is missing, or a video network is given too few segments.
             ValueError: a stream has another dtype or shape, or streams differ in B, S, H or W.
         """
         values, num_segments = self.prepare(streams)
+        if is_video(self.spec.backbone):
+            clips = rearrange(values, "(b t) c h w -> b c t h w", t=num_segments)
+            return self.consensus(self.backbone(clips), num_segments=1)
         return self.consensus(self.backbone(values), num_segments=num_segments)
 
     def prepare(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        """The backbone's input, [(B S), C, H, W] normalised, and S; arguments and errors as for `forward`."""
+        """The pictures, [(B S), C, H, W] normalised, and S; arguments and errors as for `forward`.
+
+        Temporal shifts in the backbone read S from here on.
+        """
         self._check_input(streams)
         first = streams[self.spec.streams[0]]
+        if self._segments is not None:
+            self._segments.value = first.shape[1]
         parts = [self.inputs[name](rearrange(streams[name], "b s c h w -> (b s) c h w")) for name in self.spec.streams]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), first.shape[1]
 
@@ -274,6 +307,14 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _create_backbone(spec: NetworkSpec, *, pretrained: bool, dropout: float) -> nn.Module:
+    if is_video(spec.backbone):
+        return VideoBackbone(
+            spec.backbone,
+            num_channels=spec.num_channels,
+            num_classes=spec.num_classes,
+            pretrained=pretrained,
+            dropout=dropout,
+        )
     config = timm.get_pretrained_cfg(spec.backbone)
     if pretrained and not (config is not None and config.has_weights):
         raise ConfigError(

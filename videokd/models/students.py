@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange, reduce
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -107,13 +108,30 @@ class Students(nn.Module):
                 outputs[name] = self.exits[name](network, streams) if with_exits else StudentOutput(network(streams))
         return outputs
 
-    def logits(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @property
+    def sees_order(self) -> bool:
+        """Whether some student looks at segments in their order: then give `logits` the number of views."""
+        return any(spec.sees_order for spec in self.specs.values())
+
+    def logits(self, streams: Mapping[str, Tensor], *, num_views: int = 1) -> dict[str, Tensor]:
         """{student: [B, K]}, without the shallow exits; fuse them with `weights` and `space` for one prediction.
 
         Args:
-            streams: {stream: uint8 [B, S, C, H, W]}.
+            streams: {stream: uint8 [B, (V S), C, H, W]}, all segments of the first view, then those of the next.
+            num_views: V. Views are predicted apart, and the mean of their logits is returned: the same to rounding for
+                networks that see one segment at a time, and needed by those that see their order.
+
+        Raises:
+            ValueError: the second dimension is no multiple of V.
         """
-        return {name: network(streams) for name, network in self._networks()}
+        if num_views == 1:
+            return {name: network(streams) for name, network in self._networks()}
+        wrong = {name: list(values.shape) for name, values in streams.items() if values.shape[1] % num_views}
+        if wrong:
+            raise ValueError(f"streams are {wrong} (accepted: [B, (V S), C, H, W] of {num_views} views)")
+        apart = {n: rearrange(v, "b (v s) c h w -> (b v) s c h w", v=num_views) for n, v in streams.items()}
+        logits = {name: network(apart) for name, network in self._networks()}
+        return {name: reduce(values, "(b v) k -> b k", "mean", v=num_views) for name, values in logits.items()}
 
     def parameter_groups(
         self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0, only: str | None = None

@@ -23,7 +23,7 @@ from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.update import Update, Updated, UpdateOrder
 from videokd.training.schedule import EMA, learning_rate
-from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, finite_values
+from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, channels_last, finite_values
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16
@@ -143,9 +143,9 @@ def learn(
 
 def _place(students: Students, target: Target | None, device: torch.device) -> None:
     """Channels last: convolutions of small pictures run up to twice as fast, on CPU and CUDA."""
-    students.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    channels_last(students.to(device)).train()
     if target is not None:
-        target.teachers.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(target.teachers.to(device))
 
 
 def _streams(students: Students, target: Target | None) -> tuple[str, ...]:

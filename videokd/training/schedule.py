@@ -178,3 +178,50 @@ class EMA:
         for name, values in average.items():
             self.average[name].copy_(values)
         self.num_updates = int(state["num_updates"])
+
+
+class EarlyStop:
+    """Says when validation has not got better for a while.
+
+    Args:
+        patience: how many scores in a row may be no better than the best before it; 0 never stops.
+        least_gain: how much better a score must be to count.
+
+    Raises:
+        ConfigError: a number is negative.
+
+    >>> early = EarlyStop(patience=2)
+    >>> [early.update(score) for score in (0.5, 0.6, 0.6, 0.55)]
+    [False, False, False, True]
+    """
+
+    def __init__(self, *, patience: int, least_gain: float = 0.0) -> None:
+        if patience < 0 or not least_gain >= 0:
+            raise ConfigError(
+                f"patience is {patience}, least_gain {least_gain} (accepted: 0 or more). 0 epochs of patience never stop."
+            )
+        self.patience = patience
+        self.least_gain = least_gain
+        self.best = -math.inf
+        self.num_without_gain = 0
+
+    def update(self, score: float) -> bool:
+        """Takes in one score, the higher the better; one that is not a number is no gain.
+
+        Returns:
+            Whether to stop now.
+        """
+        if score > self.best + self.least_gain:
+            self.best, self.num_without_gain = score, 0
+        else:
+            self.num_without_gain += 1
+        return 0 < self.patience <= self.num_without_gain
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint needs to hold."""
+        return {"best": self.best, "num_without_gain": self.num_without_gain}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continues from what `state_dict` gave; patience and least gain are this one's own."""
+        self.best = float(state["best"])
+        self.num_without_gain = int(state["num_without_gain"])

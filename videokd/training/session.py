@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from videokd.errors import ConfigError, DataError, VideoKDError
@@ -101,15 +101,36 @@ class Precision:
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
-def finite_values(parts: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lets a module's convolutions keep their channels innermost in memory, 2-D and 3-D ones alike; changes no value.
+
+    `module.to(memory_format=torch.channels_last)` fails as soon as one filter has five dimensions.
+
+    Args:
+        module: changed in place; move it to its device first.
+
+    >>> channels_last(nn.Conv3d(2, 4, 3)).weight.is_contiguous(memory_format=torch.channels_last_3d)
+    True
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for values in (*module.parameters(), *module.buffers()):
+        if values.ndim in formats:
+            values.data = values.data.contiguous(memory_format=formats[values.ndim])
+    return module
+
+
+def finite_values(
+    parts: Mapping[str, Tensor], *, step: int, streams: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, float]:
     """The parts of a loss as numbers, in one transfer from the device.
 
     Args:
-        parts: {name: scalar}.
+        parts: {name: scalar}; the total, if it is among them, best comes last, as it only sums up what is wrong.
         step: the present one, for the error.
+        streams: {student: the streams it sees}, for the error; a part's name starts with its student's.
 
     Raises:
-        VideoKDError: one of them is not finite; it names the step and the part.
+        VideoKDError: one of them is not finite; it names the step, the first such part, and the streams of its student.
 
     >>> finite_values({"a/ce": torch.tensor(0.5)}, step=3)
     {'a/ce': 0.5}
@@ -120,8 +141,10 @@ def finite_values(parts: Mapping[str, Tensor], *, step: int) -> dict[str, float]
     values = dict(zip(parts, numbers, strict=True))
     for name, value in values.items():
         if not math.isfinite(value):
+            seen = (streams or {}).get(name.partition("/")[0])
+            where = f" (the student sees {', '.join(seen)})" if seen else ""
             raise VideoKDError(
-                f"step {step}: {name} is {value}. Lower the learning rate, warm up for longer, or pass `--precision fp32`; "
+                f"step {step}: {name} is {value}{where}. Lower the learning rate, warm up for longer, or pass `--precision fp32`; "
                 "the last checkpoint is good."
             )
     return values
@@ -136,10 +159,14 @@ class RunLog:
         folder: of the run.
         resume_step: the step that the run continues after: later records, of a run that got further than its last
             checkpoint, are removed. Without it, the log starts anew.
+        writes: False for all ranks but the first: nothing is written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None, writes: bool = True) -> None:
         self.path = Path(folder) / "log.jsonl"
+        self._writes = writes
+        if not writes:
+            return
         kept = b"" if resume_step is None else _lines_until(self.path, resume_step)
         write_whole(self.path, kept)
         self._file = self.path.open("a", encoding="utf-8")
@@ -154,6 +181,8 @@ class RunLog:
             epoch: number of the epoch, from 0.
             values: {name: number}.
         """
+        if not self._writes:
+            return
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "epoch": epoch} | finite, allow_nan=False) + "\n")
         self._file.flush()
@@ -162,6 +191,8 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both files; also at the end of a `with` block."""
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()  # type: ignore[no-untyped-call]
 
@@ -211,7 +242,7 @@ class RunFolder:
         """The state that did best on the validation part."""
         return self.path / "best.pt"
 
-    def prepare(self, settings: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> bool:
+    def prepare(self, settings: Mapping[str, Any], *, may_differ: Collection[str] = (), writes: bool = True) -> bool:
         """Makes the folder and writes the settings, unless a run with other settings is there.
 
         A folder without a checkpoint holds nothing to lose, so its settings are replaced.
@@ -219,6 +250,7 @@ class RunFolder:
         Args:
             settings: nested mappings, sequences, numbers, strings and paths.
             may_differ: dotted names of settings that a resumed run may change, such as the number of workers.
+            writes: False for all ranks but the first, which call this after it: the folder is checked only.
 
         Returns:
             Whether there is a checkpoint to resume from.
@@ -231,13 +263,15 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} is a file (accepted: a folder, new or of the same run). Choose another --out."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        if writes:
+            self.path.mkdir(parents=True, exist_ok=True)
         plain = _plain(settings)
         resumes = self.checkpoint.is_file()
         if resumes:
             self._check_same(plain, may_differ=may_differ)
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        write_whole(self.config, text.encode())
+        if writes:
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+            write_whole(self.config, text.encode())
         return resumes
 
     def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:

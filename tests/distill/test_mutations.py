@@ -1,0 +1,102 @@
+"""Are the tests awake? Each loss is broken on purpose, and the test named beside it must notice."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from videokd.distill import losses, targets
+
+NO_GRADIENT, HALF = "no_gradient_reaches", "half_precision"
+# What reduction="mean" means in PyTorch today; it is to become the same as "batchmean"
+MEAN = ('"batchmean", log_target=True)', '"batchmean", log_target=True) / log_student.shape[1]')
+
+# (module, what stands in it, what it is broken to, the tests that may notice)
+BREAKS = {
+    "kd without detach": ("losses", "widen(target.detach())", "widen(target)", NO_GRADIENT),
+    "mutual without detach": ("losses", "widen(peer.detach())", "widen(peer)", NO_GRADIENT),
+    "hint without detach": ("losses", "widen(deepest.detach())", "widen(deepest)", NO_GRADIENT),
+    "kd without T²": ("losses", "temperature**2 * divergence", "divergence", "kd_loss_equals_numpy"),
+    "mean over samples and classes": ("losses", *MEAN, "kd_loss_equals_numpy"),
+    "mutual: mean over samples and classes": ("losses", *MEAN, "mutual_loss_of_two_by_hand"),
+    "target and student exchanged": (
+        "losses",
+        "F.kl_div(log_student, log_target,",
+        "F.kl_div(log_target, log_student,",
+        "kd_loss_equals_numpy",
+    ),
+    "half precision before T": ("losses", "values.to(torch.promote_types(values.dtype, torch.float32))", "values", HALF),
+    "hint over the whole batch": ("losses", "return distance.mean()", "return distance.norm()", "hint_loss_equals_numpy"),
+    "exits' γ on the wrong side": ("losses", "(1 - gamma) * cross", "gamma * cross", "self_distillation_equals"),
+    "dist without detach": ("targets", "q = F.softmax(widen(target.detach())", "q = F.softmax(widen(target)", NO_GRADIENT),
+    "dkd without detach": ("targets", "(widen(student), widen(target.detach()))", "(widen(student), widen(target))", NO_GRADIENT),
+    "dist without T²": ("targets", "return temperature**2 * loss", "return loss", "dist_loss_equals_numpy"),
+    "dkd without T²": ("targets", "return temperature**2 * (in_target", "return (in_target", "dkd_loss_equals_numpy"),
+    "dist not centred": ("targets", "p = p - p.mean(dim=dim, keepdim=True)", "pass", "dist_loss_equals_numpy"),
+    "deviation over the batch": (
+        "targets",
+        "F.layer_norm(widen(logits), logits.shape[1:], eps=1e-8)",
+        "F.layer_norm(widen(logits), logits.shape, eps=1e-8)",
+        "standardise_equals_numpy",
+    ),
+}  # fmt: skip
+
+
+def load(name: str, path: Path, source: str) -> ModuleType:
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    exec(compile(source, str(path), "exec"), module.__dict__)
+    return module
+
+
+def outcome(monkeypatch, module_name: str, old: str, new: str, wanted: str) -> list[bool]:
+    """Whether each test whose name holds `wanted` passes when the module has `new` in the place of `old`."""
+    original = {"losses": losses, "targets": targets}[module_name]
+    source = Path(original.__file__).read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{old!r} is no longer in {module_name}.py, or more than once"
+    broken = load(original.__name__, Path(original.__file__), source.replace(old, new))
+    path = Path(__file__).with_name(f"test_{module_name}.py")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, original.__name__, broken)
+        tests = load("tests_on_a_broken_loss", path, path.read_text(encoding="utf-8"))
+    passed = []
+    for name, test in vars(tests).items():
+        if not name.startswith("test_") or wanted not in name or any(m.name == "gpu" for m in marks(test)):
+            continue
+        for arguments in arguments_of(test):
+            try:
+                test(**arguments)
+                passed.append(True)
+            except (AssertionError, RuntimeError, TypeError):
+                passed.append(False)
+    return passed
+
+
+def marks(test) -> list[pytest.Mark]:
+    return getattr(test, "pytestmark", [])
+
+
+def arguments_of(test) -> list[dict]:
+    """The keywords of each case of a test with at most one parameter."""
+    parameters = [mark.args for mark in marks(test) if mark.name == "parametrize"]
+    return [{parameters[0][0]: value} for value in parameters[0][1]] if parameters else [{}]
+
+
+def test_nothing_broken_nothing_noticed(monkeypatch):
+    same = "from __future__ import annotations"
+    for module_name, wanted in sorted({(module_name, wanted) for module_name, _, _, wanted in BREAKS.values()}):
+        passed = outcome(monkeypatch, module_name, same, same, wanted)
+        assert passed
+        assert all(passed)
+
+
+@pytest.mark.parametrize(("module_name", "old", "new", "wanted"), BREAKS.values(), ids=BREAKS)
+def test_a_broken_loss_is_noticed(monkeypatch, module_name, old, new, wanted):
+    passed = outcome(monkeypatch, module_name, old, new, wanted)
+    assert passed
+    assert not all(passed)

@@ -1,0 +1,162 @@
+"""Two processes train like one on the same batches."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from videokd.errors import ConfigError
+from videokd.training.ranks import Ranks, exchange_after, join_ranks
+
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What both ranks found, and where they wrote."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            env=together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", ["plain", "accumulated", "alternating", "both"])
+def test_two_processes_give_the_weights_of_one(two, case):
+    script = load_script()
+    pieces, alternating = script.CASES[case]
+    alone, logged = script.train(Ranks(), pieces=pieces, alternating=alternating)
+    start = script.new_students(seed=0).state_dict()
+    ranks = [results[case] for results in two[1]]
+    moved = 0
+    for name, expected in alone.state_dict().items():
+        torch.testing.assert_close(ranks[0]["state"][name], expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(ranks[1]["state"][name], ranks[0]["state"][name])
+        moved += not torch.allclose(expected.float(), start[name].float(), rtol=1e-3, atol=1e-5)
+    assert moved > 40
+    for expected, *found in zip(logged, *(rank["logged"] for rank in ranks), strict=True):
+        assert all(values == pytest.approx(expected, rel=1e-4, abs=1e-6) for values in found)
+
+
+def test_a_nan_on_one_rank_stops_all_and_is_named(two):
+    messages = [results["stray"] for results in two[1]]
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("step 7: a/kd is nan (the student sees motion). Lower the learning rate")
+
+
+def test_a_flag_on_one_rank_is_seen_by_all(two):
+    assert [results["any"] for results in two[1]] == [[True, False], [True, False]]
+
+
+def test_only_the_first_rank_writes(two):
+    folder, results = two
+    assert results[1]["resumes"] is False
+    assert [json.loads(line)["rank"] for line in (folder / "run" / "log.jsonl").read_text().splitlines()] == [0.0]
+    assert len(list((folder / "run").glob("events.*"))) == 1
+    assert (folder / "run" / "config.yaml").is_file()
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for world_size in (None, "1"):
+        if world_size:
+            monkeypatch.setenv("WORLD_SIZE", world_size)
+        with join_ranks(torch.device("cpu")) as ranks:
+            assert ranks == Ranks()
+            assert ranks.is_first
+            ranks.barrier()
+        assert not torch.distributed.is_initialized()
+    layer = nn.Linear(2, 2)
+    assert Ranks().wrap(layer) is layer
+    with exchange_after(layer, last=False):
+        pass
+
+
+def test_wrong_environments_are_refused(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def join(device="cpu"):
+        with join_ranks(torch.device(device)):
+            pass
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"the environment has .*torchrun --nproc-per-node"):
+        join()
+    monkeypatch.setenv("RANK", "first")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match=r"the environment has .*first"):
+        join()
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ConfigError, match="RANK is 2"):
+        join()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK is 1, but this machine has 1 CUDA devices"):
+        join("cuda")
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused():
+    assert Ranks(1, 4).share(32) == 8
+    for batch_size in (0, 30):
+        with pytest.raises(
+            ConfigError, match=rf"batch_size is {batch_size} on 4 processes \(accepted: a multiple of 4"
+        ):
+            Ranks(1, 4).share(batch_size)
+
+
+@pytest.mark.gpu
+def test_batch_norm_is_synchronised_on_cuda_and_keeps_activations(monkeypatch):
+    from timm.layers import BatchNormAct2d
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.distributed.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        students = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.BatchNorm2d(4)).cuda()
+        parameters = list(students.parameters())
+        # Two ranks in name: the wrapper asks the group, which has one
+        wrapped = Ranks(0, 2, torch.device("cuda", 0)).wrap(students)
+        assert sum(isinstance(module, nn.SyncBatchNorm) for module in students.modules()) == 2
+        assert all(a is b for a, b in zip(students.parameters(), parameters, strict=True))
+        wrapped(torch.randn(2, 3, 4, 4, device="cuda")).sum().backward()
+        assert (students[1](torch.randn(2, 4, 4, 4, device="cuda")) >= 0).all()
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,115 @@
+"""What test_ranks.py runs once in one process, and once in two as torchrun starts them: a few steps of training.
+
+Called as a program: two_ranks.py FOLDER; the first rank writes there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from videokd.distill.objective import Objective
+from videokd.errors import VideoKDError
+from videokd.models.backbone import NetworkSpec
+from videokd.models.students import Students, build_students, untouched_batch_norm
+from videokd.training.ranks import Ranks, exchange_after, join_ranks
+from videokd.training.session import RunFolder, RunLog, finite_values
+from videokd.types import Batch
+
+CASES = {"plain": (1, False), "accumulated": (2, False), "alternating": (1, True), "both": (3, True)}
+BATCH_SIZE, STEPS = 12, 3
+
+
+def new_students(seed: int) -> Students:
+    specs = {name: NetworkSpec(("motion",), "test_resnet", 4, 16) for name in ("a", "b")}
+    students = build_students(specs, class_names=list("wxyz"), num_segments=2, seed=seed, with_exits=True).train()
+    for module in students.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            if not module.weight.any():
+                nn.init.ones_(module.weight)  # timm starts residual branches at zero
+    return students
+
+
+def whole_batch(step: int) -> tuple[Batch, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    streams = torch.randint(256, (BATCH_SIZE, 2, 2, 16, 16), dtype=torch.uint8, generator=generator)
+    label = torch.randint(4, (BATCH_SIZE,), generator=generator)
+    names = tuple(map(str, range(BATCH_SIZE)))
+    return Batch({"motion": streams}, label, names), torch.randn(BATCH_SIZE, 4, generator=generator)
+
+
+def share_of(batch: Batch, target: torch.Tensor, ranks: Ranks) -> tuple[Batch, torch.Tensor]:
+    mine = torch.arange(ranks.rank, len(batch), ranks.num_ranks)
+    assert len(mine) == ranks.share(len(batch))
+    streams = {name: values[mine] for name, values in batch.streams.items()}
+    return Batch(streams, batch.label[mine], tuple(batch.video_ids[i] for i in mine)), target[mine]
+
+
+def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, list[dict[str, float]]]:
+    students = new_students(seed=ranks.rank)  # ranks differ until they are wrapped
+    wrapped = ranks.wrap(students, alternating=alternating)
+    objective = Objective(alpha=0.5, beta=1.0, temperature=2.0)
+    rounds = tuple(students.specs) if alternating else (None,)
+    optimizers = {
+        only: torch.optim.SGD([p for g in students.parameter_groups(only=only) for p in g["params"]], lr=0.05)
+        for only in rounds
+    }
+    logged = []
+    for step in range(STEPS):
+        batch, target = share_of(*whole_batch(step), ranks)
+        values: dict[str, torch.Tensor] = {}
+        for only, optimizer in optimizers.items():
+            optimizer.zero_grad()
+            parts_of_batch = batch.split(pieces)
+            for number, (piece, taught) in enumerate(zip(parts_of_batch, target.chunk(pieces), strict=True)):
+                with exchange_after(wrapped, last=number == len(parts_of_batch) - 1):
+                    outputs = wrapped(piece, only=only)
+                    if only is None:
+                        total, parts = objective(outputs, taught, piece.label)
+                    else:
+                        with torch.no_grad(), untouched_batch_norm(students):
+                            outputs |= {n: students(piece, only=n)[n] for n in students.specs if n != only}
+                        total, parts = objective.for_student(only, outputs, taught, piece.label)
+                    share = len(piece) / len(batch)
+                    (total * share).backward()
+                for name, part in parts.items():
+                    values[name] = values.get(name, 0) + part * share
+            optimizer.step()
+        logged.append(finite_values(ranks.mean(values), step=step))
+    return students, logged
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with join_ranks(torch.device("cpu")) as ranks:
+        results = {}
+        for name, (pieces, alternating) in CASES.items():
+            students, logged = train(ranks, pieces=pieces, alternating=alternating)
+            results[name] = {"state": students.state_dict(), "logged": logged}
+
+        # A NaN on one rank stops all of them alike.
+        stray = {"a/ce": torch.tensor(0.5), "a/kd": torch.tensor(float("nan") if ranks.rank == 1 else 0.5)}
+        try:
+            finite_values(ranks.mean(stray), step=7, streams={"a": ["motion"]})
+        except VideoKDError as error:
+            results["stray"] = str(error)
+        results["any"] = [ranks.any(ranks.rank == 1), ranks.any(False)]
+
+        run = RunFolder(folder / "run")
+        if ranks.is_first:
+            run.prepare({"seed": 0})
+        ranks.barrier()
+        if not ranks.is_first:
+            results["resumes"] = run.prepare({"seed": 0}, writes=False)
+        with RunLog(run.path, writes=ranks.is_first) as log:
+            log.record(0, 0, {"rank": float(ranks.rank)})
+        ranks.barrier()
+        torch.save(results, folder / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
