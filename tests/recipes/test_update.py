@@ -59,7 +59,7 @@ def test_alternating_updates_equal_a_plain_loop(batch: Batch) -> None:
         for name, network in plain.members.items()
     }
     for _ in range(3):
-        updated = update(batch, None, rate=0.1)
+        updated = update(batch, batch.label, None, rate=0.1)
         total = 0.0
         for name, peer in (("a", "b"), ("b", "a")):
             buffers = copy.deepcopy(dict(plain.members[peer].named_buffers()))
@@ -82,7 +82,7 @@ def test_simultaneous_updates_equal_a_plain_loop(batch: Batch) -> None:
     update = Update(ours, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="simultaneous")
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for _ in range(3):
-        updated = update(batch, None, rate=0.1)
+        updated = update(batch, batch.label, None, rate=0.1)
         a, b = (plain.members[name](batch.streams) for name in "ab")
         hard = F.cross_entropy(a, batch.label) + F.cross_entropy(b, batch.label)
         loss = hard + divergence(a, b) + divergence(b, a)
@@ -107,7 +107,7 @@ def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None
         order=order,
     )
     for _ in range(2):
-        one, four = in_one(batch, target, rate=0.1), in_four(batch, target, rate=0.1)
+        one, four = in_one(batch, batch.label, target, rate=0.1), in_four(batch, batch.label, target, rate=0.1)
         assert one.total.item() == pytest.approx(four.total.item(), rel=1e-5)
         assert {name: int(hits) for name, hits in one.hits.items()} == {n: int(hits) for n, hits in four.hits.items()}
     assert same(whole, pieces, tolerance=1e-5)
@@ -118,7 +118,7 @@ def test_parts_add_up_and_exits_learn(order: str, batch: Batch) -> None:
     students = two_students(exits=True)
     before = copy.deepcopy(students.exits.state_dict())
     update = Update(students, Objective(beta=0.5), optim=PLAIN, precision=CPU, order=order)
-    updated = update(batch, None, rate=0.1)
+    updated = update(batch, batch.label, None, rate=0.1)
     assert sum(part.item() for part in updated.parts.values()) == pytest.approx(updated.total.item(), rel=1e-5)
     assert {name.partition("/")[0] for name in updated.parts} == {"a", "b"}
     assert any("exit1/hint" in name for name in updated.parts)
@@ -130,7 +130,9 @@ def test_gradients_are_clipped(batch: Batch) -> None:
     students = two_students()
     before = copy.deepcopy(students.state_dict())
     optim = OptimSettings(name="sgd", lr=1.0, weight_decay=0.0, clip_norm=1e-3)
-    updated = Update(students, Objective(), optim=optim, precision=CPU, order="simultaneous")(batch, None, rate=1.0)
+    updated = Update(students, Objective(), optim=optim, precision=CPU, order="simultaneous")(
+        batch, batch.label, None, rate=1.0
+    )
     assert updated.gradient_norm > 1e-3
     moved = [students.state_dict()[name] - before[name] for name, _ in students.named_parameters()]
     length = torch.stack([part.square().sum() for part in moved]).sum().sqrt()
@@ -141,12 +143,12 @@ def test_state_goes_round(batch: Batch) -> None:
     straight, resumed = two_students(), two_students()
     make = {"objective": Objective(beta=1.0), "optim": OptimSettings(), "precision": CPU, "order": "alternate"}
     first = Update(straight, **make)
-    first(batch, None, rate=0.01)
+    first(batch, batch.label, None, rate=0.01)
     second = Update(resumed, **make)
     resumed.load_state_dict(straight.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    first(batch, None, rate=0.01)
-    second(batch, None, rate=0.01)
+    first(batch, batch.label, None, rate=0.01)
+    second(batch, batch.label, None, rate=0.01)
     assert same(straight, resumed)
 
 

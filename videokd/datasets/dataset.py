@@ -75,6 +75,11 @@ class ClipDataset(Dataset[Sample]):
         }
         return Sample(streams, clip.label, clip.video_id)
 
+    @property
+    def num_views(self) -> int:
+        """Crops of each segment: ten (five without mirroring) in full views, otherwise one."""
+        return len(ten_crops(8, 8, flip=self.manifest.flip)) if self.views == "full" else 1
+
     def view(self, index: VideoIndex, rng: np.random.Generator) -> View:
         """The record of one sample, shared by all its streams."""
         training = self.views == "training"

@@ -14,11 +14,11 @@ from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse, say
-from videokd.recipes.learn import Target, learn
-from videokd.recipes.runs import check_same_classes, load_teacher, network_of, read_manifest
+from videokd.recipes.learn import Target, Weighting, learn
+from videokd.recipes.runs import check_same_classes, load_teacher, network_of, prepare_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
-from videokd.recipes.teach import RESUMABLE
 from videokd.recipes.update import UpdateOrder
+from videokd.training.ranks import join_ranks
 from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
 from videokd.types import check_streams
 
@@ -30,10 +30,12 @@ class StudentSettings:
     Args:
         streams: what it sees; several are stacked as channels.
         backbone: timm's name; by default ResNet-18.
+        temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
     """
 
     streams: tuple[str, ...]
     backbone: str = "resnet18"
+    temporal_shift: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class ObjectiveSettings:
         alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
         beta: weight of mutual learning; by default 1 for several students, 0 for one.
         temperature: of the distillation.
+        target_loss: how far from the teachers' target: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022).
+        target_weights: the two weights of dist or dkd; by default the papers'.
+        standardise: compare logits by z-score, without their size (Sun et al. 2024); T is then better 1 or 2.
         peers: each peer by itself, or the peers' mean.
         update: all students step together, or in turns, each seeing its peers as they are by then.
         exits: give every student shallow exits that learn from labels and from its deepest one (Be Your Own Teacher).
@@ -54,6 +59,9 @@ class ObjectiveSettings:
     alpha: float | None = None
     beta: float | None = None
     temperature: float = 4.0
+    target_loss: Literal["kd", "dist", "dkd"] = "kd"
+    target_weights: tuple[float, float] | None = None
+    standardise: bool = False
     peers: Literal["separate", "ensemble"] = "separate"
     update: UpdateOrder = "simultaneous"
     exits: bool = False
@@ -66,6 +74,9 @@ class ObjectiveSettings:
             alpha=self.alpha or 0.0,
             beta=self.beta or 0.0,
             temperature=self.temperature,
+            target_loss=self.target_loss,
+            target_weights=self.target_weights,
+            standardise=self.standardise,
             peers=self.peers,
             gamma=self.gamma,
             hint_weight=self.hint_weight,
@@ -100,6 +111,8 @@ class Distill:
         manifest: manifest.parquet, or the folder that holds it.
         teachers: {stream: run folder of `videokd teach`}; none trains on labels and peers alone.
         weights: {stream: weight} for fusing the teachers; equal ones if left out.
+        weighting: the weights alone, or times each teacher's confidence in the right label, clip by clip (CA-MKD, Zhang et al. 2022).
+        temperatures: {stream: T} that a teacher's logits are divided by before fusing; `videokd fuse --calibrate` finds them.
         space: fuse the teachers' logits or probabilities.
         students: {name: its streams and backbone}.
         student_weights: {name: weight} for fusing the students; equal ones if left out.
@@ -117,6 +130,8 @@ class Distill:
     manifest: str
     teachers: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    weighting: Weighting = "fixed"
+    temperatures: dict[str, float] = field(default_factory=dict)
     space: Literal["logits", "probs"] = "logits"
     students: dict[str, StudentSettings] = field(
         default_factory=lambda: {name: StudentSettings((name,)) for name in ("iframe", "motion", "residual")}
@@ -136,6 +151,9 @@ class Distill:
         if self.teachers:
             check_streams(self.teachers, where="teachers")
         _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
+        _check_keys(self.temperatures, self.teachers, where="temperatures", owners="teachers")
+        if any(temperature <= 0 for temperature in self.temperatures.values()):
+            raise ConfigError(f"temperatures: {self.temperatures} (accepted: above 0). Correct them.")
         _check_keys(self.student_weights, self.students, where="student_weights", owners="students")
         for name, student in self.students.items():
             check_streams(student.streams, where=f"students.{name}.streams")
@@ -161,26 +179,29 @@ def main(arguments: Sequence[str]) -> None:
 def distill(settings: Distill) -> RunFolder:
     """Trains, or goes on training, a set of students; returns the run folder."""
     manifest = read_manifest(settings.manifest)
-    precision = Precision(settings.precision, pick_device(settings.device))
-    target = _target(settings, manifest) if settings.teachers else None
     run = RunFolder(Path(settings.out))
-    run.prepare({"verb": "distill"} | asdict(settings), may_differ=RESUMABLE)
-    seed_everything(settings.seed)
-    learn(
-        _new_students(settings, manifest),
-        target=target,
-        objective=settings.objective.loss(label_smoothing=settings.optim.label_smoothing),
-        order=settings.objective.update,
-        manifest=manifest,
-        split=settings.split,
-        seed=settings.seed,
-        data=settings.data,
-        optim=settings.optim,
-        precision=precision,
-        run=run,
-        role="student",
-    )
-    say(f"{run.path}: done. Next: videokd evaluate {run.path}")
+    with join_ranks(pick_device(settings.device)) as ranks:
+        precision = Precision(settings.precision, ranks.device)
+        target = _target(settings, manifest) if settings.teachers else None
+        prepare_run(run, {"verb": "distill"} | asdict(settings), ranks)
+        seed_everything(settings.seed)
+        learn(
+            _new_students(settings, manifest),
+            target=target,
+            objective=settings.objective.loss(label_smoothing=settings.optim.label_smoothing),
+            order=settings.objective.update,
+            manifest=manifest,
+            split=settings.split,
+            seed=settings.seed,
+            data=settings.data,
+            optim=settings.optim,
+            precision=precision,
+            ranks=ranks,
+            run=run,
+            role="student",
+        )
+        if ranks.is_first:
+            say(f"{run.path}: done. Next: videokd evaluate {run.path}")
     return run
 
 
@@ -198,7 +219,15 @@ def _target(settings: Distill, manifest: Manifest) -> Target:
             raise ConfigError(f"teachers.{name} is a run on {', '.join(run.students.streams)}. Name it by its stream.")
         networks[name] = network_of(run)
     weights = settings.weights or dict.fromkeys(networks, 1.0)
-    return Target(Teachers(networks), weights, settings.space, settings.objective.temperature)
+    temperatures = settings.temperatures or dict.fromkeys(networks, 1.0)
+    return Target(
+        Teachers(networks),
+        weights,
+        temperatures,
+        weighting=settings.weighting,
+        space=settings.space,
+        temperature=settings.objective.temperature,
+    )
 
 
 def _new_students(settings: Distill, manifest: Manifest) -> Students:
@@ -208,6 +237,7 @@ def _new_students(settings: Distill, manifest: Manifest) -> Students:
             backbone=student.backbone or default_backbone(student.streams),
             num_classes=len(manifest.class_names),
             input_size=settings.data.input_size,
+            temporal_shift=student.temporal_shift,
         )
         for name, student in settings.students.items()
     }

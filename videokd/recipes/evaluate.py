@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from tqdm import tqdm
 
 import videokd
@@ -96,7 +97,9 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
         manifest,
         clips,
         students.streams,
-        num_segments=settings.num_segments or _NUM_SEGMENTS[settings.views],
+        # networks that see the segments' order see as many as they were trained with
+        num_segments=settings.num_segments
+        or (students.num_segments if students.sees_order else _NUM_SEGMENTS[settings.views]),
         input_size=students.input_size,
         views=settings.views,
         blank_invalid=bool(run.settings.get("data", {}).get("blank_invalid", False)),
@@ -170,7 +173,7 @@ def score(
     rows: dict[str, list[torch.Tensor]] = {}
     batches = evaluation_batches(dataset, batch_size=batch_size, workers=workers)
     shown = tqdm(
-        predict_batches(students, batches, precision),
+        predict_batches(students, batches, precision, num_views=dataset.num_views),
         total=-(-len(dataset) // batch_size),
         desc=f"{title}: evaluate",
         unit="batch",
@@ -196,16 +199,24 @@ def _entry(
 ) -> dict[str, Any]:
     students = run.students
     members = list(students.specs) if name == "fused" else [name]
-    sample = collate([dataset[0]]).to(next(students.parameters()).device)
+    views = _views(dataset, next(students.parameters()).device)
     backbones = sorted({students.specs[member].backbone for member in members})
     return {
         "role": "students fused" if name == "fused" else run.role,
         "streams": list(dict.fromkeys(s for member in members for s in students.specs[member].streams)),
         "backbone": " + ".join(backbones),
         "parameters": sum(parameters(students.members[member]) for member in members),
-        "macs_per_video": sum(macs(students.members[member], sample.streams) for member in members),
+        "macs_per_video": sum(macs(students.members[member], views) for member in members),
         "latency_ms": dict(timing[name]) if name in timing else None,
         "metrics": metrics(scores, class_names=students.class_names, groups=[groups[v] for v in scores.video_ids]),
+    }
+
+
+def _views(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:
+    """One video's views side by side: {stream: uint8 [V, S, C, H, W]}."""
+    streams = collate([dataset[0]]).to(device).streams
+    return {
+        name: rearrange(values, "1 (v s) c h w -> v s c h w", v=dataset.num_views) for name, values in streams.items()
     }
 
 
@@ -242,12 +253,12 @@ def _time_members(
 ) -> dict[str, float]:
     steps = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
     waiting = iter(steps + steps[:1])
-    batch = collate([dataset[0]]).to(precision.device)
+    views = _views(dataset, precision.device)
 
     def network() -> None:
         with torch.no_grad(), precision.autocast():
             for member in members:
-                students.members[member](batch.streams)
+                students.members[member](views)
 
     read = time_ms(lambda: dataset[next(waiting)], repeats=videos, warmup=1)["p50"]
     run = time_ms(network, repeats=min(videos, 5), warmup=1, device=precision.device)["p50"]

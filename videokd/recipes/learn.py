@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from videokd.datasets.dataset import ClipDataset, EpochBatches, evaluation_batches, training_batches
 from videokd.datasets.manifest import Manifest
+from videokd.distill.calibration import confidence_weights
 from videokd.distill.fusion import fuse
+from videokd.distill.mixup import Label, mixup
 from videokd.distill.objective import Objective
 from videokd.models.students import Students
 from videokd.models.teachers import Teachers
@@ -22,11 +25,15 @@ from videokd.recipes.command_line import say
 from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.update import Update, Updated, UpdateOrder
+from videokd.training.ranks import Ranks
 from videokd.training.schedule import EMA, learning_rate
 from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, channels_last, finite_values
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16
+
+
+Weighting = Literal["fixed", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -36,21 +43,29 @@ class Target:
     Args:
         teachers: the frozen networks.
         weights: {teacher: w}.
+        temperatures: {teacher: T} that its logits are divided by.
+        weighting: the weights alone, or times each teacher's confidence in the right label.
         space: fuse logits or probabilities.
         temperature: of fusing probabilities.
     """
 
     teachers: Teachers
     weights: Mapping[str, float]
-    space: Literal["logits", "probs"]
-    temperature: float
+    temperatures: Mapping[str, float]
+    weighting: Weighting = "fixed"
+    space: Literal["logits", "probs"] = "logits"
+    temperature: float = 1.0
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, precision: Precision) -> Tensor:
+    def __call__(self, batch: Batch, label: Label, precision: Precision) -> Tensor:
         """The fused logits of a batch, [B, K]."""
         with precision.autocast():
             logits = self.teachers(batch)
-        return fuse(logits, dict(self.weights), space=self.space, temperature=self.temperature)
+        logits = {name: values.float() / self.temperatures[name] for name, values in logits.items()}
+        weights: dict[str, float | Tensor] = dict(self.weights)
+        if self.weighting == "confidence":
+            weights = {name: self.weights[name] * c for name, c in confidence_weights(logits, label).items()}
+        return fuse(logits, weights, space=self.space, temperature=self.temperature)
 
 
 def learn(
@@ -65,6 +80,7 @@ def learn(
     data: DataSettings,
     optim: OptimSettings,
     precision: Precision,
+    ranks: Ranks,
     run: RunFolder,
     role: Literal["teacher", "student"],
 ) -> None:
@@ -81,6 +97,7 @@ def learn(
         data: what the networks see.
         optim: how they are trained.
         precision: fp32, bf16 or fp16, and the device.
+        ranks: this process's place among those of torchrun.
         run: the folder, prepared.
         role: what the trained networks are, for those who read the run.
 
@@ -91,54 +108,73 @@ def learn(
     """
     _place(students, target, precision.device)
     fit, held_out = _parts(manifest, _streams(students, target), split=split, seed=seed, data=data)
-    update = Update(students, objective, optim=optim, precision=precision, order=order)
+    update = Update(students, objective, optim=optim, precision=precision, order=order, ranks=ranks)
     ema = EMA(students, decay=optim.ema) if optim.ema else None
-    state = RunState(students, update, ema, run=run, role=role)
+    state = RunState(students, update, ema, run=run, role=role, writes=ranks.is_first)
     progress = state.restore()
-    batches = EpochBatches(len(fit), data.batch_size, seed=seed, first_step=progress.step)
+    if optim.compile:
+        _compile(students, target)
+    ranks.share(data.batch_size)
+    batches = EpochBatches(
+        len(fit), data.batch_size, seed=seed, first_step=progress.step, rank=ranks.rank, num_ranks=ranks.num_ranks
+    )
     total_steps = optim.epochs * batches.steps_per_epoch
-    if progress.step >= total_steps:
-        say(f"{run.path}: trained already ({optim.epochs} epochs).")
+    if progress.step >= total_steps or progress.stopped_early:
+        say(f"{run.path}: trained already ({len(progress.history)} epochs).")
         return
     state.tell(progress)
+    seen_by = {name: spec.streams for name, spec in students.specs.items()}
     loader = training_batches(fit, batches, workers=data.workers, pin_memory=precision.device.type == "cuda")
     meter = _Meter()
     with (
-        RunLog(run.path, resume_step=progress.step - 1) as log,
+        RunLog(run.path, resume_step=progress.step - 1, writes=ranks.is_first) as log,
         StopSignal() as stop,
-        _bar(total_steps, progress, run) as bar,
+        _bar(total_steps, progress, run, shown=ranks.is_first) as bar,
     ):
-        while progress.step < total_steps:
+        while progress.step < total_steps and not progress.stopped_early:
             batch = next(loader).to(precision.device)
+            label: Label = batch.label
+            if optim.mixup:
+                batch, label = mixup(
+                    batch, alpha=optim.mixup, rng=np.random.default_rng((seed, progress.step, ranks.rank))
+                )
             meter.loaded()
 
-            taught = None if target is None else target(batch, precision)  # [B, K]
+            taught = None if target is None else target(batch, label, precision)  # [B, K]
 
             rate = _rate(progress.step, batches.steps_per_epoch, optim)
-            updated = update(batch, taught, rate=rate)
+            updated = update(batch, label, taught, rate=rate)
             if ema is not None:
                 ema.update(students)
 
             epoch = progress.step // batches.steps_per_epoch
-            values = finite_values({"loss/total": updated.total} | dict(updated.parts), step=progress.step)
+            parts = ranks.mean(dict(updated.parts) | {"loss/total": updated.total})
+            values = finite_values(parts, step=progress.step, streams=seen_by)
             log.record(
-                progress.step, epoch, values | _numbers(updated, batch) | {"lr": rate} | meter.stepped(len(batch))
+                progress.step, epoch, values | _numbers(updated, batch) | {"lr": rate} | meter.stepped(data.batch_size)
             )
             progress.step += 1
             bar.set_postfix_str(f"epoch {epoch + 1}/{optim.epochs} loss {values['loss/total']:.3f}", refresh=False)
             bar.update()
 
-            stopping, ends_epoch = stop.requested, progress.step % batches.steps_per_epoch == 0
+            stopping, ends_epoch = ranks.any(stop.requested), progress.step % batches.steps_per_epoch == 0
             if ends_epoch:
                 with state.averaged():
                     seen = _look(students, held_out, precision, workers=data.workers)
-                    state.keep_best(progress, seen)
+                    state.end_epoch(progress, seen, patience=optim.early_stop)
                 log.record(progress.step - 1, epoch, seen)
-                _tell(run, epoch, optim.epochs, seen)
+                if ranks.is_first:
+                    _tell(run, epoch, optim.epochs, seen)
             if ends_epoch or stopping:
                 state.save(progress)
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _compile(students: Students, target: Target | None) -> None:
+    networks = [*students.members.values(), *students.exits.values()]
+    for network in [*networks, *(target.teachers.networks.values() if target else ())]:
+        network.compile()
 
 
 def _place(students: Students, target: Target | None, device: torch.device) -> None:
@@ -191,9 +227,10 @@ def _numbers(updated: Updated, batch: Batch) -> dict[str, float]:
     return shares | {"gradient_norm": float(updated.gradient_norm)}
 
 
-def _bar(total: int, progress: Progress, run: RunFolder) -> tqdm[Any]:
+def _bar(total: int, progress: Progress, run: RunFolder, *, shown: bool) -> tqdm[Any]:
     """Quiet where standard error is no terminal: there a line an epoch tells how far it is."""
-    return tqdm(total=total, initial=progress.step, desc=run.path.name, unit="step", disable=None, mininterval=0.5)
+    disable = None if shown else True
+    return tqdm(total=total, initial=progress.step, desc=run.path.name, unit="step", disable=disable, mininterval=0.5)
 
 
 def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
@@ -233,15 +270,18 @@ def _look(students: Students, held_out: ClipDataset | None, precision: Precision
 
 
 def predict_batches(
-    students: Students, batches: Iterator[Batch], precision: Precision
+    students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode."""
+    """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode.
+
+    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time.
+    """
     was_training = students.training
     students.eval()
     try:
         for batch in batches:
             with torch.no_grad(), precision.autocast():
-                logits = students.logits(batch.to(precision.device).streams)
+                logits = students.logits(batch.to(precision.device).streams, num_views=num_views)
             logits = {name: values.float().cpu() for name, values in logits.items()}
             fused = fuse(logits, students.weights, space=students.space)  # type: ignore[arg-type]
             yield logits | {"fused": fused}, batch.label.cpu()

@@ -24,6 +24,7 @@ class Progress:
         best_top1: on the held-out clips, as a fraction; -1 before the first look.
         best_epoch: when that was.
         seconds: of training so far, over all starts.
+        stopped_early: whether the held-out clips said that more epochs would not help.
         history: what each epoch's look at the held-out clips gave.
     """
 
@@ -31,6 +32,7 @@ class Progress:
     best_top1: float = -1.0
     best_epoch: int = -1
     seconds: float = 0.0
+    stopped_early: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -43,11 +45,14 @@ class RunState:
         ema: the moving average of their weights, if there is one.
         run: the folder.
         role: teacher or student; those who read the run want to know.
+        writes: whether this process is the one that writes.
     """
 
-    def __init__(self, students: Students, update: Update, ema: EMA | None, *, run: RunFolder, role: str) -> None:
+    def __init__(
+        self, students: Students, update: Update, ema: EMA | None, *, run: RunFolder, role: str, writes: bool = True
+    ) -> None:
         self._students, self._update, self._ema = students, update, ema
-        self._run, self._role = run, role
+        self._run, self._role, self._writes = run, role, writes
         self._started = time.perf_counter()
 
     def restore(self) -> Progress:
@@ -71,6 +76,8 @@ class RunState:
         now = time.perf_counter()
         progress.seconds += now - self._started
         self._started = now
+        if not self._writes:
+            return
         payload = {
             "students": self._students.state_dict(),
             "update": self._update.state_dict(),
@@ -93,11 +100,19 @@ class RunState:
         finally:
             self._students.load_state_dict(own)
 
-    def keep_best(self, progress: Progress, values: Mapping[str, float]) -> None:
-        """Ends an epoch: writes `best.pt` if no epoch was better (or nothing is held out, and the last one counts)."""
+    def end_epoch(self, progress: Progress, values: Mapping[str, float], *, patience: int) -> None:
+        """Writes `best.pt` if no epoch was better (or nothing is held out, and the last one counts).
+
+        Args:
+            progress: takes the epoch in.
+            values: what the held-out clips gave.
+            patience: epochs without a better one after which the run ends; 0: never.
+        """
         epoch = len(progress.history)
         progress.history.append(dict(values))
         top1 = values.get("val/top1", -1.0)
+        if values and patience and epoch - progress.best_epoch >= patience and top1 <= progress.best_top1:
+            progress.stopped_early = True
         if top1 < progress.best_top1:
             return
         progress.best_top1, progress.best_epoch = top1, epoch
@@ -108,9 +123,10 @@ class RunState:
             "epoch": epoch,
             "validation": dict(values),
         }
-        save_checkpoint(self._run.best, payload)
+        if self._writes:
+            save_checkpoint(self._run.best, payload)
 
     def tell(self, progress: Progress) -> None:
         """Says where the run goes on."""
-        if progress.step:
+        if progress.step and self._writes:
             say(f"{self._run.path}: going on from step {progress.step}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network
 from videokd.models.students import Students
 from videokd.training.checkpoint import load_checkpoint, strict_load
+from videokd.training.ranks import Ranks
 from videokd.training.session import RunFolder
 
 
@@ -31,6 +33,23 @@ class TrainedRun:
     role: str
     students: Students
     settings: dict[str, Any]
+
+
+#: Settings that may change when a run is resumed: they say how it computes, not what.
+RESUMABLE = ("out", "device", "data.workers", "optim.compile")
+
+
+def prepare_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks) -> None:
+    """Makes the run's folder, by the first rank before the others look at it.
+
+    Raises:
+        ConfigError: a run with other settings is there.
+    """
+    if ranks.is_first:
+        run.prepare(settings, may_differ=RESUMABLE)
+    ranks.barrier()
+    if not ranks.is_first:
+        run.prepare(settings, may_differ=RESUMABLE, writes=False)
 
 
 def load_run(path: str | Path) -> TrainedRun:

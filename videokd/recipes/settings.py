@@ -55,6 +55,9 @@ class OptimSettings:
         clip_norm: gradients longer than this are scaled down; 0 leaves them.
         accumulate: pieces that a batch goes through in, one after the other, where it does not fit into memory at once.
         label_smoothing: in [0, 1).
+        mixup: α of the Beta distribution that clips are mixed by, in pairs, for teachers and students alike; 0 mixes none.
+        early_stop: stop after so many epochs without a better one on the held-out clips; 0 never does.
+        compile: compile the networks with torch.compile; the first steps are slow.
         ema: decay of a moving average of the weights, which then is what is evaluated and kept; 0 switches it off.
         dropout: before the classifier.
         body_factor: learning rate of a pretrained body, as a factor (CoViAR: 0.01).
@@ -73,6 +76,9 @@ class OptimSettings:
     clip_norm: float = 0.0
     accumulate: int = 1
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    early_stop: int = 0
+    compile: bool = False
     ema: float = 0.0
     dropout: float = 0.0
     body_factor: float = 1.0
@@ -82,6 +88,8 @@ class OptimSettings:
         _check(self.lr > 0, "optim.lr", self.lr, "above 0")
         _check(self.epochs >= 1, "optim.epochs", self.epochs, "1 or more")
         _check(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
+        _check(self.mixup >= 0, "optim.mixup", self.mixup, "0 or more")
+        _check(self.early_stop >= 0, "optim.early_stop", self.early_stop, "0 or more")
         _check(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
         _check(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 or more")
 

@@ -11,8 +11,9 @@ from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import build_students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.learn import learn
-from videokd.recipes.runs import read_manifest
+from videokd.recipes.runs import prepare_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.training.ranks import join_ranks
 from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
 from videokd.types import check_streams
 
@@ -24,8 +25,9 @@ class Teach:
     Args:
         out: the run folder; the same command with the same folder resumes.
         manifest: manifest.parquet, or the folder that holds it.
-        stream: iframe, motion or residual.
-        backbone: timm's name; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
+        stream: iframe, motion, residual, or rgb: fully decoded frames.
+        backbone: timm's name, or video:r2plus1d_18 and the like for a 3-D network of torchvision; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
+        temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
         pretrained: start from timm's ImageNet weights.
         split: 1, 2 or 3.
         seed: of weights, order and views.
@@ -39,6 +41,7 @@ class Teach:
     manifest: str
     stream: str
     backbone: str = ""
+    temporal_shift: bool = False
     pretrained: bool = False
     split: int = 1
     seed: int = 0
@@ -60,42 +63,42 @@ def main(arguments: Sequence[str]) -> None:
 def teach(settings: Teach) -> RunFolder:
     """Trains, or goes on training, one teacher; returns its run folder."""
     manifest = read_manifest(settings.manifest)
-    precision = Precision(settings.precision, pick_device(settings.device))
     run = RunFolder(Path(settings.out))
-    run.prepare({"verb": "teach"} | asdict(settings), may_differ=RESUMABLE)
-    seed_everything(settings.seed)
-    spec = NetworkSpec(
-        streams=(settings.stream,),
-        backbone=settings.backbone or default_backbone([settings.stream]),
-        num_classes=len(manifest.class_names),
-        input_size=settings.data.input_size,
-    )
-    teachers_to_be = build_students(
-        {settings.stream: spec},
-        class_names=manifest.class_names,
-        num_segments=settings.data.num_segments,
-        seed=settings.seed,
-        encoding=dict(manifest.settings),
-        pretrained=settings.pretrained,
-        dropout=settings.optim.dropout,
-    )
-    learn(
-        teachers_to_be,
-        target=None,
-        objective=Objective(label_smoothing=settings.optim.label_smoothing),
-        order="simultaneous",
-        manifest=manifest,
-        split=settings.split,
-        seed=settings.seed,
-        data=settings.data,
-        optim=settings.optim,
-        precision=precision,
-        run=run,
-        role="teacher",
-    )
-    say(f"{run.path}: done. Next: videokd evaluate {run.path}")
+    with join_ranks(pick_device(settings.device)) as ranks:
+        precision = Precision(settings.precision, ranks.device)
+        prepare_run(run, {"verb": "teach"} | asdict(settings), ranks)
+        seed_everything(settings.seed)
+        spec = NetworkSpec(
+            streams=(settings.stream,),
+            backbone=settings.backbone or default_backbone([settings.stream]),
+            num_classes=len(manifest.class_names),
+            input_size=settings.data.input_size,
+            temporal_shift=settings.temporal_shift,
+        )
+        teachers_to_be = build_students(
+            {settings.stream: spec},
+            class_names=manifest.class_names,
+            num_segments=settings.data.num_segments,
+            seed=settings.seed,
+            encoding=dict(manifest.settings),
+            pretrained=settings.pretrained,
+            dropout=settings.optim.dropout,
+        )
+        learn(
+            teachers_to_be,
+            target=None,
+            objective=Objective(label_smoothing=settings.optim.label_smoothing),
+            order="simultaneous",
+            manifest=manifest,
+            split=settings.split,
+            seed=settings.seed,
+            data=settings.data,
+            optim=settings.optim,
+            precision=precision,
+            ranks=ranks,
+            run=run,
+            role="teacher",
+        )
+        if ranks.is_first:
+            say(f"{run.path}: done. Next: videokd evaluate {run.path}")
     return run
-
-
-#: Settings that may change when a run is resumed: they say how it computes, not what.
-RESUMABLE = ("out", "device", "data.workers")

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from videokd.distill.mixup import Label
 from videokd.distill.objective import Objective
 from videokd.models.students import Students, untouched_batch_norm
 from videokd.recipes.settings import OptimSettings
+from videokd.training.ranks import Ranks, exchange_after
 from videokd.training.schedule import build_optimizer, set_learning_rate
 from videokd.training.session import Precision
 from videokd.types import Batch, StudentOutput
@@ -46,6 +48,7 @@ class Update:
         optim: which optimizer, clipping, and in how many pieces a batch goes through.
         precision: of the networks.
         order: whether students step together, or one after the other.
+        ranks: this process's place among those of torchrun; gradients are averaged over them.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class Update:
         optim: OptimSettings,
         precision: Precision,
         order: UpdateOrder,
+        ranks: Ranks | None = None,
     ) -> None:
         self._students, self._objective, self._precision = students, objective, precision
+        self._wrapped = (ranks or Ranks()).wrap(students, alternating=order == "alternate")
         self._pieces, self._clip_norm = optim.accumulate, optim.clip_norm
         self._scaler = precision.scaler()
         rounds: tuple[str | None, ...] = (None,) if order == "simultaneous" else tuple(students.specs)
@@ -76,11 +81,12 @@ class Update:
             for only in rounds
         }
 
-    def __call__(self, batch: Batch, target: Tensor | None, *, rate: float) -> Updated:
+    def __call__(self, batch: Batch, label: Label, target: Tensor | None, *, rate: float) -> Updated:
         """One update.
 
         Args:
             batch: on the students' device.
+            label: the batch's own, or those of its mixture.
             target: [B, K] fused logits of the teachers; None without teachers.
             rate: the learning rate.
         """
@@ -90,7 +96,7 @@ class Update:
         for only, optimizer in self._optimizers.items():
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
-            total, of_round = self._backward(batch, target, only=only, hits=hits)
+            total, of_round = self._backward(batch, label, target, only=only, hits=hits)
             self._scaler.unscale_(optimizer)
             learning = [p for group in optimizer.param_groups for p in group["params"]]
             norms.append(nn.utils.clip_grad_norm_(learning, self._clip_norm or float("inf")))
@@ -101,24 +107,25 @@ class Update:
         return Updated(torch.stack(totals).sum(), parts, hits, torch.stack(norms).max())
 
     def _backward(
-        self, batch: Batch, target: Tensor | None, *, only: str | None, hits: dict[str, Tensor]
+        self, batch: Batch, label: Label, target: Tensor | None, *, only: str | None, hits: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds up gradients over the pieces of a batch, each weighed by its share of the clips."""
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
+        pieces = batch.split(self._pieces)
+        truths: list[Label] = [piece.label for piece in pieces]
+        if not isinstance(label, Tensor):
+            truths = [*label.split(self._pieces)]
         start = 0
-        for piece in batch.split(self._pieces):
+        for number, (piece, truth) in enumerate(zip(pieces, truths, strict=True), start=1):
             share = len(piece) / len(batch)
             taught = None if target is None else target[start : start + len(piece)]
             start += len(piece)
-            with self._precision.autocast():
-                outputs = self._forward(piece, only=only)
-            total, of_piece = (
-                self._objective(outputs, taught, piece.label)
-                if only is None
-                else self._objective.for_student(only, outputs, taught, piece.label)
-            )
-            self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
+            with exchange_after(self._wrapped, last=number == len(pieces)):
+                with self._precision.autocast():
+                    outputs = self._forward(piece, only=only)
+                total, of_piece = self._loss(outputs, taught, truth, only=only)
+                self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
             totals.append(total.detach() * share)
             for name, part in of_piece.items():
                 parts[name] = parts.get(name, 0) + part * share
@@ -127,10 +134,17 @@ class Update:
                 hits[name] = hits.get(name, 0) + right
         return torch.stack(totals).sum(), parts
 
+    def _loss(
+        self, outputs: dict[str, StudentOutput], target: Tensor | None, label: Label, *, only: str | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if only is None:
+            return self._objective(outputs, target, label)
+        return self._objective.for_student(only, outputs, target, label)
+
     def _forward(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
         if only is None:
-            return self._students(piece)  # type: ignore[no-any-return]
-        outputs = self._students(piece, only=only)
+            return self._wrapped(piece)  # type: ignore[no-any-return]
+        outputs = self._wrapped(piece, only=only)
         if self._objective.beta:
             # peers are forwarded again in every round; their BatchNorms count the batch in their own round alone
             with torch.no_grad(), untouched_batch_norm(self._students):
