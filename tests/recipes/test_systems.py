@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.recipes.conftest import TINY
+from tests.recipes.conftest import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.models.students import load_students
 from videokd.recipes.command_line import preset_names, preset_text
@@ -85,3 +87,79 @@ def test_a_teacher_trains(name: str, prepared: Path, tmp_path: Path) -> None:
     command = ["teach", f"--config={name}", f"--stream={stream}", f"--manifest={prepared}", f"--out={tmp_path / 'run'}"]
     assert main([*command, *SMALL, "--backbone=test_resnet"]) == 0
     assert (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (("--objective.target_loss=dist",), "a/dist"),
+        (("--objective.target_loss=dkd", "--objective.target_weights=[1.0, 2.0]"), "a/dkd"),
+        (("--objective.standardise", "--objective.temperature=2"), "a/kd"),
+        (("--weighting=confidence", "--temperatures={iframe: 2.0, motion: 0.5}"), "a/kd"),
+        (("--optim.mixup=0.4", "--optim.accumulate=2"), "a/kd"),
+        (("--objective.update=alternate", "--objective.peers=ensemble", "--objective.exits"), "a/mutual"),
+        (("--space=probs", "--optim.name=sgd", "--optim.schedule=step", "--optim.milestones=[0.5]"), "a/kd"),
+    ],
+)
+def test_options_of_the_objective(
+    settings: tuple[str, ...], part: str, prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    teachers = [f"--teachers.{stream}={path}" for stream, path in teacher_runs.items()]
+    command = ["distill", f"--manifest={prepared}", f"--out={run}", STUDENTS, *teachers, *SMALL, *settings]
+    assert main(command) == 0
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert part in lines[0]
+    for line in lines:
+        if "loss/total" in line:
+            parts = [
+                value
+                for name, value in line.items()
+                if name[0] in "ab" and "/" in name and not name.endswith("train_top1")
+            ]
+            assert sum(parts) == pytest.approx(line["loss/total"], rel=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["video:r3d_18", "resnet10t"])
+def test_networks_that_see_the_order_of_segments(backbone: str, prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shift = ["--temporal_shift"] if backbone == "resnet10t" else []
+    command = ["teach", "--stream=iframe", f"--backbone={backbone}", f"--manifest={prepared}", f"--out={run}", *SMALL]
+    assert main([*command, *shift]) == 0
+    assert main(["evaluate", str(run), "--views=full", "--workers=0", "--timed_videos=0", "--pictures=0"]) == 0
+    assert json.loads((run / "results.json").read_text())["num_segments"] == 2
+
+
+def test_training_stops_early_and_stays_stopped(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    command += ["--optim.epochs=30", "--optim.lr=1e-9", "--optim.early_stop=2"]
+    assert main(command) == 0
+    epochs = {json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()}
+    assert 2 <= max(epochs) < 29
+    assert main(command) == 0
+    assert "trained already" in capsys.readouterr().err
+
+
+def test_teachers_are_calibrated(teacher_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [f"--scores.{name}={run / f'scores-{name}.npz'}" for name, run in teacher_runs.items()]
+    capsys.readouterr()
+    assert main(["fuse", *scores, "--calibrate", "--format=json"]) == 0
+    temperatures = json.loads(capsys.readouterr().out)["temperatures"]
+    assert set(temperatures) == set(teacher_runs)
+    assert all(0.05 <= temperature <= 20 for temperature in temperatures.values())
+
+
+def test_two_processes_train_together(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["-m", "videokd", "teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, *command, f"--out={run}", *SMALL], check=False, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)), "one process writes"
+    assert (run / "best.pt").exists()

@@ -108,7 +108,7 @@ def _as_options(settings: type[Any], arguments: Sequence[str], *, verb: str, pos
             options.append(token if name in ("-h", "--help") else name)
             continue
         if not given:
-            is_switch = hints.get(name[2:]) is bool and (not waiting or waiting[0] not in ("true", "false"))
+            is_switch = _type_of(settings, name[2:]) is bool and (not waiting or waiting[0] not in ("true", "false"))
             if not is_switch and not waiting:
                 raise ConfigError(f"videokd {verb}: {token} has no value. Give one, or see `videokd {verb} --help`.")
             value = "true" if is_switch else waiting.pop(0)
@@ -117,6 +117,13 @@ def _as_options(settings: type[Any], arguments: Sequence[str], *, verb: str, pos
         else:
             options.append(f"{name}={value}")
     return configs + _positional_options(hints, values, verb=verb, positional=positional) + options
+
+
+def _type_of(settings: type[Any], dotted: str) -> object:
+    """The type of a setting such as objective.exits; None where there is no such field."""
+    name, _, rest = dotted.partition(".")
+    hint = get_type_hints(settings).get(name)
+    return _type_of(hint, rest) if rest and is_dataclass(hint) and isinstance(hint, type) else None if rest else hint
 
 
 def _positional_options(hints: dict[str, Any], values: list[str], *, verb: str, positional: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from videokd.datasets.manifest import Manifest
+from videokd.distill.calibration import calibrate
 from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import read_results, write_results
@@ -32,6 +33,8 @@ class Fuse:
         weights: {name: weight}; equal ones if left out.
         space: fuse logits or probabilities.
         temperature: of fusing probabilities.
+        calibrate: divide each one's logits by the temperature that suits these scores best, before fusing, and print it; use
+            validation scores, and pass what it prints to `videokd distill` as `--temperatures.NAME`.
         sweep: find the weights that do best on these scores; use validation scores (`videokd evaluate --part val`).
         out: a folder to write the fused scores and results.json to, for `videokd report`.
         format: of what is printed.
@@ -41,6 +44,7 @@ class Fuse:
     weights: dict[str, float] = field(default_factory=dict)
     space: Literal["logits", "probs"] = "logits"
     temperature: float = 1.0
+    calibrate: bool = False
     sweep: bool = False
     out: str | None = None
     format: Literal["table", "json"] = "table"
@@ -70,11 +74,15 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
     """Fuses, and writes the folder if one is named.
 
     Returns:
-        {"top1", "top5", "mean_class", each in [0, 1]; "weights": {name: share}; "num_videos"; "alone": {name: top-1}}.
+        {"top1", "top5", "mean_class", each in [0, 1]; "weights": {name: share}; "temperatures": {name: T}; "num_videos"; "alone": {name: top-1}}.
     """
     scores = align({name: Scores.load(path) for name, path in settings.scores.items()})
     logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
     first = next(iter(scores.values()))
+    temperatures = dict.fromkeys(scores, 1.0)
+    if settings.calibrate:
+        temperatures = {name: calibrate(values, torch.from_numpy(first.labels)) for name, values in logits.items()}
+        logits = {name: values / temperatures[name] for name, values in logits.items()}
     weights = dict(settings.weights) or dict.fromkeys(scores, 1.0)
     if settings.sweep:
         labels = torch.from_numpy(first.labels)
@@ -88,16 +96,19 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
     return {
         **{name: numbers[name]["value"] for name in ("top1", "top5", "mean_class")},
         "weights": {name: weight / total for name, weight in weights.items()},
+        "temperatures": temperatures,
         "num_videos": len(together),
         "alone": {name: metrics(each, bootstrap=1)["top1"]["value"] for name, each in scores.items()},
     }
 
 
 def _table(results: Mapping[str, Any]) -> str:
-    lines = [f"{'':<16}{'weight':>8}{'top-1 %':>10}"]
+    lines = [f"{'':<16}{'weight':>8}{'T':>8}{'top-1 %':>10}"]
     for name, top1 in results["alone"].items():
-        lines.append(f"{name:<16}{results['weights'][name]:>8.3f}{100 * top1:>10.2f}")
-    lines.append(f"{'fused':<16}{'':>8}{100 * results['top1']:>10.2f}")
+        lines.append(
+            f"{name:<16}{results['weights'][name]:>8.3f}{results['temperatures'][name]:>8.3f}{100 * top1:>10.2f}"
+        )
+    lines.append(f"{'fused':<16}{'':>16}{100 * results['top1']:>10.2f}")
     lines.append(
         f"{results['num_videos']} videos; top-5 {100 * results['top5']:.2f}, mean class {100 * results['mean_class']:.2f}"
     )

@@ -162,7 +162,8 @@ def learn(
                 with state.averaged():
                     seen = _look(students, held_out, precision, workers=data.workers)
                     state.end_epoch(progress, seen, patience=optim.early_stop)
-                log.record(progress.step - 1, epoch, seen)
+                if seen:
+                    log.record(progress.step - 1, epoch, seen)
                 if ranks.is_first:
                     _tell(run, epoch, optim.epochs, seen)
             if ends_epoch or stopping:
