@@ -174,7 +174,7 @@ def test_an_index_that_is_handed_in_costs_no_scan(make_clip, monkeypatch: pytest
     assert index == index_video(path)
     with videokd.open(path) as video:
         expected = digest(video.read(gop=2, position=1))
-    monkeypatch.setattr("videokd.codec.streams.index_video", None)
+    monkeypatch.setattr("videokd.codec.streams.open_indexed", None)
     with videokd.open(path, index=index) as video:
         assert digest(video.read(gop=2, position=1)) == expected
 

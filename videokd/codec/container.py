@@ -1,19 +1,22 @@
-"""Opens a file, indexes its pictures, and decodes them from any GOP on."""
+"""Opens a file and decodes its pictures from any GOP on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from itertools import chain as concatenate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
 
-from videokd.codec import headers
+from videokd.codec import scan
 from videokd.codec.index import VideoIndex
+from videokd.codec.limits import Limits
+from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.errors import DecodeError
 
 #: Codecs of which FFmpeg's decoders export motion vectors.
@@ -23,55 +26,67 @@ MOTION_CODECS = (
 )
 #: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-# These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.pictures)
+# These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
-_PICTURE_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "I"}  # AVPictureType; SI, SP and BI among them
 _APPENDED = -1
+_VECTOR_WORDS = 20
+_DEFAULT_LIMITS = Limits()
+_SIDE_DATA: Any = SideDataContainer
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
     """The path, if there is a file that may be a video.
 
     Raises:
-        DecodeError: there is none, it is a directory, or it is empty.
+        DecodeError: there is none, it is a directory, a pipe or a device, or it is empty.
     """
     path = Path(path)
     if path.is_dir():
         raise DecodeError(f"{path} is a directory (accepted: a video file). Name one of the files in it.")
     if not path.exists():
         raise DecodeError(f"{path} is not there (accepted: a video file). Check the path.")
-    if path.is_file() and not path.stat().st_size:
+    if not path.is_file():
+        raise DecodeError(f"{path} is a pipe or a device (accepted: a video file). Write it to a file first.")
+    if not path.stat().st_size:
         raise DecodeError(f"{path} is empty (accepted: a video file). Copy or download it again.")
     return path
 
 
-def open_container(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMITS) -> tuple[Any, Any]:
     """(container, video stream) of a file, its decoder set to one thread and to export motion vectors.
 
     One thread because frame-threaded H.264 decoding with exported vectors is a race in FFmpeg: vectors go missing, at
     each run others, while the pictures are right. Parallelism is across videos.
 
     Raises:
-        DecodeError: FFmpeg cannot read the file, or there is no video in it.
+        DecodeError: FFmpeg cannot read the file, there is no video in it, or its pictures are too large.
     """
     path = check_path(path)
     try:
-        container = av.open(os.path.abspath(path), **LENIENT)
-    except (av.FFmpegError, OSError) as error:
+        container: Any = av.open(os.path.abspath(path), timeout=limits.stall_seconds, **LENIENT)
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(
             f"{path} cannot be read as a video: {_reason(error)} (accepted: any container and codec that FFmpeg reads). "
             "Check that it plays, or copy it again."
         ) from error
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    try:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise DecodeError(
+                f"{path} has no video track that FFmpeg can decode (accepted: a file with video). Check that it plays."
+            )
+        context = stream.codec_context
+        if max(context.width, context.height) > limits.side:
+            raise DecodeError(
+                f"{path} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
+                "If that is no damage, open it with limits=Limits(side=…)."
+            )
+    except DecodeError:
         container.close()
-        raise DecodeError(
-            f"{path} has no video track that FFmpeg can decode (accepted: a file with video). Check that it plays."
-        )
-    context = stream.codec_context
+        raise
     context.thread_type = "NONE"
     context.thread_count = 1
-    context.options = {"flags2": "+export_mvs"}
+    context.options = {"flags2": "+export_mvs", "max_pixels": str(limits.side**2)}
     return container, stream
 
 
@@ -86,9 +101,10 @@ class PictureDecoder:
     timestamp: timestamps are missing, repeated or zero after a seek in many AVI files.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMITS) -> None:
         self.path = Path(path)
-        self.container, self.stream = open_container(path)
+        self.limits = limits
+        self.container, self.stream = open_container(path, limits)
         self.context = self.stream.codec_context
         self._moved = False
 
@@ -102,6 +118,7 @@ class PictureDecoder:
         Raises:
             DecodeError: a packet cannot be read.
         """
+        self._moved = True
         demuxed = self.container.demux(self.stream)
         while True:
             try:
@@ -112,8 +129,11 @@ class PictureDecoder:
                 return
             yield packet
 
-    def feed(self, packet: Any, number: int | None) -> Iterator[tuple[int, Any]]:
-        """Decodes one packet; None flushes. Gives (number of its packet, frame) for each frame that comes out.
+    def feed(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
+        """Decodes one packet; None flushes.
+
+        Returns:
+            (number of its packet, frame) for each frame that comes out.
 
         Raises:
             DecodeError: the packet is damaged.
@@ -123,45 +143,52 @@ class PictureDecoder:
         try:
             frames = self.context.decode(packet)
         except av.error.EOFError:
-            return
-        except (av.FFmpegError, OSError) as error:
+            return []
+        except (av.FFmpegError, OSError, ValueError) as error:
             where = "its end" if number is None else f"packet {number}"
             raise DecodeError(
                 f"{self.path}: {where} cannot be decoded: {_reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
             ) from error
-        for frame in frames:
-            if frame.pts is not None and frame.pts != _APPENDED:
-                yield frame.pts, frame
+        numbered = [(frame.pts, frame) for frame in frames]
+        return [(number, frame) for number, frame in numbered if number is not None and number != _APPENDED]
 
-    def flush(self, keyframe: bytes | None) -> Iterator[tuple[int, Any]]:
+    def flush(self, keyframe: bytes | None) -> list[tuple[int, Any]]:
         """The frames that the decoder still holds.
 
         MPEG-1/2/4 decoders put the last P-frame out without its vectors, unless another picture follows: a copy of a
         keyframe does.
         """
+        frames = []
         if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
-            yield from self.feed(av.Packet(keyframe), _APPENDED)
-        yield from self.feed(None, None)
+            frames += self.feed(av.Packet(keyframe), _APPENDED)
+        frames += self.feed(None, None)
         self.context.flush_buffers()
+        return frames
 
     def decode_from(self, index: VideoIndex, key: int) -> Iterator[tuple[int, Any]]:
         """(packet, frame) of every I- and P-frame from the `key`-th keyframe to the end of the file.
 
         B-frames that nothing refers to are not decoded.
+
+        Raises:
+            DecodeError: a packet is damaged, or the file has packets that the index does not know.
         """
-        first = index.keyframes[key][0]
+        first, types = index.keyframes[key][0], index.types
         start, packets = self._seek(index, key)
         keyframe = None
         for number, packet in enumerate(packets, start):
-            if number < first or index.types[number] == "b":
+            if number >= len(types):
+                raise DecodeError(f"{self.path} has more packets than its index knows. Index it again.")
+            if number < first or types[number] == "b":
                 continue
-            keyframe = keyframe or bytes(packet)
-            yield from self._anchors_only(self.feed(packet, number), index)
-        yield from self._anchors_only(self.flush(keyframe), index)
-
-    @staticmethod
-    def _anchors_only(frames: Iterator[tuple[int, Any]], index: VideoIndex) -> Iterator[tuple[int, Any]]:
-        return ((number, frame) for number, frame in frames if index.types[number] in "IPS")
+            if keyframe is None:
+                keyframe = bytes(packet)
+            for entry in self.feed(packet, number):
+                if types[entry[0]] in "IPS":
+                    yield entry
+        for entry in self.flush(keyframe):
+            if types[entry[0]] in "IPS":
+                yield entry
 
     def decode_alone(self, index: VideoIndex, key: int) -> Any:
         """The frame of the `key`-th keyframe, the decoder going no further.
@@ -184,7 +211,6 @@ class PictureDecoder:
         Returns:
             the number of the first packet that follows, and the packets.
         """
-        known = {entry[1:]: entry[0] for entry in index.keyframes}
         for earlier in range(key, -1 if self._moved else 0, -1):
             _, pts, dts, _ = index.keyframes[earlier]
             at = dts if dts is not None else pts
@@ -194,186 +220,98 @@ class PictureDecoder:
                 self.container.seek(at, stream=self.stream, backward=True)
             except (av.FFmpegError, OSError):
                 break
-            self._moved = True
             packets = self.packets()
             packet = next(packets, None)
-            number = None if packet is None else known.get((packet.pts, packet.dts, packet.pos))
+            number = None if packet is None else index.places.get((packet.pts, packet.dts, packet.pos))
             if number is not None and number <= index.keyframes[key][0]:
                 self.context.flush_buffers()
                 return number, concatenate((packet,), packets)
         if self._moved:
             self.reopen()
-        self._moved = True
         return 0, self.packets()
 
     def reopen(self) -> None:
         """Goes back to the first packet, whatever the container."""
         self.close()
-        self.container, self.stream = open_container(self.path)
+        self.container, self.stream = open_container(self.path, self.limits)
         self.context = self.stream.codec_context
         self._moved = False
 
 
-def index_video(path: str | os.PathLike[str]) -> VideoIndex:
+class Colours:
+    """Converts decoded frames to RGB: one reused converter, and one thread, since FFmpeg's default starts some per frame."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def rows(self, frame: Any) -> Rows:
+        """uint8 [H, 3·W or a little more], RGB: the rows as FFmpeg pads them.
+
+        Raises:
+            DecodeError: FFmpeg cannot convert the frame's pixel format.
+        """
+        try:
+            plane: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+        except (av.FFmpegError, ValueError) as error:
+            raise DecodeError(f"{frame.format.name} cannot be converted to RGB: {_reason(error)}") from error
+        return np.frombuffer(plane, np.uint8, plane.height * plane.line_size).reshape(plane.height, plane.line_size)
+
+
+def vectors_of(frame: Any) -> Vectors:
+    """int16 [N, 20] (see motion.py): the frame's motion vectors, a view that keeps the frame alive."""
+    # Not frame.side_data: the frame would keep that, a cycle, and its pictures until the next garbage collection
+    side_data = _SIDE_DATA(frame).get("MOTION_VECTORS")
+    return NO_VECTORS if side_data is None else np.frombuffer(side_data, np.int16).reshape(-1, _VECTOR_WORDS)
+
+
+def index_video(path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMITS) -> VideoIndex:
     """Indexes a file: from the packets' headers where they tell everything, otherwise by decoding it once.
 
+    Args:
+        path: a file in any container and codec that FFmpeg reads.
+        limits: what is refused.
+
     Raises:
-        DecodeError: the file cannot be read, is cut short, or no frame of it can be decoded.
+        DecodeError: the file cannot be read, is cut short, breaks a limit, or no frame of it can be decoded.
     """
-    decoder = PictureDecoder(path)
+    decoder, index = open_indexed(path, limits=limits)
+    decoder.close()
+    return index
+
+
+def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
+    """Opens and indexes a file, and leaves it open; errors as for `index_video`."""
+    decoder = PictureDecoder(path, limits=limits)
     try:
-        index = _from_headers(decoder)
+        index = scan.from_headers(decoder)
         if index is None:
             decoder.reopen()
-            index = _from_decoding(decoder)
-    finally:
+            index = scan.from_decoding(decoder)
+        check_index(index, path, limits)
+    except BaseException:
         decoder.close()
+        raise
+    return decoder, index
+
+
+def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits) -> None:
+    """Whether there is anything to read, within the limits.
+
+    Raises:
+        DecodeError: no frame can be decoded, or a limit is broken.
+    """
     if not index.num_frames or not index.anchors:
         raise DecodeError(
             f"{path} has no frame that can be decoded (accepted: a file with video). Check that it plays."
         )
-    return index
-
-
-class _Scan:
-    """Collects the packets' facts on the way through a file."""
-
-    def __init__(self, decoder: PictureDecoder) -> None:
-        self.decoder = decoder
-        self.first: bytes = b""
-        self.stamps: list[tuple[int | None, int | None, int | None]] = []
-        self.keys: list[int] = []
-        self.clean = True
-
-    def add(self, packet: Any) -> int:
-        number = len(self.stamps)
-        if packet.is_corrupt:
-            raise DecodeError(f"{self.decoder.path} is cut short or damaged at packet {number}. Copy the file again.")
-        if packet.is_keyframe:
-            self.keys.append(number)
-            self.first = self.first or bytes(packet)
-        self.clean &= not packet.is_discard
-        self.stamps.append((packet.pts, packet.dts, packet.pos))
-        return number
-
-    def check_length(self) -> None:
-        """MP4 says how many samples there must be; other containers' headers are often wrong."""
-        expected = self.decoder.stream.frames
-        if "mp4" in self.decoder.container.format.name and len(self.stamps) < expected:
-            raise DecodeError(
-                f"{self.decoder.path} is cut short: {len(self.stamps)} of {expected} packets are there. Copy the file again."
-            )
-
-    def index(self, types: str, display: list[int], sequence: headers.Sequence) -> VideoIndex:
-        stream, context = self.decoder.stream, self.decoder.context
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        shown = [packet for packet, kind in enumerate(types) if kind != "-"]
-        numbers = dict(zip(shown, display, strict=True))
-        times = (self.stamps[packet][0] for packet in shown)
-        start = min((time for time in times if time is not None), default=0)
-        seconds = []
-        for packet in (packet for packet in shown if types[packet] == "I"):
-            pts = self.stamps[packet][0]
-            at = numbers[packet] / rate if pts is None else float((pts - start) * stream.time_base)
-            seconds.append(round(at, 6))
-        return VideoIndex(
-            codec=context.name,
-            width=context.width,
-            height=context.height,
-            frame_rate=rate,
-            num_frames=len(shown),
-            types=types,
-            display=() if display == list(range(len(display))) else tuple(display),
-            seconds=tuple(seconds),
-            keyframes=tuple((key, *self.stamps[key]) for key in self.keys),
-            inexact_because=sequence.inexact_because,
+    longest = max(map(len, index.anchors))
+    too_much: tuple[Literal["gop_frames", "reader_bytes"], str] | None = None
+    if longest > limits.gop_frames:
+        too_much = ("gop_frames", f"a GOP of {longest} frames (accepted: up to {limits.gop_frames})")
+    if index.reader_bytes > limits.reader_bytes:
+        held, accepted = index.reader_bytes >> 20, limits.reader_bytes >> 20
+        too_much = ("reader_bytes", f"pictures that take {held} MiB to read (accepted: up to {accepted} MiB)")
+    if too_much is not None:
+        raise DecodeError(
+            f"{path} has {too_much[1]}. If that is no damage, open it with limits=Limits({too_much[0]}=…)."
         )
-
-
-_Parser = tuple[Callable[[bytes], "str | None"], headers.Sequence]
-
-
-def _picture_parser(decoder: PictureDecoder, first: bytes) -> _Parser | None:
-    """How to read the picture type of a packet, and the sequence header; None where the headers do not tell."""
-    extradata = decoder.context.extradata or b""
-    name = decoder.context.name
-    try:
-        if name == "mpeg4" and (sequence := headers.mpeg4_sequence(extradata, first)):
-            time_bits = sequence.time_bits
-            return lambda data: headers.mpeg4_picture(data, time_bits), sequence
-        if name == "h264" and (sequence := headers.h264_sequence(extradata, first)):
-            length_size = headers.h264_length_size(extradata)
-            return lambda data: headers.h264_picture(data, length_size), sequence
-        if name in ("mpeg1video", "mpeg2video") and (sequence := headers.mpeg12_sequence(first)):
-            return headers.mpeg12_picture, sequence
-    except IndexError:
-        pass
-    return None
-
-
-def _from_headers(decoder: PictureDecoder) -> VideoIndex | None:
-    """The index from the packets alone; None as soon as something is not plain."""
-    scan = _Scan(decoder)
-    parser: _Parser | None = None
-    types: list[str] = []
-    for packet in decoder.packets():
-        number = scan.add(packet)
-        if parser is None:
-            parser = _picture_parser(decoder, bytes(packet))
-            if parser is None or not packet.is_keyframe:
-                return None
-        try:
-            kind = parser[0](bytes(packet))
-        except IndexError:
-            return None
-        if kind is None or (number == 0 and kind != "I"):
-            return None
-        types.append(kind)
-    scan.check_length()
-    if parser is None or not scan.clean or parser[1].interlaced:
-        return None
-    display = _display_order(types, [stamp[0] for stamp in scan.stamps])
-    return None if display is None else scan.index("".join(types), display, parser[1])
-
-
-def _display_order(types: list[str], pts: list[int | None]) -> list[int] | None:
-    if not any(kind in "Bb" for kind in types):
-        return list(range(len(types)))
-    if None in pts or len(set(pts)) < len(pts):
-        return None
-    return np.argsort(np.argsort(np.array(pts, dtype=np.int64))).tolist()
-
-
-def _from_decoding(decoder: PictureDecoder) -> VideoIndex:
-    """The index by decoding the whole file once."""
-    scan = _Scan(decoder)
-    shown: list[tuple[int, str]] = []
-    interlaced = False
-
-    def note(frames: Iterator[tuple[int, Any]]) -> None:
-        nonlocal interlaced
-        for number, frame in frames:
-            shown.append((number, _PICTURE_TYPES.get(int(frame.pict_type), "P")))
-            interlaced |= frame.interlaced_frame
-
-    sequence = None
-    for packet in decoder.packets():
-        number = scan.add(packet)
-        if sequence is None:
-            parser = _picture_parser(decoder, bytes(packet))
-            sequence = parser[1] if parser else headers.Sequence()
-        note(decoder.feed(packet, number))
-    scan.check_length()
-    note(decoder.flush(scan.first or None))
-    types = ["-"] * len(scan.stamps)
-    for number, kind in shown:
-        types[number] = kind
-    order = {number: rank for rank, (number, _) in enumerate(shown)}
-    sequence = replace(
-        sequence or headers.Sequence(),
-        interlaced=interlaced,
-        global_motion=any(kind == "S" for kind in types),
-    )
-    # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
-    scan.keys = [key for key in scan.keys if types[key] == "I"] or [0]
-    return scan.index("".join(types), [order[number] for number in sorted(order)], sequence)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-import numpy as np
-
 from videokd.types import Gop
+
+# Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
+_READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,21 @@ class VideoIndex:
 
     def start_of(self, packet: int) -> int:
         """Number in `keyframes` of the last one at or before a packet."""
-        return max(np.searchsorted([key[0] for key in self.keyframes], packet, side="right").item() - 1, 0)
+        return max(bisect_right(self._key_packets, packet) - 1, 0)
+
+    @cached_property
+    def _key_packets(self) -> list[int]:
+        return [key[0] for key in self.keyframes]
+
+    @cached_property
+    def places(self) -> dict[tuple[int | None, int | None, int | None], int]:
+        """{(pts, dts, byte): packet} of the keyframes: how a packet is known again after a seek."""
+        return {(pts, dts, byte): packet for packet, pts, dts, byte in self.keyframes}
+
+    @property
+    def reader_bytes(self) -> int:
+        """About what a reader of this video keeps: chains, warped pictures, RGB and decoded frames."""
+        return self.width * self.height * _READER_BYTES_PER_PIXEL
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` takes it back."""

@@ -6,39 +6,58 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.motion import Chain
-
-Picture = npt.NDArray[np.uint8]
+from videokd.codec.motion import Chain, Rows
 
 
-def compensated_difference(frame: Picture, reference: Picture, chain: Chain) -> npt.NDArray[np.int16]:
-    """residual(p) = frame(p) − reference(a(p)).
+def gather(reference: Rows, chain: Chain, warped: Rows) -> None:
+    """warped(p) = reference(a(p)).
 
     Args:
-        frame: uint8 [H, W, 3], RGB.
-        reference: uint8 [H, W, 3], RGB: the frame where the chain begins.
+        reference: uint8 [H, 3·W or more], RGB: the frame where the chain begins.
         chain: [H, W] (see motion.py).
-
-    Returns:
-        int16 [H, W, 3], in [-255, 255].
+        warped: uint8 [H, 3·W], written.
     """
-    difference = np.empty(frame.shape, dtype=np.int16)
-    _subtract_gathered(frame, reference, chain, difference)
-    return difference
+    _gather(reference, chain, warped)
 
 
 @numba.njit(cache=True, nogil=True)
-def _subtract_gathered(
-    frame: Picture, reference: Picture, chain: Chain, difference: npt.NDArray[np.int16]
-) -> None:  # pragma: no cover (compiled)
+def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no cover (compiled)
     height, width = chain.shape
-    flat = reference.reshape(-1)
+    # Unsigned addresses of a flat array spare the test for negative ones
+    flat, stride = reference.reshape(-1), np.uint64(reference.shape[1])
     for y in range(height):
+        sources, target = chain[y], warped[y]
         for x in range(width):
-            source = chain[y, x]
-            row = np.uint64((source >> np.uint32(16)) & np.uint32(0x7FFF))
-            column = np.uint64(source & np.uint32(0xFFFF))
-            at = np.uint64(3) * (row * np.uint64(width) + column)
-            for channel in range(3):
-                value = np.int16(flat[at + np.uint64(channel)])
-                difference[y, x, channel] = np.int16(frame[y, x, channel]) - value
+            row = np.uint64((sources[x] >> np.uint32(16)) & np.uint32(0x7FFF))
+            at = row * stride + np.uint64(3) * np.uint64(sources[x] & np.uint32(0xFFFF))
+            to = np.uint64(3) * np.uint64(x)
+            target[to] = flat[at]
+            target[to + np.uint64(1)] = flat[at + np.uint64(1)]
+            target[to + np.uint64(2)] = flat[at + np.uint64(2)]
+
+
+def difference(frame: Rows, warped: Rows) -> npt.NDArray[np.int16]:
+    """residual(p) = frame(p) − warped(p).
+
+    Args:
+        frame: uint8 [H, 3·W or more], RGB.
+        warped: uint8 [H, 3·W], RGB.
+
+    Returns:
+        int16 [H, W, 3], in [-255, 255].
+
+    >>> difference(np.array([[9, 8, 7]], np.uint8), np.array([[10, 8, 6]], np.uint8)).tolist()
+    [[[-1, 0, 1]]]
+    """
+    height, row_bytes = warped.shape
+    residual = np.empty(warped.shape, np.int16)
+    _subtract(frame, warped, residual)
+    return residual.reshape(height, row_bytes // 3, 3)
+
+
+@numba.njit(cache=True, nogil=True)
+def _subtract(frame: Rows, warped: Rows, residual: npt.NDArray[np.int16]) -> None:  # pragma: no cover (compiled)
+    for y in range(warped.shape[0]):
+        minuend, subtrahend, result = frame[y], warped[y], residual[y]
+        for i in range(warped.shape[1]):
+            result[i] = np.int16(minuend[i]) - np.int16(subtrahend[i])

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
-from videokd.codec.container import MOTION_CODECS, PictureDecoder, index_video
+from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder, check_index, open_indexed
 from videokd.codec.index import VideoIndex
-from videokd.codec.motion import VECTOR, Chain, displacement, follow, is_valid, start_chain
-from videokd.codec.residual import Picture, compensated_difference
+from videokd.codec.limits import Limits
+from videokd.codec.motion import displacement
+from videokd.codec.residual import difference
+from videokd.codec.run import Decoded, Picture, Run
 from videokd.errors import ConfigError, DecodeError
 from videokd.types import Gop, Streams
 
 READABLE = ("iframe", "motion", "residual", "frame")
 _DEFAULT = ("iframe", "motion", "residual")
+_IFRAME_ALONE = {"iframe"}
+_CHAINED = {"motion", "residual"}
+_PICTURES = {"iframe", "frame"}
+# iframe 3, frame 3, motion 4, residual 6, valid 1
+_OUTPUT_BYTES_PER_PIXEL = 17
+_LARGEST_KEPT = (32 << 20) - (1 << 16)
 
 
 class VideoReader:
@@ -29,12 +34,22 @@ class VideoReader:
     arrays.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, index: VideoIndex | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, index: VideoIndex | None = None, limits: Limits | None = None
+    ) -> None:
         self.path = path
-        self.index = index if index is not None else index_video(path)
-        self._decoder = PictureDecoder(path)
-        self._colours = VideoReformatter()
-        self._run: _Run | None = None
+        self.index: VideoIndex
+        self._closed = False
+        self._colours = Colours()
+        self._run: Run | None = None
+        self._iframe: tuple[int, Picture] | None = None
+        limits = limits or Limits()
+        if index is None:
+            self._decoder, self.index = open_indexed(path, limits=limits)
+        else:
+            check_index(index, path, limits)
+            self._decoder, self.index = PictureDecoder(path, limits=limits), index
+        _keep_freed_memory(self.index)
 
     codec = property(lambda self: self.index.codec, doc="FFmpeg's name of the codec.")
     width = property(lambda self: self.index.width, doc="In pixels.")
@@ -58,7 +73,8 @@ class VideoReader:
 
     def close(self) -> None:
         """Closes the file; a closed reader reads no more."""
-        self._run = None
+        self._closed = True
+        self._run = self._iframe = None
         self._decoder.close()
 
     def read(self, *, gop: int, position: int, streams: tuple[str, ...] = _DEFAULT, accumulate: bool = True) -> Streams:
@@ -71,10 +87,10 @@ class VideoReader:
             accumulate: motion and residual from the GOP's I-frame, or (False) from the position before.
 
         Raises:
-            ConfigError: an unknown stream, or a GOP or position that the video does not have.
+            ConfigError: an unknown stream, a GOP or position that the video does not have, or a closed reader.
             DecodeError: the file is damaged, or its codec exports no motion vectors.
         """
-        self._check(streams)
+        wanted = self._check(streams)
         if not 0 <= gop < len(self.gops):
             raise ConfigError(f"{self.path}: gop={gop} (accepted: 0 to {len(self.gops) - 1}). See `videokd inspect`.")
         if not 0 <= position < self.gops[gop].num_positions:
@@ -82,174 +98,129 @@ class VideoReader:
             raise ConfigError(
                 f"{self.path}: position={position} of GOP {gop} (accepted: 0 to {last}). See `videokd inspect`."
             )
-        if position == 0 or set(streams) == {"iframe"}:
-            return self._at_iframe(gop, position, streams)
-        run = self._run_to(gop, position, chained=bool({"motion", "residual"} & set(streams)))
-        return self._compose(run, streams, accumulate)
+        return self._read(gop, position, wanted, accumulate)
 
     def iterate(self, *, streams: tuple[str, ...] = _DEFAULT, accumulate: bool = True) -> Iterator[Streams]:
         """Every position of every GOP, in order, in one decoding pass; arguments and errors as in `read`."""
-        self._check(streams)
+        wanted = self._check(streams)
         for gop in self.gops:
             for position in range(gop.num_positions):
-                yield self.read(gop=gop.index, position=position, streams=streams, accumulate=accumulate)
+                yield self._read(gop.index, position, wanted, accumulate)
 
-    def _check(self, streams: tuple[str, ...]) -> None:
-        unknown = [name for name in streams if name not in READABLE]
-        if unknown or not streams:
-            given = ", ".join(map(str, unknown)) or "nothing"
+    def _check(self, streams: tuple[str, ...]) -> frozenset[str]:
+        wanted = frozenset(streams)
+        if not wanted or not wanted.issubset(READABLE):
+            given = ", ".join(str(name) for name in streams if name not in READABLE) or "nothing"
             raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}). Correct the names.")
-        if {"motion", "residual"} & set(streams) and self.codec not in MOTION_CODECS:
+        if wanted & _CHAINED and self.codec not in MOTION_CODECS:
             raise DecodeError(
                 f"{self.path} is {self.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Run `videokd prepare folder` to transcode it."
             )
+        if self._closed:
+            raise ConfigError(f"{self.path} is closed (accepted: an open reader). Read inside its `with` block.")
+        return wanted
 
-    def _run_to(self, gop: int, position: int, *, chained: bool) -> _Run:
-        if self._run is None or not self._run.leads_to(gop, position, chained=chained):
-            self._run = _Run(self._decoder, self.index, gop, self._colours, chained=chained)
-        self._run.advance(gop, position)
-        return self._run
+    def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
+        try:
+            if wanted == _IFRAME_ALONE:
+                return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).copy())
+            if position == 0:
+                return self._at_start(gop, wanted)
+            run = self._run_to(
+                gop, position, chained=not wanted.isdisjoint(_CHAINED), carried="residual" in wanted and accumulate
+            )
+            return self._compose(run, wanted, accumulate)
+        except BaseException:
+            self._run = None  # it may stand between two frames
+            raise
 
-    def _at_iframe(self, gop: int, position: int, streams: tuple[str, ...]) -> Streams:
-        """Position 0, or the I-frame alone at any: the decoder goes no further than the I-frame."""
-        shape = (self.height, self.width)
-        wanted = {"iframe", "frame"} & set(streams)
-        picture = self._iframe(gop, alone=set(streams) == {"iframe"}) if wanted else None
-        return Streams(
-            gop=gop,
-            position=position,
-            iframe=picture if "iframe" in streams else None,
-            frame=picture.copy() if picture is not None and "frame" in streams else None,
-            motion=np.zeros((*shape, 2), np.int16) if "motion" in streams else None,
-            residual=np.zeros((*shape, 3), np.int16) if "residual" in streams else None,
-            valid=np.ones(shape, np.bool_) if "motion" in streams else None,
-        )
+    def _run_to(self, gop: int, position: int, *, chained: bool, carried: bool) -> Run:
+        run = self._run
+        if run is None or not run.leads_to(gop, position, chained=chained):
+            run = self._run = Run(self._decoder, self.index, gop, self._colours, chained=chained)
+        run.advance(gop, position, carried=carried)
+        return run
 
-    def _iframe(self, gop: int, *, alone: bool) -> Picture:
+    def _iframe_alone(self, gop: int) -> Picture:
+        """The I-frame; the decoder goes no further, unless it is no keyframe."""
+        if self._iframe is not None and self._iframe[0] == gop:
+            return self._iframe[1]
         packet = self.index.anchors[gop][0]
         key = self.index.start_of(packet)
         running = self._run is not None and self._run.leads_to(gop, 0, chained=False)
-        if not alone or running or self.index.keyframes[key][0] != packet:
-            return self._run_to(gop, 0, chained=not alone).picture(0).copy()
-        self._run = None
-        frame = self._decoder.decode_alone(self.index, key)
-        return _to_rgb(frame, self._colours)
+        if running or self.index.keyframes[key][0] != packet:
+            picture = self._run_to(gop, 0, chained=False, carried=False).first.image()
+        else:
+            self._run = None
+            frame = self._decoder.decode_alone(self.index, key)
+            number = self.index.gops[gop].frame_numbers[0]
+            picture = Decoded(frame, self._colours, self._decoder.path, number).image()
+        self._iframe = (gop, picture)
+        return picture
 
-    def _compose(self, run: _Run, streams: tuple[str, ...], accumulate: bool) -> Streams:
-        residual = None
-        if "residual" in streams:
-            reference = run.picture(0 if accumulate else run.position - 1)
-            residual = compensated_difference(run.picture(run.position), reference, run.chain(accumulate))
+    def _at_start(self, gop: int, wanted: frozenset[str]) -> Streams:
+        """Position 0, where nothing has moved yet; without pictures nothing is decoded."""
+        shape = (self.index.height, self.index.width)
+        run = None
+        if not wanted.isdisjoint(_PICTURES):
+            run = self._run_to(gop, 0, chained=not wanted.isdisjoint(_CHAINED), carried=False)
+        return Streams(
+            gop=gop,
+            position=0,
+            iframe=run.first.image() if run is not None and "iframe" in wanted else None,
+            frame=run.first.image() if run is not None and "frame" in wanted else None,
+            motion=np.zeros((*shape, 2), np.int16) if "motion" in wanted else None,
+            residual=np.zeros((*shape, 3), np.int16) if "residual" in wanted else None,
+            valid=np.ones(shape, np.bool_) if "motion" in wanted else None,
+        )
+
+    def _compose(self, run: Run, wanted: frozenset[str], accumulate: bool) -> Streams:
+        motion = valid = residual = None
+        if not wanted.isdisjoint(_CHAINED):
+            chain, warped = run.compensation(accumulate=accumulate, warp="residual" in wanted)
+            if "motion" in wanted:
+                motion, valid = displacement(chain)
+            if warped is not None:
+                residual = difference(run.current.rows(), warped)
         return Streams(
             gop=run.gop,
             position=run.position,
-            iframe=run.picture(0).copy() if "iframe" in streams else None,
-            frame=run.picture(run.position).copy() if "frame" in streams else None,
-            motion=displacement(run.chain(accumulate)) if "motion" in streams else None,
+            iframe=run.first.image() if "iframe" in wanted else None,
+            frame=run.current.image() if "frame" in wanted else None,
+            motion=motion,
             residual=residual,
-            valid=is_valid(run.chain(accumulate)) if "motion" in streams else None,
+            valid=valid,
         )
 
 
-def _to_rgb(frame: Any, colours: VideoReformatter) -> Picture:
-    """uint8 [H, W, 3]. One reused converter with one thread: FFmpeg's default starts threads for each frame."""
-    picture: Picture = np.ascontiguousarray(colours.reformat(frame, format="rgb24", threads=1).to_ndarray())
-    return picture
+def _keep_freed_memory(index: VideoIndex) -> None:
+    """Lets the arrays of one position be made in the memory of those that the caller dropped.
+
+    glibc hands freed memory back to the system, and every page of the next array costs a fault: a quarter of the time of
+    reading MPEG-4. It stops doing so up to the size (at most 32 MiB) of the largest block that it ever mapped and freed.
+    """
+    wanted = 4 * index.width * index.height * _OUTPUT_BYTES_PER_PIXEL
+    np.empty(min(wanted, _LARGEST_KEPT), np.uint8)
 
 
-class _Run:
-    """A decoder on its way forward: the GOP and position it stands at, and the chain that led there."""
-
-    def __init__(
-        self, decoder: PictureDecoder, index: VideoIndex, gop: int, colours: VideoReformatter, *, chained: bool
-    ) -> None:
-        self._index = index
-        self._path = decoder.path
-        self._colours = colours
-        self._chained = chained
-        self._pending: dict[int, Any] = {}
-        self._key = index.start_of(index.anchors[gop][0])
-        self._decoded = decoder.decode_from(index, self._key)
-        # A GOP whose I-frame is no keyframe is decoded from an earlier GOP on; that one may begin before the keyframe
-        first = index.keyframes[self._key][0]
-        self.gop = next(g for g in range(gop + 1) if index.anchors[g][0] >= first)
-        self.position = -1
-        self._frames: dict[int, Any] = {}
-        self._pictures: dict[int, Picture] = {}
-        self._chain: Chain = start_chain(index.height, index.width)
-
-    def leads_to(self, gop: int, position: int, *, chained: bool) -> bool:
-        """Whether going on from here is possible, and no detour."""
-        if chained and not self._chained:
-            return False
-        if gop <= self.gop:
-            return gop == self.gop and position >= self.position
-        return gop == self.gop + 1 or self._index.start_of(self._index.anchors[gop][0]) <= self._key
-
-    def advance(self, gop: int, position: int) -> None:
-        """Decodes up to a position that `leads_to` allows."""
-        while (self.gop, self.position) < (gop, position):
-            if self.position + 1 == len(self._index.anchors[self.gop]):
-                self.gop, self.position = self.gop + 1, -1
-            self._step()
-
-    def _step(self) -> None:
-        self.position += 1
-        frame = self._await(self._index.anchors[self.gop][self.position])
-        if self.position == 0:
-            self._key = self._index.start_of(self._index.anchors[self.gop][0])
-            self._frames, self._pictures = {}, {}
-            self._chain = start_chain(self._index.height, self._index.width)
-        elif self._chained:
-            self._chain = follow(self._chain, _vectors(frame))
-        for kept in (self._frames, self._pictures):
-            for old in [p for p in kept if 0 < p < self.position - 1]:
-                del kept[old]
-        self._frames[self.position] = frame
-
-    def _await(self, packet: int) -> Any:
-        """The frame of one packet; frames of later positions that come before it wait their turn."""
-        while packet not in self._pending:
-            number, frame = next(self._decoded, (None, None))
-            if number is None:
-                shown = self._index.gops[self.gop].frame_numbers[self.position]
-                raise DecodeError(f"{self._path}: frame {shown} cannot be decoded. Copy the file again, or repair it.")
-            self._pending[number] = frame
-        return self._pending.pop(packet)
-
-    def chain(self, accumulate: bool) -> Chain:
-        """The chain to the I-frame, or the one to the position before."""
-        if accumulate:
-            return self._chain
-        return follow(start_chain(*self._chain.shape), _vectors(self._frames[self.position]))
-
-    def picture(self, position: int) -> Picture:
-        """uint8 [H, W, 3], RGB, at position 0, the one before, or this one; converted once."""
-        if position not in self._pictures:
-            self._pictures[position] = _to_rgb(self._frames[position], self._colours)
-        return self._pictures[position]
-
-
-def _vectors(frame: Any) -> npt.NDArray[np.void] | None:
-    """The frame's motion vectors, a view that is good as long as the frame is kept."""
-    side_data = frame.side_data.get("MOTION_VECTORS")
-    return None if side_data is None else np.frombuffer(side_data, dtype=VECTOR)
-
-
-def open_video(path: str | os.PathLike[str], *, index: VideoIndex | None = None) -> VideoReader:
+def open_video(
+    path: str | os.PathLike[str], *, index: VideoIndex | None = None, limits: Limits | None = None
+) -> VideoReader:
     """Opens a video to read what its codec computed; `videokd.open`.
 
     Args:
         path: a file in any container and codec that FFmpeg reads.
         index: of this very file, from a manifest; without it the file is scanned once.
+        limits: what to refuse, as `videokd.codec.limits.Limits`; by default pictures above 8192 pixels either way, GOPs
+            above 10,000 frames, and videos of which a reader would keep more than 1 GiB.
 
     Raises:
-        DecodeError: the file is missing, empty, cut short, damaged, or no video.
+        DecodeError: the file is missing, empty, cut short, damaged, no video, or breaks a limit.
 
     >>> with videokd.open("clip.mp4") as video:            # doctest: +SKIP
     ...     streams = video.read(gop=3, position=5)
     ...     streams.motion.shape
     (256, 340, 2)
     """
-    return VideoReader(path, index=index)
+    return VideoReader(path, index=index, limits=limits)
