@@ -37,6 +37,7 @@ class StreamSpec:
         std: per channel, of u/255.
         input_batch_norm: whether the network starts with a BatchNorm over its input.
         default_backbone: timm's name of the backbone that CoViAR uses for this stream.
+        from_pictures: whether it is taken from the decoded pictures (`codec/rgb.py`), not from what the codec holds.
     """
 
     name: str
@@ -49,6 +50,7 @@ class StreamSpec:
     std: tuple[float, ...]
     input_batch_norm: bool
     default_backbone: str
+    from_pictures: bool = False
 
     def quantise(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """The stream's values as uint8, toward zero, clipped (CoViAR's scaling: motion of ±20 pixels fills the range).
@@ -74,7 +76,7 @@ STREAMS: Mapping[str, StreamSpec] = {
         StreamSpec("iframe", 3, 0, (1, 1, 1), 1, 0, IMAGENET_MEAN, IMAGENET_STD, False, "resnet152"),
         StreamSpec("motion", 2, 1, (-1, 1), 127.5 / 20, 128, (0.5, 0.5), (1.0, 1.0), True, "resnet18"),
         StreamSpec("residual", 3, 1, (1, 1, 1), 1, 128, (0.5, 0.5, 0.5), IMAGENET_STD, True, "resnet18"),
-        StreamSpec("rgb", 3, 0, (1, 1, 1), 1, 0, IMAGENET_MEAN, IMAGENET_STD, False, "resnet50"),
+        StreamSpec("rgb", 3, 0, (1, 1, 1), 1, 0, IMAGENET_MEAN, IMAGENET_STD, False, "resnet50", from_pictures=True),
     )
 }
 

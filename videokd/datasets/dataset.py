@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -98,11 +99,25 @@ class ClipDataset(Dataset[Sample]):
 
     def _read(self, clip: Clip, index: VideoIndex, view: View) -> dict[str, npt.NDArray[Any]]:
         """{stream: [S, H, W, C]} in the streams' own units."""
+        path = self.manifest.root / clip.path
+        pictured = [name for name in self.streams if STREAMS[name].from_pictures]
+        coded = tuple(name for name in self.streams if name not in pictured)
+        raw = self._read_coded(path, index, view, coded) if coded else {}
+        if pictured:
+            from videokd.codec.rgb import read_rgb  # type: ignore[import-not-found]
+
+            numbers = [index.gops[gop].frame_numbers[position] for gop, position in view.segments]
+            raw |= dict.fromkeys(pictured, read_rgb(path, numbers))
+        return raw
+
+    def _read_coded(
+        self, path: Path, index: VideoIndex, view: View, streams: tuple[str, ...]
+    ) -> dict[str, npt.NDArray[Any]]:
         # reading motion brings the mask of valid pixels along
-        wanted = (*self.streams, "motion") if self.blank_invalid and "motion" not in self.streams else self.streams
-        with open_video(self.manifest.root / clip.path, index=index) as video:
+        wanted = (*streams, "motion") if self.blank_invalid and "motion" not in streams else streams
+        with open_video(path, index=index) as video:
             parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in view.segments]
-        raw = {name: np.stack([getattr(part, name) for part in parts]) for name in self.streams}
+        raw = {name: np.stack([getattr(part, name) for part in parts]) for name in streams}
         if self.blank_invalid:
             valid = np.stack([part.valid for part in parts if part.valid is not None])[..., None]  # [S, H, W, 1]
             raw = {name: values * valid if STREAMS[name].first_position else values for name, values in raw.items()}
