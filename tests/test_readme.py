@@ -72,7 +72,7 @@ def test_the_tour_runs_as_written(
 def test_commands_in_the_text_exist() -> None:
     for verb in re.findall(r"`videokd (\w+)", README):
         assert verb in VERBS or verb == "VERB"
-    for tool in re.findall(r"`?(tools/\w+)", README):
+    for tool in re.findall(r"`?(tools/[\w-]+)", README):
         assert (ROOT / tool).exists(), tool
 
 
