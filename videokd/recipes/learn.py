@@ -212,11 +212,13 @@ def _parts(
 
 
 def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
+    total_steps = optim.epochs * steps_per_epoch
     return learning_rate(
         step,
-        total_steps=optim.epochs * steps_per_epoch,
+        total_steps=total_steps,
         base=optim.lr,
-        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
+        # a preset's warm-up may be longer than a run that somebody made short to try it
+        warmup_steps=min(round(optim.warmup_epochs * steps_per_epoch), total_steps // 2),
         schedule=optim.schedule,
         milestones=[round(epoch * steps_per_epoch) for epoch in optim.milestones],
         factor=optim.factor,
