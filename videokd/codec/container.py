@@ -70,7 +70,8 @@ def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMIT
             "Check that it plays, or copy it again."
         ) from error
     try:
-        stream = container.streams.best("video")
+        # Where a file has no track at all, PyAV's streams.best fails
+        stream = container.streams.best("video") if len(container.streams) else None
         if stream is None or stream.codec_context is None:
             raise DecodeError(
                 f"{path} has no video track that FFmpeg can decode (accepted: a file with video). Check that it plays."

@@ -7,6 +7,7 @@ packet) is answered with None, and the caller decodes instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _START_CODE = b"\x00\x00\x01"
@@ -78,17 +79,31 @@ def _units(data: bytes) -> list[bytes]:
     return data.split(_START_CODE)[1:]
 
 
-def _nal_units(data: bytes, length_size: int) -> list[bytes]:
-    """NAL units of a packet: with length prefixes (MP4, Matroska) or, for `length_size` 0, with start codes (Annex B)."""
+def _heads(data: bytes, count: int) -> Iterator[bytes]:
+    """The first bytes after each start code; the rest of a packet is never copied."""
+    at = data.find(_START_CODE)
+    while at >= 0:
+        yield data[at + 3 : at + 3 + count]
+        at = data.find(_START_CODE, at + 3)
+
+
+def _nal_units(data: bytes, length_size: int, count: int | None = None) -> Iterator[bytes]:
+    """NAL units of a packet: with length prefixes (MP4, Matroska) or, for `length_size` 0, with start codes (Annex B).
+
+    Args:
+        data: the packet.
+        length_size: bytes of a prefix.
+        count: how many bytes of each unit are wanted; None: all.
+    """
     if not length_size:
-        return _units(data)
-    units, at = [], 0
+        yield from _units(data) if count is None else _heads(data, count)
+        return
+    at = 0
     while at + length_size <= len(data):
         length = int.from_bytes(data[at : at + length_size], "big")
         at += length_size
-        units.append(data[at : at + length])
+        yield data[at : at + (length if count is None else min(length, count))]
         at += length
-    return units
 
 
 def _unescape(unit: bytes) -> bytes:
@@ -156,7 +171,7 @@ def _avcc_units(extradata: bytes) -> list[bytes]:
 def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     """The sequence parameter sets of the extradata and the first packet, taken together; None if there is none."""
     length_size = h264_length_size(extradata)
-    units = _avcc_units(extradata) if length_size else _nal_units(extradata, 0)
+    units = _avcc_units(extradata) if length_size else _units(extradata)
     units += _nal_units(packet, length_size)
     found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
     if not found:
@@ -171,12 +186,12 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
     """
     types = set()
     reference = 0
-    for unit in _nal_units(packet, length_size):
+    for unit in _nal_units(packet, length_size, count=16):
         kind = unit[0] & 31 if unit else 0
         if kind not in (1, 2, 5):
             continue
         reference |= unit[0] >> 5 & 3
-        bits = _Bits(_unescape(unit[1:16]))
+        bits = _Bits(_unescape(unit[1:]))
         bits.exp_golomb()
         types.add(_H264_SLICE_TYPES[bits.exp_golomb() % 5])
     if len(types) != 1:
@@ -225,10 +240,10 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
     None where there are several ("packed" XviD), none, or one that is not coded.
     """
-    pictures = [unit for unit in _units(packet) if unit[:1] == b"\xb6"]
+    pictures = [head for head in _heads(packet, 32) if head[:1] == b"\xb6"]
     if len(pictures) != 1:
         return None
-    bits = _Bits(pictures[0][1:32])
+    bits = _Bits(pictures[0][1:])
     kind = _MPEG4_VOP_TYPES[bits.take(2)]
     while bits.take(1):
         pass
@@ -253,10 +268,10 @@ def mpeg12_sequence(packet: bytes) -> Sequence | None:
 
 def mpeg12_picture(packet: bytes) -> str | None:
     """Type of the one picture in a packet: I, P, or b; None where there is not just one (ISO/IEC 13818-2 section 6.2.3)."""
-    pictures = [unit for unit in _units(packet) if unit[:1] == b"\x00"]
+    pictures = [head for head in _heads(packet, 3) if head[:1] == b"\x00"]
     if len(pictures) != 1:
         return None
-    bits = _Bits(pictures[0][1:3])
+    bits = _Bits(pictures[0][1:])
     bits.take(10)
     kind = bits.take(3)
     return {1: "I", 2: "P", 3: "b"}.get(kind)

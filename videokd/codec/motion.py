@@ -10,11 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.moves import move_8_pixels, move_8_sources, move_16_pixels, move_16_sources
+from videokd.codec.moves import (
+    compiled,
+    move_8_flags,
+    move_8_pixels,
+    move_8_sources,
+    move_16_flags,
+    move_16_pixels,
+    move_16_sources,
+)
 
 Chain = npt.NDArray[np.uint32]
 #: AVMotionVector, 40 bytes, as 20 words of 16 bits: source 0–1, w and h 2, src_x 3, src_y 4, dst_x 5, dst_y 6, … padding.
@@ -43,9 +50,7 @@ def start_chain(height: int, width: int) -> Chain:
 
 
 class Follower:
-    """Follows motion vectors from frame to frame of one picture size.
-
-    It keeps the working memory of the kernel: which 4×4 cells of each macroblock have a vector.
+    """Follows motion vectors from frame to frame, and carries a picture along where that is wanted.
 
     Args:
         height: of the pictures, in pixels.
@@ -53,32 +58,46 @@ class Follower:
     """
 
     def __init__(self, height: int, width: int) -> None:
+        self._identity = start_chain(height, width)
+        self.chain, self._next_chain = self._identity.copy(), np.empty_like(self._identity)
+        self.warped, self._next_warped = (np.empty((height, 3 * width), np.uint8) for _ in range(2))
+        # Which 4×4 cells of each macroblock have a vector; working memory of the kernel
         self._cells = np.empty(((height + 15) // 16, (width + 15) // 16), np.uint16)
         self._nothing = np.empty((0, 0), np.uint8)
 
-    def follow(
-        self, chain: Chain, vectors: Vectors, after: Chain, warped: Rows | None = None, warped_after: Rows | None = None
-    ) -> None:
-        """The chain one frame later: a_t(p) = a_{t−1}(p − d_t(p)); and a warped picture one frame later, if there is one.
+    def restart(self) -> None:
+        """Sets the chain to that of an I-frame."""
+        np.copyto(self.chain, self._identity)
+
+    def follow(self, vectors: Vectors, *, carried: bool) -> None:
+        """The chain one frame later: a_t(p) = a_{t−1}(p − d_t(p)); and the warped picture one frame later.
 
         A vector names its block by the centre; it covers [dst − size/2, dst + size/2). d_t(p) is that of the last
         non-zero vector that covers p with p and p − d_t(p) inside the picture, otherwise 0. Pixels that no vector covers
         (intra blocks), or whose vector leaves the picture, become invalid.
 
         Args:
-            chain: [H, W], of the frame before.
             vectors: int16 [N, 20], of a P-frame; none for a frame that is all intra.
-            after: [H, W], written; not the same memory as `chain`.
-            warped: uint8 [H, 3·W], the picture that `chain` warps.
-            warped_after: uint8 [H, 3·W], written: the picture that `after` warps; not the same memory as `warped`.
+            carried: whether `warped`, uint8 [H, 3·W], which the chain warps, is to go along.
         """
-        if warped is None or warped_after is None:
-            _follow(chain, after, self._nothing, self._nothing, vectors, self._cells)
+        if carried:
+            _follow(self.chain, self._next_chain, self.warped, self._next_warped, vectors, self._cells)
+            self.warped, self._next_warped = self._next_warped, self.warped
         else:
-            _follow(chain, after, warped, warped_after, vectors, self._cells)
+            _follow(self.chain, self._next_chain, self._nothing, self._nothing, vectors, self._cells)
+        self.chain, self._next_chain = self._next_chain, self.chain
+
+    def start_warping(self, picture: Rows) -> None:
+        """Sets the warped picture to one that has not moved: uint8 [H, 3·W or more], RGB."""
+        np.copyto(self.warped, picture[:, : self.warped.shape[1]])
+
+    def moved(self, vectors: Vectors) -> Rows:
+        """uint8 [H, 3·W], good until the next call: `warped` moved by the vectors of one frame; nothing else changes."""
+        _follow(self._identity, self._next_chain, self.warped, self._next_warped, vectors, self._cells)
+        return self._next_warped
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _mark_cells(vectors: Vectors, cells: npt.NDArray[np.uint16]) -> bool:  # pragma: no cover (compiled)
     """Marks the 4×4 cells that vectors cover, 16 bits a macroblock.
 
@@ -103,7 +122,7 @@ def _mark_cells(vectors: Vectors, cells: npt.NDArray[np.uint16]) -> bool:  # pra
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _stay(
     before: npt.NDArray[np.uint32],
     after: npt.NDArray[np.uint32],
@@ -127,7 +146,7 @@ def _stay(
                 warped_after[at] = warped[at]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _move(
     before: npt.NDArray[np.uint32],
     after: npt.NDArray[np.uint32],
@@ -167,7 +186,7 @@ def _move(
                 warped_after[to + np.uint64(x)] = warped[at + np.uint64(x)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _follow(
     chain: Chain, chain_after: Chain, picture: Rows, picture_after: Rows, vectors: Vectors, cells: Any
 ) -> None:  # pragma: no cover (compiled)
@@ -201,6 +220,56 @@ def _follow(
                 _move(before, after, warped, warped_after, width, target, source, x_to - x_from, y_to - y_from)
 
 
+def field(vectors: Vectors, height: int, width: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+    """The displacement d_t of one frame, and where a vector covers it; what `follow` and `displacement` give from `start_chain`.
+
+    Args:
+        vectors: int16 [N, 20], of a P-frame.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Returns:
+        int16 [H, W, 2], (x, y) in pixels; and bool [H, W].
+    """
+    packed, valid = np.empty((height, width), np.uint32), np.empty((height, width), np.uint8)
+    _paint(vectors, packed, valid)
+    return packed.view(np.int16).reshape(height, width, 2), valid.view(np.bool_)
+
+
+@compiled
+def _paint(
+    vectors: Vectors, packed: npt.NDArray[np.uint32], valid: npt.NDArray[np.uint8]
+) -> None:  # pragma: no cover (compiled)
+    height, width = packed.shape
+    motions, flags = packed.reshape(-1), valid.reshape(-1)
+    motions[:] = 0
+    flags[:] = 0
+    row, ones = np.empty(16, np.uint32), np.ones(16, np.uint8)
+    start_of_row = np.uint64(0)
+    for turn in range(2):
+        for n in range(len(vectors)):
+            right = np.int64(vectors[n, 5]) - np.int64(vectors[n, 3])
+            down = np.int64(vectors[n, 6]) - np.int64(vectors[n, 4])
+            if vectors[n, 0] > 0 or (right != 0 or down != 0) != (turn == 1):
+                continue  # zero vectors have the first turn: they never override others
+            wide, high = np.int64(vectors[n, 2]) & 255, (np.int64(vectors[n, 2]) >> 8) & 255
+            left, top = np.int64(vectors[n, 5]) - wide // 2, np.int64(vectors[n, 6]) - high // 2
+            x_from, x_to = max(left, 0, right), min(left + wide, width, width + right)
+            row[:] = np.uint32(right & 0xFFFF) | (np.uint32(down & 0xFFFF) << _SIXTEEN)
+            for y in range(max(top, 0, down), min(top + high, height, height + down)):
+                to = np.uint64(y * width + x_from)
+                if x_to - x_from == 16:
+                    move_16_sources(motions, _WORD * to, row, start_of_row)
+                    move_16_flags(flags, to, ones, start_of_row)
+                elif x_to - x_from == 8:
+                    move_8_sources(motions, _WORD * to, row, start_of_row)
+                    move_8_flags(flags, to, ones, start_of_row)
+                else:
+                    for x in range(x_to - x_from):
+                        motions[to + np.uint64(x)] = row[0]
+                        flags[to + np.uint64(x)] = 1
+
+
 def displacement(chain: Chain) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
     """motion = p − a_t(p), and where the chain is valid.
 
@@ -214,7 +283,7 @@ def displacement(chain: Chain) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bo
     return packed.view(np.int16).reshape(*chain.shape, 2), valid.view(np.bool_)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _subtract_sources(
     chain: Chain, packed: npt.NDArray[np.uint32], valid: npt.NDArray[np.uint8]
 ) -> None:  # pragma: no cover (compiled)

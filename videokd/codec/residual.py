@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from videokd.codec.motion import Chain, Rows
+from videokd.codec.moves import compiled
 
 
 def gather(reference: Rows, chain: Chain, warped: Rows) -> None:
@@ -20,7 +20,7 @@ def gather(reference: Rows, chain: Chain, warped: Rows) -> None:
     _gather(reference, chain, warped)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no cover (compiled)
     height, width = chain.shape
     # Unsigned addresses of a flat array spare the test for negative ones
@@ -55,7 +55,7 @@ def difference(frame: Rows, warped: Rows) -> npt.NDArray[np.int16]:
     return residual.reshape(height, row_bytes // 3, 3)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _subtract(frame: Rows, warped: Rows, residual: npt.NDArray[np.int16]) -> None:  # pragma: no cover (compiled)
     for y in range(warped.shape[0]):
         minuend, subtrahend, result = frame[y], warped[y], residual[y]

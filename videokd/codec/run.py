@@ -10,12 +10,16 @@ import numpy.typing as npt
 
 from videokd.codec.container import Colours, PictureDecoder, vectors_of
 from videokd.codec.index import VideoIndex
-from videokd.codec.motion import Chain, Follower, Rows, start_chain
+from videokd.codec.motion import Chain, Follower, Rows, Vectors
 from videokd.codec.residual import gather
 from videokd.errors import DecodeError
 
 #: uint8 [H, W, 3], RGB.
 Picture = npt.NDArray[np.uint8]
+
+
+#: Frames that may wait for one that is shown before them; no codec here reorders more than 16.
+_MOST_PENDING = 64
 
 
 class Decoded:
@@ -24,13 +28,22 @@ class Decoded:
     Args:
         frame: what PyAV gave.
         colours: the converter.
+        index: of the file.
         path: of the file, for messages.
         number: of the frame in display order, for messages.
+
+    Raises:
+        DecodeError: the frame has not the size that the index says.
     """
 
     __slots__ = ("_colours", "_rows", "_where", "frame")
 
-    def __init__(self, frame: Any, colours: Colours, path: Path, number: int) -> None:
+    def __init__(self, frame: Any, colours: Colours, index: VideoIndex, path: Path, number: int) -> None:
+        if (frame.width, frame.height) != (index.width, index.height):
+            raise DecodeError(
+                f"{path}: frame {number} is {frame.width}×{frame.height} (accepted: {index.width}×{index.height}, as its "
+                "index says). If the file was replaced, index it again; if it changes its size, run `videokd prepare folder`."
+            )
         self.frame = frame
         self._colours = colours
         self._where = (path, number)
@@ -59,16 +72,16 @@ class Run:
         index: of this file.
         gop: where to start.
         colours: the converter.
-        chained: whether motion vectors are followed.
+        follower: where motion vectors are followed down to the I-frame; None where they need not be.
     """
 
     def __init__(
-        self, decoder: PictureDecoder, index: VideoIndex, gop: int, colours: Colours, *, chained: bool
+        self, decoder: PictureDecoder, index: VideoIndex, gop: int, colours: Colours, follower: Follower | None
     ) -> None:
         self._index = index
         self._path = decoder.path
         self._colours = colours
-        self._chained = chained
+        self._follower = follower
         self._pending: dict[int, Any] = {}
         self._key = index.start_of(index.anchors[gop][0])
         self._decoded = decoder.decode_from(index, self._key)
@@ -79,15 +92,11 @@ class Run:
         self.first: Decoded
         self.previous: Decoded
         self.current: Decoded
-        self._follower = Follower(index.height, index.width)
-        self._identity = start_chain(index.height, index.width)
-        self._chain, self._next_chain = (np.empty_like(self._identity) for _ in range(2))
-        self._warped, self._next_warped = (np.empty((index.height, 3 * index.width), np.uint8) for _ in range(2))
         self._warped_at = -1
 
     def leads_to(self, gop: int, position: int, *, chained: bool) -> bool:
-        """Whether going on from here is possible, and no detour."""
-        if chained and not self._chained:
+        """Whether going on from here is possible, and no detour; `chained`, with a chain."""
+        if chained and self._follower is None:
             return False
         if gop <= self.gop:
             return gop == self.gop and position >= self.position
@@ -99,87 +108,67 @@ class Run:
         Args:
             gop: number of the GOP.
             position: in that GOP.
-            carried: whether the residual there will be asked for. If it is the very next position, the warped I-frame is
-                carried on block by block; after several, gathering it once is cheaper.
+            carried: whether the accumulated residual there will be asked for. If it is the very next position, the warped
+                I-frame is carried on block by block; after several, gathering it once is cheaper.
         """
         carried &= gop == self.gop and position == self.position + 1 and position > 0
         while (self.gop, self.position) < (gop, position):
             if self.position + 1 == len(self._index.anchors[self.gop]):
                 self.gop, self.position = self.gop + 1, -1
-            self._step(carried)
+            self._step(carried=carried)
 
-    def _step(self, carried: bool) -> None:
+    def _step(self, *, carried: bool) -> None:
         if carried:
-            self._warp()
+            self.warped()
         self.position += 1
         decoded = self._await(self.position)
         if self.position == 0:
             self._key = self._index.start_of(self._index.anchors[self.gop][0])
             self.first = self.previous = self.current = decoded
             self._warped_at = -1
-            if self._chained:
-                np.copyto(self._chain, self._identity)
+            if self._follower is not None:
+                self._follower.restart()
             return
         self.previous, self.current = self.current, decoded
-        if not self._chained:
-            return
-        if carried:
-            self._follower.follow(
-                self._chain, vectors_of(decoded.frame), self._next_chain, self._warped, self._next_warped
-            )
-            self._warped, self._next_warped = self._next_warped, self._warped
-            self._warped_at = self.position
-        else:
-            self._follower.follow(self._chain, vectors_of(decoded.frame), self._next_chain)
-        self._chain, self._next_chain = self._next_chain, self._chain
+        if self._follower is not None:
+            self._follower.follow(self.vectors(), carried=carried)
+            self._warped_at = self.position if carried else self._warped_at
 
     def _await(self, position: int) -> Decoded:
         """The frame at one position; frames of later positions that come before it wait their turn."""
         packet = self._index.anchors[self.gop][position]
+        shown = self._index.gops[self.gop].frame_numbers[position]
         while packet not in self._pending:
             number, frame = next(self._decoded, (None, None))
             if number is None:
-                shown = self._index.gops[self.gop].frame_numbers[position]
                 raise DecodeError(f"{self._path}: frame {shown} cannot be decoded. Copy the file again, or repair it.")
             self._pending[number] = frame
-        frame = self._pending.pop(packet)
-        shown = self._index.gops[self.gop].frame_numbers[position]
-        if (frame.width, frame.height) != (self._index.width, self._index.height):
-            raise DecodeError(
-                f"{self._path}: frame {shown} is {frame.width}×{frame.height} (accepted: {self._index.width}×"
-                f"{self._index.height}, as its index says). Transcode files that change their size: `videokd prepare folder`."
-            )
-        return Decoded(frame, self._colours, self._path, shown)
+            if len(self._pending) > _MOST_PENDING:
+                raise DecodeError(f"{self._path}: frame {shown} does not come out of the decoder. Transcode the file.")
+        return Decoded(self._pending.pop(packet), self._colours, self._index, self._path, shown)
 
-    def compensation(self, *, accumulate: bool, warp: bool) -> tuple[Chain, Rows | None]:
-        """The chain to the I-frame, or the one to the position before, and the picture there, warped along it.
+    def vectors(self) -> Vectors:
+        """int16 [N, 20] (see motion.py): the motion vectors of the frame at this position."""
+        return vectors_of(self.current.frame)
 
-        Args:
-            accumulate: to the I-frame.
-            warp: whether the picture is needed.
+    def chain(self) -> Chain:
+        """[H, W], good until the run goes on: the chain to the I-frame."""
+        assert self._follower is not None
+        return self._follower.chain
 
-        Returns:
-            chain [H, W], and uint8 [H, 3·W] or None; good until the run goes on.
-        """
-        if accumulate:
-            if warp:
-                self._warp()
-            return self._chain, self._warped if warp else None
-        vectors = vectors_of(self.current.frame)
-        if not warp:
-            self._follower.follow(self._identity, vectors, self._next_chain)
-            return self._next_chain, None
+    def warped(self) -> Rows:
+        """uint8 [H, 3·W], good until the run goes on: the I-frame, warped along the chain."""
+        assert self._follower is not None
+        if self._warped_at != self.position:
+            if self.position == 0:
+                self._follower.start_warping(self.first.rows())
+            else:
+                gather(self.first.rows(), self._follower.chain, self._follower.warped)
+            self._warped_at = self.position
+        return self._follower.warped
+
+    def previous_moved(self, follower: Follower) -> Rows:
+        """uint8 [H, 3·W], good until the run goes on: the picture at the position before, moved by this frame's vectors."""
         self._warped_at = -1
-        np.copyto(self._warped, self.previous.rows()[:, : self._warped.shape[1]])
-        self._follower.follow(self._identity, vectors, self._next_chain, self._warped, self._next_warped)
-        return self._next_chain, self._next_warped
-
-    def _warp(self) -> None:
-        """Brings the warped I-frame to where the chain is."""
-        if self._warped_at == self.position:
-            return
-        if self.position == 0:
-            np.copyto(self._warped, self.first.rows()[:, : self._warped.shape[1]])
-        else:
-            gather(self.first.rows(), self._chain, self._warped)
-        self._warped_at = self.position
+        follower.start_warping(self.previous.rows())
+        return follower.moved(self.vectors())

@@ -158,5 +158,8 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
         global_motion=any(kind == "S" for kind in types),
     )
     # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
-    scan.keys = [key for key in scan.keys if types[key] == "I"] or [0]
+    scan.keys = [key for key in scan.keys if types[key] == "I"]
+    # Where the file does not begin with a keyframe, or flags none, its first packet is where its first decoding started
+    if "I" in types and (not scan.keys or scan.keys[0] > types.index("I")):
+        scan.keys.insert(0, 0)
     return scan.index("".join(types), [order[number] for number in sorted(order)], sequence)

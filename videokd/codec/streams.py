@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from types import TracebackType
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder, check_index, open_indexed
 from videokd.codec.index import VideoIndex
 from videokd.codec.limits import Limits
-from videokd.codec.motion import displacement
+from videokd.codec.motion import Follower, displacement, field
 from videokd.codec.residual import difference
 from videokd.codec.run import Decoded, Picture, Run
 from videokd.errors import ConfigError, DecodeError
@@ -57,6 +58,10 @@ class VideoReader:
     frame_rate = property(lambda self: self.index.frame_rate, doc="Frames per second.")
     num_frames = property(lambda self: self.index.num_frames, doc="Frames that decoding the whole file gives.")
     exact = property(lambda self: self.index.exact, doc="False where a motion chain is an approximation.")
+
+    @cached_property
+    def _follower(self) -> Follower:
+        return Follower(self.index.height, self.index.width)
 
     @property
     def gops(self) -> tuple[Gop, ...]:
@@ -125,11 +130,10 @@ class VideoReader:
         try:
             if wanted == _IFRAME_ALONE:
                 return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).copy())
+            chained = accumulate and not wanted.isdisjoint(_CHAINED)
             if position == 0:
-                return self._at_start(gop, wanted)
-            run = self._run_to(
-                gop, position, chained=not wanted.isdisjoint(_CHAINED), carried="residual" in wanted and accumulate
-            )
+                return self._at_start(gop, wanted, chained)
+            run = self._run_to(gop, position, chained=chained, carried=chained and "residual" in wanted)
             return self._compose(run, wanted, accumulate)
         except BaseException:
             self._run = None  # it may stand between two frames
@@ -138,7 +142,7 @@ class VideoReader:
     def _run_to(self, gop: int, position: int, *, chained: bool, carried: bool) -> Run:
         run = self._run
         if run is None or not run.leads_to(gop, position, chained=chained):
-            run = self._run = Run(self._decoder, self.index, gop, self._colours, chained=chained)
+            run = self._run = Run(self._decoder, self.index, gop, self._colours, self._follower if chained else None)
         run.advance(gop, position, carried=carried)
         return run
 
@@ -155,16 +159,16 @@ class VideoReader:
             self._run = None
             frame = self._decoder.decode_alone(self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
-            picture = Decoded(frame, self._colours, self._decoder.path, number).image()
+            picture = Decoded(frame, self._colours, self.index, self._decoder.path, number).image()
         self._iframe = (gop, picture)
         return picture
 
-    def _at_start(self, gop: int, wanted: frozenset[str]) -> Streams:
+    def _at_start(self, gop: int, wanted: frozenset[str], chained: bool) -> Streams:
         """Position 0, where nothing has moved yet; without pictures nothing is decoded."""
         shape = (self.index.height, self.index.width)
         run = None
         if not wanted.isdisjoint(_PICTURES):
-            run = self._run_to(gop, 0, chained=not wanted.isdisjoint(_CHAINED), carried=False)
+            run = self._run_to(gop, 0, chained=chained, carried=False)
         return Streams(
             gop=gop,
             position=0,
@@ -177,12 +181,13 @@ class VideoReader:
 
     def _compose(self, run: Run, wanted: frozenset[str], accumulate: bool) -> Streams:
         motion = valid = residual = None
-        if not wanted.isdisjoint(_CHAINED):
-            chain, warped = run.compensation(accumulate=accumulate, warp="residual" in wanted)
-            if "motion" in wanted:
-                motion, valid = displacement(chain)
-            if warped is not None:
-                residual = difference(run.current.rows(), warped)
+        if "motion" in wanted and accumulate:
+            motion, valid = displacement(run.chain())
+        elif "motion" in wanted:
+            motion, valid = field(run.vectors(), self.index.height, self.index.width)
+        if "residual" in wanted:
+            warped = run.warped() if accumulate else run.previous_moved(self._follower)
+            residual = difference(run.current.rows(), warped)
         return Streams(
             gop=run.gop,
             position=run.position,

@@ -12,14 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from videokd.codec.index import VideoIndex
 from videokd.codec.streams import open_video
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import View, apply_crop, central_crop, random_crop, ten_crops
-from videokd.errors import VideoKDError
+from videokd.datasets.view import Pictures, View, apply_crop, central_crop, random_crop, ten_crops
+from videokd.errors import DataError, VideoKDError
 from videokd.types import STREAMS, Batch, Sample, check_streams
 
 #: In training a random part of the clip at random moments; otherwise the middles, seen through one or ten crops.
@@ -61,17 +62,18 @@ class ClipDataset(Dataset[Sample]):
 
         Raises:
             DecodeError: the clip cannot be read; the message names it.
-            DataError: the clip has no position that the streams need.
+            DataError: the clip has no position that the streams need; the message names it.
         """
         epoch, number = item if isinstance(item, tuple) else (0, item)
         clip = self.clips[number]
         index = VideoIndex.from_json(clip.index)
-        view = self.view(index, np.random.default_rng((self.seed, epoch, number)))
+        try:
+            view = self.view(index, np.random.default_rng((self.seed, epoch, number)))
+        except DataError as error:
+            raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
         raw = self._read(clip, index, view)
         streams = {
-            name: np.concatenate(
-                [apply_crop(values, crop, spec=STREAMS[name], size=self.input_size) for crop in view.crops]
-            )
+            name: _joined([apply_crop(values, crop, spec=STREAMS[name], size=self.input_size) for crop in view.crops])
             for name, values in raw.items()
         }
         return Sample(streams, clip.label, clip.video_id)
@@ -80,6 +82,10 @@ class ClipDataset(Dataset[Sample]):
     def num_views(self) -> int:
         """Crops of each segment: ten (five without mirroring) in full views, otherwise one."""
         return len(ten_crops(8, 8, flip=self.manifest.flip)) if self.views == "full" else 1
+
+    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> Sequence[Sample]:
+        """The samples of a batch, each loaded when it is asked for, so that its memory serves the next one too."""
+        return _Samples(self, items)
 
     def view(self, index: VideoIndex, rng: np.random.Generator) -> View:
         """The record of one sample, shared by all its streams."""
@@ -97,31 +103,43 @@ class ClipDataset(Dataset[Sample]):
             segments, ten_crops(*size, flip=self.manifest.flip) if self.views == "full" else (central_crop(*size),)
         )
 
-    def _read(self, clip: Clip, index: VideoIndex, view: View) -> dict[str, npt.NDArray[Any]]:
-        """{stream: [S, H, W, C]} in the streams' own units."""
+    def _read(self, clip: Clip, index: VideoIndex, view: View) -> dict[str, Pictures]:
+        """{stream: S pictures [H, W, C]} in the streams' own units."""
         path = self.manifest.root / clip.path
         pictured = [name for name in self.streams if STREAMS[name].from_pictures]
         coded = tuple(name for name in self.streams if name not in pictured)
         raw = self._read_coded(path, index, view, coded) if coded else {}
         if pictured:
-            from videokd.codec.rgb import read_rgb  # type: ignore[import-not-found]
+            from videokd.codec.rgb import read_rgb  # brings a second FFmpeg along
 
             numbers = [index.gops[gop].frame_numbers[position] for gop, position in view.segments]
             raw |= dict.fromkeys(pictured, read_rgb(path, numbers))
         return raw
 
-    def _read_coded(
-        self, path: Path, index: VideoIndex, view: View, streams: tuple[str, ...]
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _read_coded(self, path: Path, index: VideoIndex, view: View, streams: tuple[str, ...]) -> dict[str, Pictures]:
         # reading motion brings the mask of valid pixels along
         wanted = (*streams, "motion") if self.blank_invalid and "motion" not in streams else streams
         with open_video(path, index=index) as video:
             parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in view.segments]
-        raw = {name: np.stack([getattr(part, name) for part in parts]) for name in streams}
+        raw: dict[str, Pictures] = {n: [getattr(part, n) for part in parts] for n in streams}
         if self.blank_invalid:
-            valid = np.stack([part.valid for part in parts if part.valid is not None])[..., None]  # [S, H, W, 1]
-            raw = {name: values * valid if STREAMS[name].first_position else values for name, values in raw.items()}
+            valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]
+            for name in streams:
+                if STREAMS[name].first_position:
+                    raw[name] = [values * seen for values, seen in zip(raw[name], valid, strict=True)]
         return raw
+
+
+@dataclass(frozen=True)
+class _Samples(Sequence[Sample]):
+    dataset: ClipDataset
+    items: Sequence[int | tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.dataset[self.items[number]]
 
 
 @dataclass(frozen=True)
@@ -162,13 +180,41 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch.
 
+    In memory the channels of a pixel lie side by side, as in the samples: PyTorch's `channels_last`.
+
     >>> sample = Sample({"motion": np.zeros((3, 2, 8, 8), np.uint8)}, label=1, video_id="a")
     >>> collate([sample, sample])
     Batch(streams={motion: uint8[2, 3, 2, 8, 8]}, label=int64[2], video_ids=('a', 'a'))
     """
-    streams = {name: torch.from_numpy(np.stack([s.streams[name] for s in samples])) for name in samples[0].streams}
-    label = torch.tensor([sample.label for sample in samples])
-    return Batch(streams, label, tuple(sample.video_id for sample in samples))
+    streams: dict[str, Tensor] = {}
+    labels, video_ids = [], []
+    for number, sample in enumerate(samples):
+        labels.append(sample.label)
+        video_ids.append(sample.video_id)
+        for name, values in sample.streams.items():
+            if not number:
+                streams[name] = _empty(len(samples), *values.shape)
+            streams[name].numpy()[number].transpose(0, 2, 3, 1)[...] = values.transpose(0, 2, 3, 1)
+    return Batch(streams, torch.tensor(labels), tuple(video_ids))
+
+
+def _joined(crops: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Crops [S, C, H, W] one after the other, their channels side by side in memory."""
+    if len(crops) == 1:
+        return crops[0]
+    return np.concatenate([crop.transpose(0, 2, 3, 1) for crop in crops]).transpose(0, 3, 1, 2)
+
+
+def _empty(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:
+    """[B, S, C, H, W]; a worker's where the main process will find it, so that it is written once."""
+    shape = (count, segments, height, width, channels)
+    stack = torch.empty(0, dtype=torch.uint8)
+    if get_worker_info() is not None:
+        memory = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+        stack.set_(memory, 0, shape)  # type: ignore[call-overload]
+    else:
+        stack.resize_(shape)
+    return stack.permute(0, 1, 4, 2, 3)
 
 
 def training_batches(

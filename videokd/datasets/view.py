@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +19,10 @@ from videokd.types import StreamSpec
 SCALES = (1.0, 0.875, 0.75, 0.66)
 #: Side of evaluation crops: 224 of 256 pixels.
 CENTRAL = 0.875
+
+
+Pictures: TypeAlias = "Sequence[npt.NDArray[Any]] | npt.NDArray[Any]"
+"""S pictures [H, W, C]: a list of them, or one array."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +84,54 @@ def ten_crops(width: int, height: int, *, flip: bool) -> tuple[Crop, ...]:
     )
 
 
-def apply_crop(values: npt.NDArray[Any], crop: Crop, *, spec: StreamSpec, size: int) -> npt.NDArray[np.uint8]:
+def apply_crop(values: Pictures, crop: Crop, *, spec: StreamSpec, size: int) -> npt.NDArray[np.uint8]:
     """The part of a stream that a crop shows, as the networks take it.
 
     Cut out, mirrored (which negates motion's x), quantised, and only then resized: the values themselves are never scaled.
 
     Args:
-        values: [S, H, W, C], in the stream's own units.
+        values: S pictures [H, W, C], uint8 or int16, in the stream's own units.
         crop: within the picture.
         spec: the stream.
         size: side of the result, in pixels.
 
     Returns:
-        uint8 [S, C, size, size].
+        uint8 [S, C, size, size]; in memory the channels of a pixel lie side by side.
     """
-    part = values[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    if crop.flip:
-        part = part[:, :, ::-1]
-        if min(spec.flip_signs) < 0:
-            part = part * np.array(spec.flip_signs, dtype=part.dtype)
-    quantised = torch.from_numpy(np.ascontiguousarray(spec.quantise(part))).permute(0, 3, 1, 2)  # [S, C, H, W]
-    resized = transforms.resize(quantised, [size, size], antialias=True)
-    result: npt.NDArray[np.uint8] = resized.contiguous().numpy()
-    return result
+    tables = _tables(spec, crop.flip)
+    # PyTorch resizes pictures of three or four interleaved channels twice as fast as others
+    depth = spec.channels if spec.channels > 2 else 4
+    cut = np.zeros((len(values), crop.height, crop.width, depth), np.uint8)
+    for target, picture in zip(cut, values, strict=True):
+        part = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        _quantise(part, tables, crop.flip, target)
+    resized = transforms.resize(torch.from_numpy(cut).permute(0, 3, 1, 2), [size, size], antialias=True)
+    result: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [S, size, size, depth]
+    if depth > spec.channels:
+        padded, result = result, np.empty((*result.shape[:3], spec.channels), np.uint8)
+        for channel in range(spec.channels):  # six times as fast as all of them at once
+            result[..., channel] = padded[..., channel]
+    return result.transpose(0, 3, 1, 2)
+
+
+@lru_cache
+def _tables(spec: StreamSpec, flip: bool) -> npt.NDArray[np.uint8]:
+    """uint8 [C, 65536]: what `spec.quantise` makes of each 16-bit value, taken as unsigned, of each channel."""
+    values = np.arange(1 << 16, dtype=np.uint16).astype(np.int16).astype(np.int32)
+    signs = spec.flip_signs if flip else (1,) * spec.channels
+    return np.stack([spec.quantise(values * sign) for sign in signs])
+
+
+@numba.njit(cache=True, nogil=True)
+def _quantise(part: npt.NDArray[Any], tables: npt.NDArray[np.uint8], flip: bool, target: npt.NDArray[np.uint8]) -> None:
+    """Puts [H, W, C] through each channel's table, mirrored or not."""
+    height, width, channels = part.shape
+    for y in range(height):
+        for channel in range(channels):
+            table = tables[channel]
+            if flip:
+                for x in range(width):
+                    target[y, x, channel] = table[np.uint16(part[y, width - 1 - x, channel])]
+            else:
+                for x in range(width):
+                    target[y, x, channel] = table[np.uint16(part[y, x, channel])]

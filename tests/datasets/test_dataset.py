@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import videokd
+from tests.conftest import MakeClip
+from tests.datasets.conftest import listing
+from videokd.codec.rgb import read_rgb
+from videokd.codec.transcode import Encoding
+from videokd.datasets.dataset import ClipDataset, EpochBatches, collate, evaluation_batches, training_batches
+from videokd.datasets.manifest import Manifest
+from videokd.datasets.preparation import prepare
+from videokd.datasets.view import apply_crop
+from videokd.datasets.workers import Workers
+from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.types import STREAMS, Batch
+
+ALL = ("iframe", "motion", "residual")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Manifest:
+    folder = tmp_path_factory.mktemp("loader")
+    for number in range(12):
+        path = folder / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(make_clip("mpeg4", num_frames=20, seed=number), path)
+    return prepare(listing(folder / "in"), folder / "out", encoding=Encoding(short_side=64), workers=Workers(jobs=1))
+
+
+def dataset(manifest: Manifest, **changes: object) -> ClipDataset:
+    settings = {"streams": ALL, "num_segments": 3, "input_size": 32, "views": "training", "seed": 5} | changes
+    return ClipDataset(manifest, manifest.clips, **settings)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return one.video_ids == other.video_ids and all(torch.equal(one.streams[n], other.streams[n]) for n in one.streams)
+
+
+def first(batches: Iterator[Batch], count: int) -> list[Batch]:
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def test_a_sample_is_what_the_codec_gives_through_one_record(manifest: Manifest) -> None:
+    data = dataset(manifest)
+    for number in (0, 5):
+        sample = data[3, number]
+        clip = manifest.clips[number]
+        with videokd.open(manifest.file(clip)) as video:
+            view = data.view(video.index, np.random.default_rng((5, 3, number)))
+            parts = [video.read(gop=gop, position=position, streams=ALL) for gop, position in view.segments]
+        assert len(view.crops) == 1
+        for name in ALL:
+            raw = np.stack([getattr(part, name) for part in parts])
+            expected = apply_crop(raw, view.crops[0], spec=STREAMS[name], size=32)
+            assert np.array_equal(sample.streams[name], expected)
+        assert (sample.label, sample.video_id) == (clip.label, clip.video_id)
+
+
+def test_samples_depend_on_seed_epoch_and_number_alone(manifest: Manifest) -> None:
+    def pixels(data: ClipDataset, item: tuple[int, int]) -> bytes:
+        return data[item].streams["iframe"].tobytes()
+
+    data = dataset(manifest)
+    assert pixels(data, (2, 4)) == pixels(data, (2, 4))
+    others = [pixels(data, (3, 4)), pixels(data, (2, 5)), pixels(dataset(manifest, seed=6), (2, 4))]
+    assert pixels(data, (2, 4)) not in others
+    # Which streams are read besides changes nothing, as long as the positions they allow are the same
+    assert np.array_equal(
+        data[1, 1].streams["motion"], dataset(manifest, streams=("motion", "rgb"))[1, 1].streams["motion"]
+    )
+
+
+def test_evaluation_views(manifest: Manifest) -> None:
+    quick, full = dataset(manifest, views="quick"), dataset(manifest, views="full")
+    assert quick[0].streams["motion"].shape == (3, 2, 32, 32)
+    assert full[0].streams["motion"].shape == (30, 2, 32, 32)
+    assert np.array_equal(quick[0].streams["motion"], full[0].streams["motion"][12:15])  # the fifth crop is the middle
+    unflipped = dataset(replace(manifest, flip=False), views="full")
+    assert np.array_equal(unflipped[0].streams["motion"], full[0].streams["motion"][:15])
+    assert np.array_equal(quick[7, 0].streams["motion"], quick[0].streams["motion"])
+
+
+def test_rgb_is_read_at_the_same_moments(manifest: Manifest) -> None:
+    data = dataset(manifest, streams=("iframe", "rgb"), views="quick")
+    sample, clip = data[2], manifest.clips[2]
+    with videokd.open(manifest.file(clip)) as video:
+        view = data.view(video.index, np.random.default_rng(0))
+        numbers = [video.gops[gop].frame_numbers[position] for gop, position in view.segments]
+    expected = apply_crop(read_rgb(manifest.file(clip), numbers), view.crops[0], spec=STREAMS["rgb"], size=32)
+    assert np.array_equal(sample.streams["rgb"], expected)
+    assert list(dataset(manifest, streams=("rgb",))[0].streams) == ["rgb"]
+
+
+def test_blanking_what_is_not_valid(manifest: Manifest) -> None:
+    plain, blanked = dataset(manifest, views="quick"), dataset(manifest, views="quick", blank_invalid=True)
+    changed = False
+    for number in range(4):
+        with videokd.open(manifest.file(manifest.clips[number])) as video:
+            view = plain.view(video.index, np.random.default_rng(0))
+            parts = [video.read(gop=gop, position=position, streams=ALL) for gop, position in view.segments]
+        for name in ALL:
+            raw = np.stack([getattr(part, name) for part in parts])
+            if name != "iframe":
+                raw[~np.stack([part.valid for part in parts])] = 0
+            expected = apply_crop(raw, view.crops[0], spec=STREAMS[name], size=32)
+            assert np.array_equal(blanked[number].streams[name], expected)
+            changed |= not np.array_equal(expected, plain[number].streams[name])
+    assert changed
+    alone = dataset(manifest, views="quick", blank_invalid=True, streams=("residual",))
+    assert np.array_equal(alone[0].streams["residual"], blanked[0].streams["residual"])
+
+
+def test_batches_are_uint8_with_channels_side_by_side(manifest: Manifest) -> None:
+    for workers in (0, 1):
+        (batch,) = first(training_batches(dataset(manifest), EpochBatches(12, 4), workers=workers), 1)
+        for name, values in batch.streams.items():
+            assert (values.dtype, tuple(values.shape)) == (torch.uint8, (4, 3, STREAMS[name].channels, 32, 32))
+            assert values.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+        assert batch.label.dtype == torch.int64
+        moved = batch.to("meta")
+        assert {values.dtype for values in moved.streams.values()} == {torch.uint8}
+
+
+@pytest.mark.gpu
+def test_batches_travel_to_the_gpu_as_uint8(manifest: Manifest) -> None:
+    (batch,) = first(training_batches(dataset(manifest), EpochBatches(12, 4), workers=1, pin_memory=True), 1)
+    assert all(values.is_pinned() for values in batch.streams.values())
+    moved = batch.to("cuda")
+    assert {values.dtype for values in moved.streams.values()} == {torch.uint8}
+    assert all(torch.equal(moved.streams[name].cpu(), batch.streams[name]) for name in ALL)
+
+
+def test_any_number_of_workers_gives_the_same_batches(manifest: Manifest) -> None:
+    runs = [first(training_batches(dataset(manifest), EpochBatches(12, 5, seed=1), workers=n), 5) for n in (0, 1, 2)]
+    for batches in zip(*runs, strict=True):
+        assert all(same(batches[0], other) for other in batches[1:])
+    evaluated = [list(evaluation_batches(dataset(manifest, views="quick"), batch_size=5, workers=n)) for n in (0, 2)]
+    assert [len(batch) for batch in evaluated[0]] == [5, 5, 2]
+    assert [i for batch in evaluated[0] for i in batch.video_ids] == [clip.video_id for clip in manifest.clips]
+    assert all(same(*pair) for pair in zip(*evaluated, strict=True))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_ranks_share_each_batch(num_ranks: int) -> None:
+    whole = list(itertools.islice(EpochBatches(40, 8, seed=2), 12))
+    shares = [
+        list(itertools.islice(EpochBatches(40, 8, seed=2, rank=rank, num_ranks=num_ranks), 12))
+        for rank in range(num_ranks)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sorted(item for part in parts for item in part) == sorted(batch)
+
+
+def test_every_epoch_has_each_clip_once_in_its_own_order() -> None:
+    batches = EpochBatches(12, 4, seed=3)
+    epochs = [list(itertools.islice(batches, 3 * epoch, 3 * epoch + 3)) for epoch in range(3)]
+    orders = [[number for batch in epoch for _, number in batch] for epoch in epochs]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert [{e for batch in epoch for e, _ in batch} for epoch in epochs] == [{0}, {1}, {2}]
+    assert EpochBatches(3, 4).steps_per_epoch == 1
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_a_run_that_resumes_sees_what_it_would_have_seen(manifest: Manifest, step: int) -> None:
+    data = dataset(manifest)
+    whole = first(training_batches(data, EpochBatches(12, 4, seed=1), workers=0), step + 2)
+    rest = first(training_batches(data, EpochBatches(12, 4, seed=1, first_step=step), workers=1), 2)
+    assert all(same(*pair) for pair in zip(whole[step:], rest, strict=True))
+
+
+def test_loading_leaves_the_global_random_state_alone(manifest: Manifest) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first(training_batches(dataset(manifest), EpochBatches(12, 4), workers=1), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_file_names_itself_in_one_line(manifest: Manifest, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "bad file.mp4").write_bytes(b"no video" * 100)
+    clips = (*manifest.clips[:3], replace(manifest.clips[3], path=str(tmp_path / "bad file.mp4")))
+    data = replace(dataset(manifest), clips=clips)
+    with pytest.raises(DecodeError) as caught:
+        first(training_batches(data, EpochBatches(4, 2), workers=workers), 4)
+    assert re.fullmatch(r"\S+/bad file.mp4 cannot be read as a video: .+", str(caught.value))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_without_motion_is_named(manifest: Manifest, make_clip: MakeClip, workers: int) -> None:
+    path = make_clip("mpeg4", gop=1, num_frames=3)
+    with videokd.open(path) as video:
+        clip = replace(manifest.clips[0], path=str(path), index=video.index.to_json())
+    data = replace(dataset(manifest), clips=(clip,))
+    with pytest.raises(DataError, match=r"^\S+\.mp4: a clip of 3 GOPs has no position from 1 on") as caught:
+        first(training_batches(data, EpochBatches(1, 1), workers=workers), 1)
+    assert "\n" not in str(caught.value)
+    assert len(replace(data, streams=("iframe",))[0].streams["iframe"]) == 3
+
+
+def test_streams_that_are_none(manifest: Manifest) -> None:
+    with pytest.raises(ConfigError, match=r"streams of the dataset: flow \(accepted: one or more of iframe, motion"):
+        dataset(manifest, streams=("flow",))
+
+
+def test_collate_takes_samples_of_any_kind(manifest: Manifest) -> None:
+    samples = [dataset(manifest)[0, 0], dataset(manifest)[0, 1]]
+    batch = collate(samples)
+    for name in ALL:
+        assert np.array_equal(batch.streams[name].numpy(), np.stack([sample.streams[name] for sample in samples]))
+    assert batch.label.tolist() == [sample.label for sample in samples]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_stays_flat_over_ten_epochs(manifest: Manifest) -> None:
+    batches = training_batches(dataset(manifest, streams=(*ALL, "rgb")), EpochBatches(12, 4), workers=0)
+    sizes = []
+    for _ in range(12):
+        for _ in range(3):
+            next(batches)
+        sizes.append(resident_bytes())
+    assert sizes[-1] - sizes[1] < 8 * 2**20, sizes

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as transforms
+
+from videokd.datasets.view import SCALES, Crop, apply_crop, central_crop, random_crop, ten_crops
+from videokd.types import STREAMS, StreamSpec
+
+WIDTH, HEIGHT = 34, 26
+
+
+def pictures(spec: StreamSpec, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if spec.offset == 0:
+        return rng.integers(0, 256, (3, HEIGHT, WIDTH, spec.channels), dtype=np.uint8)
+    return rng.integers(-300, 300, (3, HEIGHT, WIDTH, spec.channels)).astype(np.int16)
+
+
+def by_hand(values: np.ndarray, crop: Crop, spec: StreamSpec, size: int) -> np.ndarray:
+    part = values[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width].astype(np.int64)
+    if crop.flip:
+        part = np.flip(part, axis=2) * np.array(spec.flip_signs)
+    quantised = torch.from_numpy(np.ascontiguousarray(spec.quantise(part).astype(np.uint8).transpose(0, 3, 1, 2)))
+    return transforms.resize(quantised, [size, size], antialias=True).numpy()
+
+
+@pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("crop", [Crop(3, 2, 20, 20), Crop(0, 0, 34, 26, flip=True), Crop(5, 1, 17, 23, flip=True)])
+@pytest.mark.parametrize("size", [16, 20, 31])
+def test_a_crop_equals_the_plain_way(spec: StreamSpec, crop: Crop, size: int) -> None:
+    values = pictures(spec)
+    result = apply_crop(values, crop, spec=spec, size=size)
+    assert (result.shape, result.dtype) == ((3, spec.channels, size, size), np.uint8)
+    assert np.array_equal(result, by_hand(values, crop, spec, size))
+    assert np.array_equal(result, apply_crop(list(values), crop, spec=spec, size=size))
+
+
+@pytest.mark.parametrize("spec", STREAMS.values(), ids=lambda spec: spec.name)
+def test_flipping_twice_changes_nothing(spec: StreamSpec) -> None:
+    crop = Crop(3, 2, 20, 20)
+    values = pictures(spec)
+    once = values[:, :, ::-1] * np.array(spec.flip_signs).astype(values.dtype)
+    mirrored = replace(crop, left=WIDTH - crop.left - crop.width, flip=True)
+    twice = apply_crop(once, mirrored, spec=spec, size=20)
+    assert np.array_equal(twice, apply_crop(values, crop, spec=spec, size=20))
+
+
+def test_a_flip_negates_motions_x_alone_and_before_quantising() -> None:
+    spec = STREAMS["motion"]
+    values = np.zeros((1, 8, 8, 2), np.int16)
+    values[0, :, :4] = (3, 5)  # the left half moves right and down
+    seen = apply_crop(values, Crop(0, 0, 8, 8, flip=True), spec=spec, size=8)
+    left_and_down = spec.quantise(np.array([-3, 5]))
+    assert (seen[0, :, :, 4:] == left_and_down[:, None, None]).all()
+    assert (seen[0, :, :, :4] == 128).all()
+    # trunc makes the two differ: 3 · 6.375 = 19.125 → 147, −19.125 → 109; mirrored after quantising it would be 108
+    assert left_and_down[0] == 109
+
+
+def test_values_are_not_rescaled_with_the_picture() -> None:
+    spec = STREAMS["motion"]
+    for size in (8, 32, 64):
+        values = np.full((1, 32, 32, 2), 7, np.int16)
+        assert (apply_crop(values, Crop(0, 0, 32, 32), spec=spec, size=size) == spec.quantise(np.array(7))).all()
+
+
+def test_every_16_bit_value_is_quantised_as_the_stream_says() -> None:
+    values = np.arange(-(2**15), 2**15).astype(np.int16).reshape(1, 256, 256, 1)
+    for spec in (STREAMS["motion"], STREAMS["residual"]):
+        both = np.concatenate([values] * spec.channels, axis=3)
+        for flip in (False, True):
+            seen = apply_crop(both, Crop(0, 0, 256, 256, flip=flip), spec=spec, size=256)
+            assert np.array_equal(seen, by_hand(both, Crop(0, 0, 256, 256, flip=flip), spec, 256))
+
+
+def test_training_crops() -> None:
+    rng = np.random.default_rng(0)
+    crops = [random_crop(340, 256, flip=True, rng=rng) for _ in range(3000)]
+    sides = [round(256 * scale) for scale in SCALES]
+    pairs = {(sides.index(crop.width), sides.index(crop.height)) for crop in crops}
+    assert pairs == {(a, b) for a in range(4) for b in range(4) if abs(a - b) <= 1}
+    assert all(0 <= crop.left <= 340 - crop.width and 0 <= crop.top <= 256 - crop.height for crop in crops)
+    assert {crop.left for crop in crops if crop.width == 256} >= {0, 84}
+    assert 0.45 < np.mean([crop.flip for crop in crops]) < 0.55
+    assert not any(random_crop(340, 256, flip=False, rng=rng).flip for _ in range(50))
+
+
+def test_evaluation_crops() -> None:
+    assert central_crop(340, 256) == Crop(58, 16, 224, 224)
+    full = ten_crops(340, 256, flip=True)
+    assert len(set(full)) == 10
+    assert [crop.flip for crop in full] == [False] * 5 + [True] * 5
+    assert [(crop.left, crop.top) for crop in full[:5]] == [(0, 0), (116, 0), (0, 32), (116, 32), (58, 16)]
+    assert ten_crops(340, 256, flip=False) == full[:5]
