@@ -14,6 +14,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from videokd.codec import scan
+from videokd.codec.boxes import check_tables
 from videokd.codec.index import VideoIndex
 from videokd.codec.limits import Limits
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
@@ -87,7 +88,8 @@ def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMIT
         raise
     context.thread_type = "NONE"
     context.thread_count = 1
-    context.options = {"flags2": "+export_mvs", "max_pixels": str(limits.side**2)}
+    # Without "unaligned" a left crop of H.264 would be cut off by whatever number of pixels suits vector instructions
+    context.options = {"flags": "+unaligned", "flags2": "+export_mvs", "max_pixels": str(limits.side**2)}
     return container, stream
 
 
@@ -282,6 +284,7 @@ def index_video(path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMIT
 
 def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
     """Opens and indexes a file, and leaves it open; errors as for `index_video`."""
+    check_tables(check_path(path))
     decoder = PictureDecoder(path, limits=limits)
     try:
         index = scan.from_headers(decoder)

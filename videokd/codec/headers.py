@@ -8,7 +8,7 @@ packet) is answered with None, and the caller decodes instead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _START_CODE = b"\x00\x00\x01"
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
@@ -54,12 +54,14 @@ class Sequence:
         interlaced: whether fields may be coded apart.
         global_motion: MPEG-4 sprites or global motion compensation, of which no vectors are exported.
         time_bits: MPEG-4: the length of vop_time_increment, in bits.
+        crop: H.264: pixels (left, top) that are coded but not shown.
     """
 
     references: int = 1
     interlaced: bool = False
     global_motion: bool = False
     time_bits: int = 0
+    crop: tuple[int, int] = (0, 0)
 
     @property
     def inexact_because(self) -> tuple[str, ...]:
@@ -123,11 +125,12 @@ def _skip_scaling_lists(bits: _Bits, chroma_format: int) -> None:
 
 
 def _h264_sps(unit: bytes) -> Sequence:
-    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as frame_mbs_only_flag."""
+    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as the frame_crop offsets."""
     bits = _Bits(_unescape(unit[1:]))
     profile = bits.take(8)
     bits.take(16)
     bits.exp_golomb()
+    chroma_format = 1
     if profile in _HIGH_PROFILES:
         chroma_format = bits.exp_golomb()
         if chroma_format == 3:
@@ -151,7 +154,14 @@ def _h264_sps(unit: bytes) -> Sequence:
     bits.take(1)
     bits.exp_golomb()
     bits.exp_golomb()
-    return Sequence(references=max(references, 1), interlaced=not bits.take(1))
+    interlaced = not bits.take(1)
+    bits.take(1 + interlaced)
+    left = top = 0
+    if bits.take(1):
+        left = bits.exp_golomb() * (2 if chroma_format in (1, 2) else 1)
+        bits.exp_golomb()
+        top = bits.exp_golomb() * (2 if chroma_format == 1 else 1) * (1 + interlaced)
+    return Sequence(references=max(references, 1), interlaced=interlaced, crop=(left, top))
 
 
 def h264_length_size(extradata: bytes) -> int:
@@ -176,7 +186,8 @@ def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
     if not found:
         return None
-    return Sequence(references=max(s.references for s in found), interlaced=any(s.interlaced for s in found))
+    references, interlaced = max(s.references for s in found), any(s.interlaced for s in found)
+    return replace(found[0], references=references, interlaced=interlaced)
 
 
 def h264_picture(packet: bytes, length_size: int) -> str | None:

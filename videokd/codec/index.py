@@ -29,6 +29,7 @@ class VideoIndex:
         seconds: for each I-frame, when it is shown.
         keyframes: (packet, pts, dts, byte) of each packet where decoding can start.
         inexact_because: why chains of motion vectors are approximations; empty where they are exact.
+        crop: pixels (left, top) that are coded but not shown; motion vectors count from the coded picture's corner.
     """
 
     codec: str
@@ -41,6 +42,7 @@ class VideoIndex:
     seconds: tuple[float, ...]
     keyframes: tuple[tuple[int, int | None, int | None, int | None], ...]
     inexact_because: tuple[str, ...]
+    crop: tuple[int, int] = (0, 0)
 
     @property
     def exact(self) -> bool:
@@ -88,13 +90,17 @@ class VideoIndex:
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` takes it back."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = asdict(self)
+        if self.crop == (0, 0):
+            del values["crop"]
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> VideoIndex:
         """The index that `to_json` wrote."""
         values = json.loads(text)
-        for name in ("display", "seconds", "inexact_because"):
-            values[name] = tuple(values[name])
+        for name in ("display", "seconds", "inexact_because", "crop"):
+            if name in values:
+                values[name] = tuple(values[name])
         values["keyframes"] = tuple(map(tuple, values["keyframes"]))
         return cls(**values)

@@ -149,7 +149,11 @@ class Run:
 
     def vectors(self) -> Vectors:
         """int16 [N, 20] (see motion.py): the motion vectors of the frame at this position."""
-        return vectors_of(self.current.frame)
+        vectors = vectors_of(self.current.frame)
+        left, top = self._index.crop
+        if left or top:
+            vectors = vectors - np.array([[0, 0, 0, left, top, left, top, *[0] * 13]], np.int16)
+        return vectors
 
     def chain(self) -> Chain:
         """[H, W], good until the run goes on: the chain to the I-frame."""

@@ -70,6 +70,7 @@ class _Scan:
             seconds=tuple(seconds),
             keyframes=tuple((key, *self.stamps[key]) for key in self.keys),
             inexact_because=sequence.inexact_because,
+            crop=sequence.crop,
         )
 
 
@@ -116,7 +117,8 @@ def from_headers(decoder: PictureDecoder) -> VideoIndex | None:
     if parser is None or not scan.clean or parser[1].interlaced:
         return None
     display = _display_order(types, [stamp[0] for stamp in scan.stamps])
-    return None if display is None else scan.index("".join(types), display, parser[1])
+    sequence = replace(parser[1], global_motion="S" in types)
+    return None if display is None else scan.index("".join(types), display, sequence)
 
 
 def _display_order(types: list[str], pts: list[int | None]) -> list[int] | None:
@@ -154,8 +156,8 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
     order = {number: rank for rank, (number, _) in enumerate(shown)}
     sequence = replace(
         sequence or headers.Sequence(),
-        interlaced=interlaced,
-        global_motion=any(kind == "S" for kind in types),
+        interlaced=interlaced or (sequence is not None and sequence.interlaced),
+        global_motion="S" in types,
     )
     # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
     scan.keys = [key for key in scan.keys if types[key] == "I"]
