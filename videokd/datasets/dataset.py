@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from videokd.codec.index import VideoIndex
 from videokd.codec.streams import open_video
+from videokd.datasets.cache import DecodedCache
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import Pictures, View, apply_crop, central_crop, random_crop, ten_crops
+from videokd.datasets.view import Crop, Pictures, View, apply_crop, central_crop, random_crop, ten_crops
 from videokd.errors import DataError, VideoKDError
 from videokd.types import STREAMS, Batch, Sample, check_streams
 
@@ -40,6 +42,7 @@ class ClipDataset(Dataset[Sample]):
         views: training, quick (middles of the segments, one crop) or full (ten crops).
         seed: of the training views.
         blank_invalid: set motion and residual to zero where the motion chain is not valid.
+        cache: where decoded clips are kept; without it, every sample is decoded anew.
     """
 
     manifest: Manifest
@@ -50,6 +53,7 @@ class ClipDataset(Dataset[Sample]):
     views: Views
     seed: int = 0
     blank_invalid: bool = False
+    cache: DecodedCache | None = None
 
     def __post_init__(self) -> None:
         check_streams(self.streams, where="streams of the dataset")
@@ -66,14 +70,18 @@ class ClipDataset(Dataset[Sample]):
         """
         epoch, number = item if isinstance(item, tuple) else (0, item)
         clip = self.clips[number]
-        index = VideoIndex.from_json(clip.index)
+        rng = np.random.default_rng((self.seed, epoch, number))
         try:
-            view = self.view(index, np.random.default_rng((self.seed, epoch, number)))
+            raw, crops = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
-        raw = self._read(clip, index, view)
         streams = {
-            name: _joined([apply_crop(values, crop, spec=STREAMS[name], size=self.input_size) for crop in view.crops])
+            name: _joined(
+                [
+                    apply_crop(values, crop, spec=STREAMS[name], size=self.input_size, quantised=self.cache is not None)
+                    for crop in crops
+                ]
+            )
             for name, values in raw.items()
         }
         return Sample(streams, clip.label, clip.video_id)
@@ -89,38 +97,65 @@ class ClipDataset(Dataset[Sample]):
 
     def view(self, index: VideoIndex, rng: np.random.Generator) -> View:
         """The record of one sample, shared by all its streams."""
+        lengths = [gop.num_positions for gop in index.gops]
+        first_position = max(STREAMS[name].first_position for name in self.streams)
+        return self._record(lengths, first_position, (index.width, index.height), rng)
+
+    def _record(
+        self, lengths: Sequence[int], first_position: int, size: tuple[int, int], rng: np.random.Generator
+    ) -> View:
         training = self.views == "training"
         segments = sample_positions(
-            [gop.num_positions for gop in index.gops],
-            num_segments=self.num_segments,
-            first_position=max(STREAMS[name].first_position for name in self.streams),
-            rng=rng if training else None,
+            lengths, num_segments=self.num_segments, first_position=first_position, rng=rng if training else None
         )
-        size = (index.width, index.height)
         if training:
             return View(segments, (random_crop(*size, flip=self.manifest.flip, rng=rng),))
         return View(
             segments, ten_crops(*size, flip=self.manifest.flip) if self.views == "full" else (central_crop(*size),)
         )
 
-    def _read(self, clip: Clip, index: VideoIndex, view: View) -> dict[str, Pictures]:
-        """{stream: S pictures [H, W, C]} in the streams' own units."""
+    def _decoded(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
+        """Pictures in the streams' own units, and the crops of them."""
+        index = VideoIndex.from_json(clip.index)
+        view = self.view(index, rng)
+        return self._read(clip, index, self.streams, view.segments), view.crops
+
+    def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
+        """Small quantised pictures, and the crops of them."""
+        assert self.cache is not None
+        index = cache(lambda: VideoIndex.from_json(clip.index))
+        kept = self.cache.read(
+            clip.sha256,
+            index,
+            self.streams,
+            lambda streams, positions: self._read(clip, index(), streams, positions),
+        )
+        view = self._record([self.cache.num_positions], 0, self.cache.size(clip.width, clip.height), rng)
+        moments = [position for _, position in view.segments]
+        return {name: [pictures[moment] for moment in moments] for name, pictures in kept.items()}, view.crops
+
+    def _read(
+        self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
+    ) -> dict[str, Pictures]:
+        """{stream: a picture [H, W, C] for each (gop, position)} in the streams' own units."""
         path = self.manifest.root / clip.path
-        pictured = [name for name in self.streams if STREAMS[name].from_pictures]
-        coded = tuple(name for name in self.streams if name not in pictured)
-        raw = self._read_coded(path, index, view, coded) if coded else {}
+        pictured = [name for name in streams if STREAMS[name].from_pictures]
+        coded = tuple(name for name in streams if name not in pictured)
+        raw = self._read_coded(path, index, coded, positions) if coded else {}
         if pictured:
             from videokd.codec.rgb import read_rgb  # brings a second FFmpeg along
 
-            numbers = [index.gops[gop].frame_numbers[position] for gop, position in view.segments]
+            numbers = [index.gops[gop].frame_numbers[position] for gop, position in positions]
             raw |= dict.fromkeys(pictured, read_rgb(path, numbers))
         return raw
 
-    def _read_coded(self, path: Path, index: VideoIndex, view: View, streams: tuple[str, ...]) -> dict[str, Pictures]:
+    def _read_coded(
+        self, path: Path, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
+    ) -> dict[str, Pictures]:
         # reading motion brings the mask of valid pixels along
         wanted = (*streams, "motion") if self.blank_invalid and "motion" not in streams else streams
         with open_video(path, index=index) as video:
-            parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in view.segments]
+            parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in positions]
         raw: dict[str, Pictures] = {n: [getattr(part, n) for part in parts] for n in streams}
         if self.blank_invalid:
             valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]

@@ -84,7 +84,9 @@ def ten_crops(width: int, height: int, *, flip: bool) -> tuple[Crop, ...]:
     )
 
 
-def apply_crop(values: Pictures, crop: Crop, *, spec: StreamSpec, size: int) -> npt.NDArray[np.uint8]:
+def apply_crop(
+    values: Pictures, crop: Crop, *, spec: StreamSpec, size: int | tuple[int, int], quantised: bool = False
+) -> npt.NDArray[np.uint8]:
     """The part of a stream that a crop shows, as the networks take it.
 
     Cut out, mirrored (which negates motion's x), quantised, and only then resized: the values themselves are never scaled.
@@ -93,20 +95,22 @@ def apply_crop(values: Pictures, crop: Crop, *, spec: StreamSpec, size: int) -> 
         values: S pictures [H, W, C], uint8 or int16, in the stream's own units.
         crop: within the picture.
         spec: the stream.
-        size: side of the result, in pixels.
+        size: side of the result, or its height and width, in pixels.
+        quantised: whether the values are quantised already (uint8).
 
     Returns:
         uint8 [S, C, size, size]; in memory the channels of a pixel lie side by side.
     """
-    tables = _tables(spec, crop.flip)
+    tables = _mirror_tables(spec, crop.flip) if quantised else _tables(spec, crop.flip)
+    height, width = (size, size) if isinstance(size, int) else size
     # PyTorch resizes pictures of three or four interleaved channels twice as fast as others
     depth = spec.channels if spec.channels > 2 else 4
     cut = np.zeros((len(values), crop.height, crop.width, depth), np.uint8)
     for target, picture in zip(cut, values, strict=True):
         part = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         _quantise(part, tables, crop.flip, target)
-    resized = transforms.resize(torch.from_numpy(cut).permute(0, 3, 1, 2), [size, size], antialias=True)
-    result: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [S, size, size, depth]
+    resized = transforms.resize(torch.from_numpy(cut).permute(0, 3, 1, 2), [height, width], antialias=True)
+    result: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [S, height, width, depth]
     if depth > spec.channels:
         padded, result = result, np.empty((*result.shape[:3], spec.channels), np.uint8)
         for channel in range(spec.channels):  # six times as fast as all of them at once
@@ -120,6 +124,14 @@ def _tables(spec: StreamSpec, flip: bool) -> npt.NDArray[np.uint8]:
     values = np.arange(1 << 16, dtype=np.uint16).astype(np.int16).astype(np.int32)
     signs = spec.flip_signs if flip else (1,) * spec.channels
     return np.stack([spec.quantise(values * sign) for sign in signs])
+
+
+@lru_cache
+def _mirror_tables(spec: StreamSpec, flip: bool) -> npt.NDArray[np.uint8]:
+    """uint8 [C, 256]: what mirroring makes of each quantised value of each channel."""
+    values = np.arange(256)
+    signs = spec.flip_signs if flip else (1,) * spec.channels
+    return np.stack([np.clip(sign * (values - spec.offset) + spec.offset, 0, 255) for sign in signs]).astype(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)

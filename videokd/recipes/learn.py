@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, evaluation_batches, training_batches
 from videokd.datasets.manifest import Manifest
 from videokd.distill.calibration import confidence_weights
@@ -194,6 +196,11 @@ def _parts(
 ) -> tuple[ClipDataset, ClipDataset | None]:
     """The clips to fit, as training views, and those held out, if any."""
 
+    kept = None
+    if data.cache:
+        kind = "blanked" if data.blank_invalid else ""
+        kept = DecodedCache(Path(data.cache), data.cache_positions, data.input_size, kind)
+
     def dataset(part: Literal["train", "fit", "val"], views: Literal["training", "quick"]) -> ClipDataset:
         return ClipDataset(
             manifest,
@@ -204,6 +211,7 @@ def _parts(
             views=views,
             seed=seed,
             blank_invalid=data.blank_invalid,
+            cache=kept,
         )
 
     if not data.val_fraction:

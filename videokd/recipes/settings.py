@@ -22,6 +22,9 @@ class DataSettings:
         workers: processes that load clips; 0 loads in the main one.
         val_fraction: share of the training groups held out to choose the best epoch; 0 keeps the last epoch.
         blank_invalid: set motion and residual to zero where the motion chain is not valid.
+        cache: a folder to keep decoded clips in, small and at a few positions: training is then several times faster where
+            cores are few, with less variety. Evaluation always decodes the files.
+        cache_positions: how many positions of each clip are kept.
     """
 
     num_segments: int = 3
@@ -30,9 +33,11 @@ class DataSettings:
     workers: int = 2
     val_fraction: float = 0.15
     blank_invalid: bool = False
+    cache: str = ""
+    cache_positions: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("num_segments", "input_size", "batch_size"):
+        for name in ("num_segments", "input_size", "batch_size", "cache_positions"):
             _check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "1 or more")
         _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
         _check(0 <= self.val_fraction < 0.9, "data.val_fraction", self.val_fraction, "0 up to 0.9")

@@ -1,0 +1,124 @@
+"""A sample from the cache is what decoding gives at the cache's positions, and nothing is decoded twice."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import videokd
+from tests.conftest import MakeClip
+from tests.datasets.conftest import listing
+from videokd.codec.transcode import Encoding
+from videokd.datasets.cache import DecodedCache
+from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
+from videokd.datasets.manifest import Manifest
+from videokd.datasets.preparation import prepare
+from videokd.datasets.sampling import sample_positions
+from videokd.datasets.view import Crop, apply_crop
+from videokd.datasets.workers import Workers
+from videokd.errors import ConfigError, DataError
+from videokd.types import STREAMS
+
+ALL = ("iframe", "motion", "residual")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Manifest:
+    folder = tmp_path_factory.mktemp("cached")
+    for number in range(4):
+        path = folder / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(make_clip("mpeg4", num_frames=20, seed=number), path)
+    return prepare(listing(folder / "in"), folder / "out", encoding=Encoding(short_side=64), workers=Workers(jobs=1))
+
+
+def dataset(manifest: Manifest, folder: Path, **changes: object) -> ClipDataset:
+    cache = DecodedCache(folder, num_positions=6, input_size=32)
+    settings = {"streams": ALL, "num_segments": 3, "input_size": 32, "views": "training", "seed": 5, "cache": cache}
+    return ClipDataset(manifest, manifest.clips, **(settings | changes))
+
+
+def kept(folder: Path, stream: str, content: str) -> np.ndarray:
+    return np.load(folder / f"{stream}-6x32" / content[:2] / f"{content}.npy")
+
+
+def test_pictures_are_those_of_the_files_at_evenly_spaced_positions(manifest: Manifest, tmp_path: Path) -> None:
+    _ = dataset(manifest, tmp_path)[0]
+    clip = manifest.clips[0]
+    with videokd.open(manifest.file(clip)) as video:
+        lengths = [gop.num_positions for gop in video.gops]
+        places = sample_positions(lengths, num_segments=6, first_position=1)
+        parts = [video.read(gop=gop, position=position) for gop, position in places]
+        whole = Crop(0, 0, video.width, video.height)
+        width, height = DecodedCache(tmp_path, 6, 32).size(video.width, video.height)
+    for name in ALL:
+        expected = apply_crop([getattr(p, name) for p in parts], whole, spec=STREAMS[name], size=(height, width))
+        assert np.array_equal(kept(tmp_path, name, clip.sha256), expected.transpose(0, 2, 3, 1))
+
+
+def test_a_sample_shows_one_crop_of_one_set_of_moments(manifest: Manifest, tmp_path: Path) -> None:
+    data = dataset(manifest, tmp_path, views="quick")
+    sample, content = data[1], manifest.clips[1].sha256
+    for name in ALL:
+        pictures = kept(tmp_path, name, content)[[0, 2, 4]]  # the middles of three spans of six
+        side = round(37 * 0.875)
+        crop = Crop((pictures.shape[2] - side) // 2, (37 - side) // 2, side, side)
+        expected = apply_crop(pictures, crop, spec=STREAMS[name], size=32, quantised=True)
+        assert np.array_equal(sample.streams[name], expected)
+
+
+def test_nothing_is_decoded_twice(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(manifest, tmp_path)
+    first = [data[3, number] for number in range(4)]
+    monkeypatch.setattr("videokd.datasets.dataset.open_video", None)
+    for number, before in enumerate(first):
+        again = data[3, number]
+        assert all(np.array_equal(again.streams[name], before.streams[name]) for name in ALL)
+    assert not np.array_equal(data[4, 0].streams["iframe"], first[0].streams["iframe"])
+    alone = dataset(manifest, tmp_path, streams=("iframe",))
+    assert np.array_equal(alone[3, 0].streams["iframe"], first[0].streams["iframe"])
+
+
+def test_workers_give_the_same_samples(manifest: Manifest, tmp_path: Path) -> None:
+    plain = next(training_batches(dataset(manifest, tmp_path / "a"), EpochBatches(4, 4), workers=0))
+    worked = next(training_batches(dataset(manifest, tmp_path / "b"), EpochBatches(4, 4), workers=2))
+    assert all(np.array_equal(plain.streams[name], worked.streams[name]) for name in ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mirroring_quantised_values_is_mirroring_the_values(name: str) -> None:
+    spec = STREAMS[name]
+    low, high = (0, 256) if name == "iframe" else (-19, 20) if name == "motion" else (-127, 128)
+    values = np.random.default_rng(0).integers(low, high, (2, 8, 8, spec.channels))
+    values = values.astype(np.uint8 if name == "iframe" else np.int16)
+    quantised = apply_crop(values, Crop(0, 0, 8, 8), spec=spec, size=8).transpose(0, 2, 3, 1)
+    mirrored = Crop(0, 0, 8, 8, flip=True)
+    expected = apply_crop(values, mirrored, spec=spec, size=8)
+    assert np.array_equal(apply_crop(quantised, mirrored, spec=spec, size=8, quantised=True), expected)
+
+
+def test_small_videos_are_not_enlarged() -> None:
+    assert DecodedCache(Path(), 1, 64).size(340, 256) == (97, 73)
+    assert DecodedCache(Path(), 1, 224).size(160, 120) == (160, 120)
+
+
+def test_what_cannot_be_used_is_named(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a cache of 0 positions at 32 pixels .* data\.cache_positions"):
+        DecodedCache(tmp_path, 0, 32)
+    data = dataset(manifest, tmp_path)
+    _ = data[0]
+    content = manifest.clips[0].sha256
+    (tmp_path / "motion-6x32" / content[:2] / f"{content}.npy").write_bytes(b"torn")
+    with pytest.raises(DataError, match=rf"{manifest.clips[0].path}.*{content}\.npy is damaged .* Delete it"):
+        _ = data[0]
+
+
+def test_blanked_streams_are_kept_apart(manifest: Manifest, tmp_path: Path) -> None:
+    _ = dataset(manifest, tmp_path)[0]
+    blanked = replace(DecodedCache(tmp_path, 6, 32), kind="blanked")
+    _ = dataset(manifest, tmp_path, cache=blanked, blank_invalid=True)[0]
+    assert {path.name for path in tmp_path.iterdir()} >= {"motion-6x32", "motion-6x32-blanked"}

@@ -1,0 +1,105 @@
+"""Clips decoded once: a few positions of each, small, so that training on few cores waits for the network, not for the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.codec.index import VideoIndex
+from videokd.datasets.sampling import sample_positions
+from videokd.datasets.view import Crop, Pictures, apply_crop
+from videokd.errors import ConfigError, DataError
+from videokd.files import written_whole
+from videokd.types import STREAMS
+
+#: The network's input is 224 of the training form's 256 pixels (CoViAR); a cached picture keeps that share.
+_SHORT_SIDE_OF_INPUT = 256 / 224
+
+#: Decodes streams at positions: (streams, (gop, position) × P) → {stream: P pictures [H, W, C]}.
+Decode = Callable[[tuple[str, ...], Sequence[tuple[int, int]]], "dict[str, Pictures]"]
+
+
+@dataclass(frozen=True)
+class DecodedCache:
+    """Quantised streams of clips at evenly spaced positions, one file for each clip and stream, made when first asked for.
+
+    A training view then takes its segments from these positions, and its crops from these pictures: less variety than
+    decoding anew, for a small fraction of the time. The positions do not depend on the streams, so that all streams of a
+    sample show the same moments. Files are named by the clip's content: another dataset may share the folder.
+
+    Args:
+        folder: made if it is not there; safe to delete when no run uses it.
+        num_positions: P, of each clip.
+        input_size: of the networks; the pictures' short side is 8/7 of it, as 256 is of 224.
+        kind: distinguishes streams that are not just what the codec holds, such as those with invalid motion blanked.
+
+    Raises:
+        ConfigError: num_positions or input_size is not positive.
+    """
+
+    folder: Path
+    num_positions: int
+    input_size: int
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_positions < 1 or self.input_size < 1:
+            raise ConfigError(
+                f"a cache of {self.num_positions} positions at {self.input_size} pixels (accepted: 1 or more of each). "
+                "Correct data.cache_positions or data.input_size."
+            )
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the cached pictures of a video; never larger than the video's."""
+        scale = min(_SHORT_SIDE_OF_INPUT * self.input_size / min(width, height), 1.0)
+        return round(width * scale), round(height * scale)
+
+    def read(
+        self, content: str, index: Callable[[], VideoIndex], streams: tuple[str, ...], decode: Decode
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        """The streams of one clip, decoded only where they are not there yet.
+
+        Args:
+            content: the clip's sha256.
+            index: gives the clip's index; called only where something must be decoded.
+            streams: which.
+            decode: reads them.
+
+        Returns:
+            {stream: uint8 [P, H, W, C]}, quantised, mapped from the disk.
+
+        Raises:
+            DataError: a file cannot be written, or is damaged.
+        """
+        missing = tuple(name for name in streams if not self._file(content, name).exists())
+        if missing:
+            self._fill(content, index(), missing, decode)
+        return {name: _load(self._file(content, name)) for name in streams}
+
+    def _file(self, content: str, stream: str) -> Path:
+        folder = f"{stream}-{self.num_positions}x{self.input_size}{self.kind and '-' + self.kind}"
+        return self.folder / folder / content[:2] / f"{content}.npy"
+
+    def _fill(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:
+        lengths = [gop.num_positions for gop in index.gops]
+        # An I-frame carries no motion; a clip of I-frames alone has nothing else
+        first = 1 if max(lengths, default=0) > 1 else 0
+        positions = sample_positions(lengths, num_segments=self.num_positions, first_position=first)
+        whole = Crop(0, 0, index.width, index.height)
+        width, height = self.size(index.width, index.height)
+        for name, pictures in decode(streams, positions).items():
+            small = apply_crop(pictures, whole, spec=STREAMS[name], size=(height, width))  # [P, C, H, W]
+            with written_whole(self._file(content, name)) as aside, aside.open("wb") as file:
+                np.save(file, np.ascontiguousarray(small.transpose(0, 2, 3, 1)))
+
+
+def _load(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it; it is made again when it is needed.") from error
+    return pictures
