@@ -111,6 +111,14 @@ def test_fit_and_val_divide_train_by_whole_groups_of_every_class(tmp_path: Path,
     assert {name: len(groups) for name, groups in held.items()} == {"jump": expected, "run": expected}
 
 
+def test_a_person_who_acts_in_all_classes_is_held_out_of_all(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path)
+    for seed in range(5):
+        val = manifest.select("val", split=2, val_fraction=0.3, seed=seed)
+        names = {label: {c.group.split("/")[1] for c in val if c.class_name == label} for label in ("jump", "run")}
+        assert names["jump"] == names["run"]
+
+
 def test_validation_depends_on_seed_and_not_on_order(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path)
     shuffled = replace(manifest, clips=manifest.clips[::-1])

@@ -145,6 +145,76 @@ def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert message in capsys.readouterr().err
 
 
+def test_splits_from_an_edited_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five actions of eight persons: odd ones train and even ones test, then the other way round."""
+    root = tmp_path / "in"
+    for action, name in enumerate(("swipe_left", "wave")):
+        for person in range(1, 5):
+            write_clip(root / name / f"a{action}_s{person}_t1.mp4", seed=action * 4 + person)
+    plan, subjects, out = tmp_path / "plan.csv", tmp_path / "subjects.csv", tmp_path / "out"
+    assert main(["prepare", "folder", str(root), f"--plan={plan}", r"--group-pattern=_(s\d+)_"]) == 0
+    rows = rows_of(plan)
+    for row in rows:
+        odd = int(row["group"][-1]) % 2
+        row["split1"], row["split2"] = ("train", "test") if odd else ("test", "train")
+        del row["split3"]
+    with subjects.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows([*rows, {"path": "wave/gone.mp4", "group": "s9", "split1": "train", "split2": "train"}])
+    command = [
+        "prepare",
+        "folder",
+        str(root),
+        f"--groups={subjects}",
+        "--flip=false",
+        f"--out={out}",
+        *SMALL,
+        "--jobs=1",
+    ]
+    assert main(command) == 0
+    assert "8 clips of 2 classes in 8 groups" in capsys.readouterr().err
+    manifest = Manifest.read(out)
+    assert not manifest.flip
+    for clip in manifest.clips:
+        odd = int(clip.video_id.split("_s")[-1][0]) % 2
+        assert clip.group == f"{clip.class_name}/s{clip.video_id.split('_s')[-1][0]}"
+        assert [clip.part(split) for split in (1, 2, 3)] == [
+            *(("train", "test") if odd else ("test", "train")),
+            "unused",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((",train", ",Train"), "split1 of hop/2.mp4 is 'Train' (accepted: train, test, unused). Correct it."),
+        (("hop/2.mp4,b,train", "hop/2.mp4,b,test"), "split1 has nothing to train 1 of 2 classes on (first: hop)"),
+        (("hop/2.mp4", "hop/1.mp4"), "names hop/1.mp4 twice (accepted: one line a clip)"),
+        (("path", "file"), "has no groups (accepted: a CSV file with columns path and group, and maybe split1"),
+    ],
+)
+def test_listed_splits_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], message: str
+) -> None:
+    for name in ("hop/1.mp4", "hop/2.mp4", "run/1.mp4", "run/2.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    groups = tmp_path / "groups.csv"
+    lines = "path,group,split1\nhop/1.mp4,a,test\nhop/2.mp4,b,train\nrun/1.mp4,a,test\nrun/2.mp4,b,train\n"
+    command = ["prepare", "folder", str(tmp_path / "in"), f"--plan={tmp_path / 'plan.csv'}", f"--groups={groups}"]
+    groups.write_text(lines)
+    assert main(command) == 0
+    groups.write_text(lines.replace(*change, 1))
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    for part in ("train", "test"):
+        shutil.copytree(tmp_path / "in", tmp_path / "divided" / part)
+    groups.write_text(lines)
+    assert main([*command[:2], str(tmp_path / "divided"), *command[3:]]) == 2
+    assert "has columns of splits, and" in capsys.readouterr().err
+
+
 def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"--shard and --merge exclude each other"):
         Prepare("folder", "in", out="out", shard="1/2", merge=True)

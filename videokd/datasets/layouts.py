@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
+from videokd.datasets.grouping import GroupOf, GroupsFile, default_group, pattern_rule, splits_by_group
 from videokd.datasets.official_lists import Splits, listed_splits, read_hmdb51_lists, read_ucf101_lists
 from videokd.errors import ConfigError, DataError
 
@@ -22,7 +22,6 @@ VIDEO_SUFFIXES = (
 
 _UCF_NAME = re.compile(r"v_(?P<name>\w+)_g(?P<group>\d+)_c\d+", re.IGNORECASE)
 _UCF_GROUPS = range(1, 26)
-_DEFAULT_GROUP = re.compile(r"_g(\d+)_")
 # <title and class>_<body part>_<camera>_<people>_<viewpoint>_<quality>_<number>: one title's clips come from one film.
 _HMDB_TITLE = re.compile(r"(.+?)_[a-z]_(?:cm|nm)_np\d+_[a-z]+_[a-z]+_\d+")
 _HMDB_LISTS = "testTrainMulti_7030_splits"
@@ -74,9 +73,6 @@ class Listing:
         return tuple(names[label] for label in sorted(names))
 
 
-_GroupOf = Callable[[Path, str], str]
-
-
 def folder_layout(
     root: Path | str,
     *,
@@ -97,7 +93,9 @@ def folder_layout(
         root: the dataset's folder.
         group_pattern: regular expression searched for in file names; its first capture group names the clip's group
             within the class. None: `_g(\\d+)_`, and a clip without it is a group of its own.
-        groups: a CSV file with the columns path (relative to the root) and group, instead of a pattern.
+        groups: a CSV file with the columns path (relative to the root) and group, instead of a pattern; where it has
+            columns split1 to split3 too, these are the splits, and a split without a column is unused. A plan is
+            such a file.
         test_fraction: between 0 and 1, of each class's groups.
 
     Returns:
@@ -111,16 +109,31 @@ def folder_layout(
     root = _checked_root(root)
     if not 0 < test_fraction < 1:
         raise ConfigError(f"test_fraction {test_fraction} (accepted: between 0 and 1, ends excluded). 0.3 is usual.")
-    group_of = _group_rule(root, group_pattern, groups)
+    listed = None if groups is None else GroupsFile.read(Path(groups))
+    if listed is not None and group_pattern is not None:
+        raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Leave one out.")
+
+    def group_by_list(path: Path, class_name: str) -> str:
+        assert listed is not None
+        return listed.group(path.relative_to(root).as_posix(), class_name)
+
+    group_of = pattern_rule(group_pattern) if listed is None else group_by_list
     children = {child.name for child in _folders(root)}
     parts = {"train", "val", "test"} & children
     if "train" in parts and len(parts) > 1:
+        if listed is not None and listed.splits is not None:
+            raise ConfigError(
+                f"{groups} has columns of splits, and {root} the folders {', '.join(sorted(parts))} (accepted: one of them). "
+                "Take the columns out of the file."
+            )
         return _divided_layout(root, sorted(parts), group_of)
     classes = {folder.name: _videos(folder) for folder in _folders(root)}
     _check_classes(root, classes)
     named = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
-    splits = None if group_pattern or groups else _ucf_splits(classes)
-    splits = splits or _splits_by_group(classes, named, test_fraction)
+    splits = listed.splits_of(root, classes) if listed is not None else None
+    if listed is None and group_pattern is None:
+        splits = _ucf_splits(classes)
+    splits = splits or splits_by_group(classes, named, test_fraction)
     return _entries(root, sorted(classes), classes, named, splits)
 
 
@@ -150,7 +163,7 @@ def ucf101_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple
                 f"{path} is not named as UCF101 names its clips (v_<Class>_g01_c01.avi, groups 1 to 25). "
                 "Remove it, or use the layout `folder`."
             )
-    groups = {path: _group(path, name, _DEFAULT_GROUP) for name, found in classes.items() for path in found}
+    groups = {path: default_group(path, name) for name, found in classes.items() for path in found}
     if lists is None:
         splits = {path: _ucf_rule(path) for path in paths}
     else:
@@ -200,42 +213,6 @@ def _checked_root(root: Path | str) -> Path:
     if not root.is_dir():
         raise DataError(f"{root} is a file (accepted: a folder with one folder a class). Name the folder.")
     return root
-
-
-def _group_rule(root: Path, group_pattern: str | None, groups: Path | str | None) -> _GroupOf:
-    """What names a clip's group, from its path and class."""
-    if groups is not None:
-        if group_pattern is not None:
-            raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Leave one out.")
-        return _listed_groups(root, Path(groups))
-    if group_pattern is None:
-        return lambda path, class_name: _group(path, class_name, _DEFAULT_GROUP)
-    try:
-        pattern = re.compile(group_pattern)
-    except re.error as error:
-        raise ConfigError(f"group_pattern {group_pattern!r} is no regular expression ({error}). Correct it.") from error
-    if pattern.groups < 1:
-        raise ConfigError(f"group_pattern {group_pattern!r} has no capture group. Put ( ) around what names the group.")
-    return lambda path, class_name: _group(path, class_name, pattern)
-
-
-def _listed_groups(root: Path, file: Path) -> _GroupOf:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        group_of = {row["path"]: row["group"] for row in rows}
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise ConfigError(
-            f"{file} has no groups (accepted: a CSV file with columns path and group). Mend it."
-        ) from error
-
-    def group(path: Path, class_name: str) -> str:
-        name = path.relative_to(root).as_posix()
-        if not group_of.get(name):
-            raise DataError(f"{file} names no group for {name}. Add a line for it.")
-        return f"{class_name}/{group_of[name]}"
-
-    return group
 
 
 def _folders(root: Path) -> list[Path]:
@@ -288,15 +265,6 @@ def _official_classes(
     return classes
 
 
-def _group(path: Path, class_name: str, pattern: re.Pattern[str]) -> str:
-    match = pattern.search(path.name)
-    if match is not None and match[1]:
-        return f"{class_name}/g{match[1]}" if pattern is _DEFAULT_GROUP else f"{class_name}/{match[1]}"
-    if pattern is not _DEFAULT_GROUP:
-        raise DataError(f"{path}: group_pattern {pattern.pattern!r} does not match its name. Correct the pattern.")
-    return f"{class_name}/{path.stem}"
-
-
 def _hmdb_title(path: Path) -> str:
     match = _HMDB_TITLE.fullmatch(path.stem)
     return match[1] if match else path.stem
@@ -324,33 +292,7 @@ def _ucf_splits(classes: Mapping[str, Sequence[Path]]) -> dict[Path, Splits] | N
     return splits
 
 
-def _splits_by_group(
-    classes: Mapping[str, Sequence[Path]], groups: Mapping[Path, str], test_fraction: float
-) -> dict[Path, Splits]:
-    splits: dict[Path, Splits] = {}
-    for name, paths in classes.items():
-        ordered = sorted({groups[path] for path in paths}, key=_natural)
-        if len(ordered) < 2:
-            raise DataError(
-                f"{name} has one group alone, {ordered[0]} (accepted: two or more, one of them to test on). "
-                "Add clips of other scenes, or make the folders train and test."
-            )
-        # A third at most, so that no group is tested twice; from two groups split 3 must test the first again.
-        tested = max(1, min(round(test_fraction * len(ordered)), len(ordered) // 3 or 1))
-        rank = {group: index for index, group in enumerate(ordered)}
-        for path in paths:
-            splits[path] = tuple(  # type: ignore[assignment]
-                "test" if (rank[groups[path]] - split * tested) % len(ordered) < tested else "train"
-                for split in range(3)
-            )
-    return splits
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _divided_layout(root: Path, parts: Sequence[str], group_of: _GroupOf) -> tuple[Entry, ...]:
+def _divided_layout(root: Path, parts: Sequence[str], group_of: GroupOf) -> tuple[Entry, ...]:
     """The entries of a train|val|test tree."""
     tested = "test" if "test" in parts else "val"
     classes: dict[str, list[Path]] = defaultdict(list)

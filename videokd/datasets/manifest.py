@@ -189,8 +189,9 @@ class Manifest:
     def select(self, part: Selection, *, split: int, val_fraction: float = 0.15, seed: int = 0) -> tuple[Clip, ...]:
         """The clips of one part of one split.
 
-        "train" and "test" are the dataset's own. "val" is a validation part held out of "train", whole groups, in each class;
-        "fit" is the rest of "train". A class with one training group keeps it in "fit".
+        "train" and "test" are the dataset's own. "val" is a validation part held out of "train", whole groups, in each class, those of
+        the same name in all classes as far as they have them; "fit" is the rest of "train". A class with one training group
+        keeps it in "fit".
 
         Args:
             part: "train", "val", "fit" or "test".
@@ -244,13 +245,18 @@ def _size(path: Path) -> int:
 
 
 def _held_out_groups(clips: Sequence[Clip], *, split: int, val_fraction: float, seed: int) -> set[str]:
-    by_class: dict[int, set[str]] = defaultdict(set)
+    by_class: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
-        by_class[clip.label].add(clip.group)
+        by_class[clip.class_name].add(clip.group)
     held_out: set[str] = set()
-    for groups in by_class.values():
-        # Ordered by hash, not by a random generator: the choice is the same on every machine and version.
-        ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}/{split}/{group}".encode()).digest())
+    for class_name, groups in by_class.items():
+
+        def order(group: str, prefix: str = f"{class_name}/") -> bytes:
+            # A hash, not a random generator: the choice is the same on every machine and version. Without the class, so
+            # that a person who acts in all classes is held out of all of them.
+            return hashlib.sha256(f"{seed}/{split}/{group.removeprefix(prefix)}".encode()).digest()
+
+        ordered = sorted(groups, key=order)
         count = min(max(1, round(val_fraction * len(ordered))), len(ordered) - 1)
         held_out.update(ordered[:count])
     return held_out

@@ -31,7 +31,8 @@ class Prepare:
         plan: write what would be made into this CSV file, from names alone, and stop.
         lists: folder of the official split lists; UCF101 does without by its rule of groups.
         group_pattern: folder: regular expression whose first group names a clip's group (scene, person).
-        groups: folder: a CSV file with columns path and group, in place of a pattern.
+        groups: folder: a CSV file with columns path and group, in place of a pattern; columns split1, split2, split3 (train,
+            test, unused) make the splits. A plan is such a file: edit it, and give it here.
         test_fraction: folder: share of each class's groups that a split tests.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips made at the same time; by default one for each CPU.
