@@ -33,6 +33,11 @@ RESULTS: dict[str, Any] = {
         }
     },
     "comparisons": [{"a": "small", "b": "small", "top1_difference": INTERVAL}],
+    "early_exit": {
+        "small": [
+            {"threshold": 0.9, "top1": INTERVAL, "macs_per_video": 1e9, "exits": {"exit1": 0.25, "deepest": 0.75}}
+        ]
+    },
 }
 
 
@@ -76,6 +81,11 @@ def test_what_is_not_known_is_null(tmp_path: Path, key: str) -> None:
         (("entries", "small", "metrics", "top1"), {"value": 1}, r"metrics\.top1 lacks low, high"),
         (("entries", "small", "latency_ms"), {"read": 1.0}, r"latency_ms lacks network, total"),
         (("comparisons", 0, "b"), ..., r"comparisons\.0 lacks b"),
+        (("early_exit",), [], r"early_exit is a list"),
+        (("early_exit", "small"), [], r"early_exit\.small is \[\] \(accepted: a list of one or more points\)"),
+        (("early_exit", "small", 0, "macs_per_video"), ..., r"early_exit\.small\.0 lacks macs_per_video"),
+        (("early_exit", "small", 0, "top1"), {"value": 1}, r"early_exit\.small\.0\.top1 lacks low, high"),
+        (("early_exit", "small", 0, "exits"), {"exit1": "all"}, r"exits\.exit1 is 'all' \(accepted: int or float\)"),
         (("comparisons", 0, "top1_difference"), {}, r"comparisons\.0\.top1_difference lacks value"),
     ],
 )

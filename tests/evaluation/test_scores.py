@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from videokd.errors import DataError
-from videokd.evaluation.scores import Scores, align, metrics, paired_difference
+from videokd.evaluation.scores import Scores, align, first_sure, metrics, paired_difference, top1
 
 IDS = ("a", "b", "c")
 LOGITS = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 0]], np.float32)
@@ -222,3 +222,27 @@ def test_paired_difference_by_hand() -> None:
     assert paired_difference(a, a) == {"value": 0.0, "low": 0.0, "high": 0.0}
     grouped = paired_difference(a, b, ["g", "g", "h", "h"])
     assert grouped == {"value": 0.5, "low": 0.5, "high": 0.5}  # each group gains half of its videos
+
+
+def test_top1_is_that_of_the_metrics() -> None:
+    scores = random_scores(40, 4)
+    groups = [f"g{number % 7}" for number in range(40)]
+    for given in (None, groups):
+        assert top1(scores, given) == pytest.approx(metrics(scores, groups=given)["top1"])
+
+
+def test_each_video_takes_its_first_sure_exit() -> None:
+    def of(*confidences):
+        share = np.array(confidences)
+        logits = np.log(np.stack([share, 1 - share], axis=1)).astype(np.float32)
+        return Scores(logits, np.zeros(len(share), np.int64), ("a", "b", "c"))
+
+    exits = {"exit1": of(0.95, 0.6, 0.7), "exit2": of(0.99, 0.95, 0.2), "deepest": of(0.4, 0.4, 0.4)}
+    chosen, names = first_sure(exits, threshold=0.9)
+    assert names == ("exit1", "exit2", "deepest")
+    assert np.exp(chosen.logits[:, 0]) == pytest.approx([0.95, 0.95, 0.4])
+    assert first_sure(exits, threshold=1.0)[1] == ("deepest",) * 3
+    assert first_sure(exits, threshold=0.0)[1] == ("exit1",) * 3
+    other = Scores(exits["exit1"].logits, exits["exit1"].labels, ("c", "b", "a"))
+    with pytest.raises(DataError, match="exits exit1 and deepest saw other videos"):
+        first_sure(exits | {"exit1": other}, threshold=0.5)

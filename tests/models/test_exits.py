@@ -7,7 +7,7 @@ import torch
 
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
-from videokd.models.exits import Exits
+from videokd.models.exits import Exits, first_sure
 from videokd.types import STREAMS
 
 
@@ -83,3 +83,50 @@ def test_backbones_without_such_stages_are_refused():
     network.backbone = torch.nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="does not give the features of its stages"):
         Exits(network)
+
+
+def test_exits_come_one_after_the_other():
+    network = Network(spec("motion")).eval()
+    exits = Exits(network).eval()
+    streams = random_streams("motion")
+    output = exits(network, streams)
+    found = dict(exits.stagewise(network, streams))
+    assert list(found) == [*exits.names, "deepest"] == ["exit1", "exit2", "exit3", "deepest"]
+    for name, logits in (output.exits | {"deepest": output.logits}).items():
+        torch.testing.assert_close(found[name], logits, rtol=1e-5, atol=1e-6)
+    assert list(dict(exits.stagewise(network, streams, names=["exit2"]))) == ["exit2", "deepest"]
+
+
+def test_an_exit_that_is_taken_leaves_the_rest_uncomputed():
+    network = Network(spec("motion")).eval()
+    exits = Exits(network).eval()
+    called = []
+    for name in ("layer1", "layer2", "layer3", "layer4", "fc"):
+        getattr(network.backbone, name).register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    _, names = first_sure(exits.stagewise(network, random_streams("motion")), threshold=0.0)
+    assert names == ("exit1", "exit1")
+    assert called == ["layer1"]
+    called.clear()
+    _, names = first_sure(exits.stagewise(network, random_streams("motion")), threshold=1.0)
+    assert names == ("deepest", "deepest")
+    assert called == ["layer1", "layer2", "layer3", "layer4", "fc"]
+
+
+def test_each_video_leaves_by_its_first_sure_exit():
+    computed = []
+
+    def exits():
+        for name, confidences in {"exit1": (0.95, 0.2, 0.2), "exit2": (0.99, 0.91, 0.9), "deepest": (0.3,) * 3}.items():
+            computed.append(name)
+            share = torch.tensor(confidences, dtype=torch.float64)
+            yield name, torch.stack([share, 1 - share], dim=1).log()
+
+    logits, names = first_sure(exits(), threshold=0.91 - 1e-9)
+    assert names == ("exit1", "exit2", "deepest")
+    torch.testing.assert_close(logits.exp()[:, 0], torch.tensor([0.95, 0.91, 0.3], dtype=torch.float64))
+    computed.clear()
+    assert first_sure(exits(), threshold=0.0)[1] == ("exit1",) * 3
+    assert computed == ["exit1"]
+    # a saturated exit is not above 1
+    sure = torch.tensor([[900.0, 0.0]])
+    assert first_sure(iter([("exit1", sure), ("deepest", sure)]), threshold=1.0)[1] == ("deepest",)

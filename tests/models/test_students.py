@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.exits import Exits
 from videokd.models.students import Students, build_students, load_students, save_students, untouched_batch_norm
 from videokd.types import STREAMS, Batch
 
@@ -141,6 +142,41 @@ def test_exits_are_in_the_state_and_absent_from_an_export(tmp_path):
     assert len(load_students(tmp_path).exits) == 0
 
 
+def test_exits_are_kept_where_asked_for(tmp_path):
+    students = build(with_exits=True).eval()
+    streams = random_streams("motion")
+    kept = load_students(save_students(students, tmp_path / "kept", with_exits=True))
+    assert kept.description() == students.description()
+    assert kept.description()["exits"] == {"a": [1, 2, 3], "b": [1, 2, 3]}
+    expected, found = students.logits(streams, with_exits=True), kept.logits(streams, with_exits=True)
+    assert list(found) == [f"{student}{exit}" for student in "ab" for exit in ("", ":exit1", ":exit2", ":exit3")]
+    assert all(torch.equal(found[name], logits) for name, logits in expected.items())
+    stripped = load_students(save_students(students, tmp_path / "stripped"))
+    assert "exits" not in stripped.description()
+    assert all(
+        torch.equal(values, expected[name]) for name, values in stripped.logits(streams, with_exits=True).items()
+    )
+
+
+def test_students_leave_early_each_by_itself():
+    torch.manual_seed(0)
+    members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
+    students = Students(members, class_names=CLASSES, num_segments=3, exits={"a": Exits(members["a"])}).eval()
+    streams = random_streams("motion", batch=3)
+    everything = students.logits(streams, with_exits=True)
+    logits, left_by = students.early_logits(streams, threshold=0.0)
+    assert left_by == {"a": ("exit1",) * 3, "b": ("deepest",) * 3}
+    torch.testing.assert_close(logits, {"a": everything["a:exit1"], "b": everything["b"]})
+    logits, left_by = students.early_logits(streams, threshold=1.0)
+    assert left_by["a"] == ("deepest",) * 3
+    torch.testing.assert_close(logits, {name: everything[name] for name in "ab"})
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match=r"exit_threshold is .*accepted: 0 to 1"):
+            students.early_logits(streams, threshold=threshold)
+    with pytest.raises(ConfigError, match=r"students a, b have no exits to leave by .*--exits"):
+        build().early_logits(streams, threshold=0.5)
+
+
 def test_an_export_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     save_students(build(seed=0), tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -169,6 +205,8 @@ def test_description_is_json_and_enough():
         ({"members": {"a": {}}}, "described by nothing"),
         ({"members": 3}, "damaged"),
         ({"num_segments": "many"}, "damaged"),
+        ({"exits": {"b": [1]}}, "damaged"),
+        ({"exits": {"a": [9]}}, "exits of test_resnet at stages 9"),
     ],
 )
 def test_wrong_descriptions_are_refused(changes, message):

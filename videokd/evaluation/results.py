@@ -5,13 +5,19 @@
      "dataset": {"manifest": path, "split": 1, "part": "test", "num_videos": 168, "class_names": [K names]},
      "views": "quick" | "full", "num_segments": 25,
      "entries": {name: {
-         "role": "teacher" | "fused teachers" | "student" | "students fused" | any other words,
+         "role": "teacher" | "fused teachers" | "student" | "students fused" | "exit" | "exits together" | any other words,
          "streams": [names], "backbone": name or null, "parameters": count or null, "macs_per_video": count or null,
          "latency_ms": {"read": …, "network": …, "total": …} (medians a video, from file to label) or null,
          "metrics": what `videokd.evaluation.scores.metrics` returns; confusion and per_class may be missing}},
-     "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}]}
+     "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}],
+     "early_exit": {student: [{"threshold": 0.9, "top1": {"value", "low", "high"}, "macs_per_video": mean over the videos,
+                               "exits": {"exit1": share of the videos that leave by it, …, "deepest": share}}]}}
 
-`comparisons` may be missing; keys beyond these are kept and ignored.
+`comparisons` and `early_exit` may be missing; keys beyond these are kept and ignored. A student's exits are entries named
+`student:exit1` and so on, cut off there: their parameters and MACs are those of the network up to the exit. `student:ensemble` is
+the mean of the logits of all exits, the deepest among them. In `early_exit` a video leaves by the first exit whose largest
+probability is above the threshold, and pays for the exits it passed too; under "fused" each student leaves by itself, and the
+shares are means over the students that have exits. Scores lie in `scores-student-exit1.npz`.
 """
 
 from __future__ import annotations
@@ -58,6 +64,7 @@ _ENTRY: Mapping[str, Kinds] = {
 _LATENCY: Mapping[str, Kinds] = {"read": _NUMBER_OR_NULL, "network": _NUMBER_OR_NULL, "total": _NUMBER}
 _METRICS: Mapping[str, Kinds] = {"top1": Mapping, "top5": Mapping, "mean_class": Mapping}
 _INTERVAL: Mapping[str, Kinds] = {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+_EARLY_EXIT: Mapping[str, Kinds] = {"threshold": _NUMBER, "top1": Mapping, "macs_per_video": _NUMBER, "exits": Mapping}
 _COMPARISON: Mapping[str, Kinds] = {"a": str, "b": str, "top1_difference": Mapping}
 
 
@@ -124,6 +131,19 @@ def _check_results(results: Any, *, where: str) -> None:
     for number, comparison in enumerate(results.get("comparisons", ())):
         _check(comparison, _COMPARISON, where=f"{where}: comparisons.{number}")
         _check(comparison["top1_difference"], _INTERVAL, where=f"{where}: comparisons.{number}.top1_difference")
+    _check_early_exit(results.get("early_exit", {}), where=f"{where}: early_exit")
+
+
+def _check_early_exit(curves: Any, *, where: str) -> None:
+    _check(curves, {}, where=where)
+    for name, points in curves.items():
+        if not isinstance(points, list) or not points:
+            raise DataError(f"{where}.{name} is {points!r} (accepted: a list of one or more points)")
+        for number, point in enumerate(points):
+            place = f"{where}.{name}.{number}"
+            _check(point, _EARLY_EXIT, where=place)
+            _check(point["top1"], _INTERVAL, where=f"{place}.top1")
+            _check(point["exits"], dict.fromkeys(point["exits"], _NUMBER), where=f"{place}.exits")
 
 
 def _check(values: Any, accepted: Mapping[str, Kinds], *, where: str) -> None:

@@ -224,6 +224,61 @@ def metrics(
     }
 
 
+def top1(
+    scores: Scores, groups: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Top-1 accuracy with its 95% percentile bootstrap interval: that of `metrics`, without the rest.
+
+    Args:
+        scores: of N videos.
+        groups: N names, in the order of `scores.video_ids`; drawn whole where given.
+        bootstrap: number of resamples, ≥ 1.
+        seed: of the resampling.
+
+    Returns:
+        {"value", "low", "high"}, as fractions.
+
+    Raises:
+        ValueError: the number of groups does not fit, or bootstrap is not positive.
+
+    >>> scores = Scores(np.array([[2, 1], [0, 3]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> top1(scores)["value"]
+    0.5
+    """
+    hits = _hits(scores, 1).astype(np.float64)
+    clusters = _clusters(scores, groups)
+    resampled = [w @ hits / w.sum(axis=1) for w in _weights(clusters, bootstrap=bootstrap, seed=seed)]
+    return _interval(float(hits.mean()), np.concatenate(resampled))
+
+
+def first_sure(exits: Mapping[str, Scores], *, threshold: float) -> tuple[Scores, tuple[str, ...]]:
+    """What a network says that stops at its first exit that is sure enough.
+
+    Args:
+        exits: {exit: its scores}, the shallowest first, of the same videos in one order; the last is taken by those left.
+        threshold: what an exit's largest probability must be above.
+
+    Returns:
+        The scores of each video's exit; N names of exits.
+
+    Raises:
+        DataError: the videos or their order differ.
+
+    >>> unsure = Scores(np.array([[9, 0], [0, 1]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> deepest = Scores(np.array([[1, 0], [3, 0]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> first_sure({"exit1": unsure, "deepest": deepest}, threshold=0.9)[1]
+    ('exit1', 'deepest')
+    """
+    *shallow, last = exits
+    logits, names = exits[last].logits.copy(), np.full(len(exits[last]), last, dtype=object)
+    for name in reversed(shallow):
+        if exits[name].video_ids != exits[last].video_ids:
+            raise DataError(f"exits {name} and {last} saw other videos, or in another order. Evaluate them together.")
+        sure = torch.from_numpy(exits[name].logits).double().softmax(1).amax(1).numpy() > threshold
+        logits[sure], names[sure] = exits[name].logits[sure], name
+    return Scores(logits, exits[last].labels, exits[last].video_ids), tuple(map(str, names))
+
+
 def paired_difference(
     a: Scores, b: Scores, groups: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:

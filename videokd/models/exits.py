@@ -1,17 +1,21 @@
 """Shallow classifiers on a backbone's stages, for self-distillation (Zhang et al. 2019, Be Your Own Teacher).
 
-They help in training only: an exported student has none.
+They help in training, and may stay for inference that ends at the first exit that is sure enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network
+from videokd.models.stages import stage_features
 from videokd.types import StudentOutput
+
+#: How the backbone's own classifier is called among the exits.
+DEEPEST = "deepest"
 
 
 class _SeparableConv(nn.Sequential):
@@ -89,6 +93,11 @@ class Exits(nn.Module):
             head = _Exit(info[stage]["num_chs"], deepest_channels, network.spec.num_classes, halvings=halvings)
             self.add_module(f"exit{number}", head)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """exit1, exit2, …, the shallowest first."""
+        return tuple(name for name, _ in self.named_children())
+
     def forward(self, network: Network, streams: Mapping[str, Tensor]) -> StudentOutput:
         """The network's output together with that of its exits.
 
@@ -107,6 +116,63 @@ class Exits(nn.Module):
             exits[name] = network.consensus(shallow, num_segments=num_segments)
             hints[name] = (adapted, deepest)
         return StudentOutput(logits, exits, hints)
+
+    def stagewise(
+        self, network: Network, streams: Mapping[str, Tensor], *, names: Collection[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The exits one after the other, computed only as far as they are asked for: to stop, ask no more.
+
+        Args:
+            network: the one the exits were made for.
+            streams: {stream: uint8 [B, S, C, H, W]}.
+            names: the exits to compute, beside the deepest; all without it.
+
+        Yields:
+            Its name and its logits [B, K], the mean over segments, of each exit; "deepest" comes last.
+        """
+        pictures, num_segments = network.prepare(streams)
+        chosen = [
+            (name, head, stage)
+            for (name, head), stage in zip(self.named_children(), self.stages, strict=True)
+            if names is None or name in names
+        ]
+        features = stage_features(network.backbone, pictures, stages=[stage for _, _, stage in chosen])
+        for name, head, _ in chosen:
+            shallow, _ = head(next(features))
+            yield name, network.consensus(shallow, num_segments=num_segments)
+        yield DEEPEST, network.consensus(network.backbone.forward_head(next(features)), num_segments=num_segments)
+
+
+def first_sure(exits: Iterator[tuple[str, Tensor]], *, threshold: float) -> tuple[Tensor, tuple[str, ...]]:
+    """Each video's logits at the first exit that is sure enough; later ones are computed only as far as some video needs them.
+
+    Args:
+        exits: from `Exits.stagewise`.
+        threshold: what the largest probability must be above; the deepest exit is taken whatever it says.
+
+    Returns:
+        Logits [B, K]; the name of each video's exit.
+
+    >>> import torch
+    >>> sure, unsure = torch.tensor([9.0, 0.0]), torch.tensor([1.0, 0.9])
+    >>> logits, names = first_sure(iter([("exit1", torch.stack([sure, unsure])), ("deepest", torch.zeros(2, 2))]), threshold=0.9)
+    >>> logits.tolist(), names
+    ([[9.0, 0.0], [0.0, 0.0]], ('exit1', 'deepest'))
+    """
+    chosen: Tensor | None = None
+    names: list[str] = []
+    for name, logits in exits:
+        # float64: a probability below 1 must not be rounded up to it
+        sure = logits.double().softmax(1).amax(1) > threshold  # [B]
+        if chosen is None:
+            chosen, names = logits.clone(), [""] * len(logits)
+        for video, left in enumerate(sure.tolist()):
+            if not names[video] and (left or name == DEEPEST):
+                chosen[video], names[video] = logits[video], name
+        if all(names):
+            break
+    assert chosen is not None, "there is always the deepest exit"
+    return chosen, tuple(names)
 
 
 def _default_stages(info: Sequence[Mapping[str, int]]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
 from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
-from videokd.models.exits import Exits
+from videokd.models.exits import DEEPEST, Exits, first_sure
 from videokd.types import Batch, StudentOutput
 
 WEIGHTS_FILE = "students.safetensors"
@@ -39,7 +39,7 @@ class Students(nn.Module):
         weights: {student: w ≥ 0} for fusing their logits; equal ones if left out.
         space: whether logits or probabilities are fused.
         encoding: how the videos they learned from were encoded (codec, GOP length, size), for running them on others.
-        exits: {student: shallow exits}, for training only.
+        exits: {student: shallow exits}, for training, and for predictions that need not go all the way.
 
     Raises:
         ConfigError: names, weights, input sizes or numbers of classes do not fit each other.
@@ -113,25 +113,76 @@ class Students(nn.Module):
         """Whether some student looks at segments in their order: then give `logits` the number of views."""
         return any(spec.sees_order for spec in self.specs.values())
 
-    def logits(self, streams: Mapping[str, Tensor], *, num_views: int = 1) -> dict[str, Tensor]:
-        """{student: [B, K]}, without the shallow exits; fuse them with `weights` and `space` for one prediction.
+    def logits(
+        self, streams: Mapping[str, Tensor], *, num_views: int = 1, with_exits: bool = False
+    ) -> dict[str, Tensor]:
+        """{student: [B, K]}; fuse them with `weights` and `space` for one prediction.
 
         Args:
             streams: {stream: uint8 [B, (V S), C, H, W]}, all segments of the first view, then those of the next.
             num_views: V. Views are predicted apart, and the mean of their logits is returned: the same to rounding for
                 networks that see one segment at a time, and needed by those that see their order.
+            with_exits: add `student:exit1` and so on, of students that have exits.
 
         Raises:
             ValueError: the second dimension is no multiple of V.
         """
         if num_views == 1:
-            return {name: network(streams) for name, network in self._networks()}
+            return self._all_logits(streams, with_exits=with_exits)
         wrong = {name: list(values.shape) for name, values in streams.items() if values.shape[1] % num_views}
         if wrong:
             raise ValueError(f"streams are {wrong} (accepted: [B, (V S), C, H, W] of {num_views} views)")
         apart = {n: rearrange(v, "b (v s) c h w -> (b v) s c h w", v=num_views) for n, v in streams.items()}
-        logits = {name: network(apart) for name, network in self._networks()}
+        logits = self._all_logits(apart, with_exits=with_exits)
         return {name: reduce(values, "(b v) k -> b k", "mean", v=num_views) for name, values in logits.items()}
+
+    def _all_logits(self, streams: Mapping[str, Tensor], *, with_exits: bool) -> dict[str, Tensor]:
+        logits: dict[str, Tensor] = {}
+        for name, network in self._networks():
+            if with_exits and name in self.exits:
+                output: StudentOutput = self.exits[name](network, streams)
+                logits |= {name: output.logits} | {f"{name}:{key}": values for key, values in output.exits.items()}
+            else:
+                logits[name] = network(streams)
+        return logits
+
+    def early_logits(
+        self, streams: Mapping[str, Tensor], *, threshold: float
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+        """Logits of the first exit that is sure enough; what lies behind it is not computed.
+
+        Each student decides by itself, and video by video: an exit is sure enough where its largest probability, of the mean
+        of its logits over segments, is above the threshold. A batch goes as deep as its least sure video needs. Students without exits
+        go all the way.
+
+        Args:
+            streams: {stream: uint8 [B, S, C, H, W]}.
+            threshold: 0 to 1; nothing is above 1, so then every video goes all the way.
+
+        Returns:
+            {student: logits [B, K]}, to be fused with `weights` and `space`; {student: the exit of each video}, "deepest"
+            where none was sure enough.
+
+        Raises:
+            ConfigError: the threshold is out of range, or no student has exits.
+        """
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"exit_threshold is {threshold} (accepted: 0 to 1). Correct the setting.")
+        if not self.exits:
+            raise ConfigError(
+                f"students {', '.join(self.specs)} have no exits to leave by (accepted: a run with `objective.exits`, exported "
+                "with `videokd export RUN --out DIR --exits`). Export them so, or leave the threshold away."
+            )
+        logits, left_by = {}, {}
+        for name, network in self._networks():
+            if name in self.exits:
+                exits = self.exits[name]
+                assert isinstance(exits, Exits)
+                logits[name], left_by[name] = first_sure(exits.stagewise(network, streams), threshold=threshold)
+            else:
+                logits[name] = network(streams)
+                left_by[name] = (DEEPEST,) * len(logits[name])
+        return logits, left_by
 
     def parameter_groups(
         self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0, only: str | None = None
@@ -156,8 +207,13 @@ class Students(nn.Module):
                 groups.append({"params": chosen, "weight_decay": decay, "lr_factor": 1.0})
         return groups
 
-    def description(self) -> dict[str, Any]:
-        """Everything but the weights of the networks, as JSON can hold it."""
+    def description(self, *, with_exits: bool = True) -> dict[str, Any]:
+        """Everything but the weights of the networks, as JSON can hold it.
+
+        Args:
+            with_exits: name the stages of students' exits too, where there are any.
+        """
+        stages = {name: list(exits.stages) for name, exits in self.exits.items() if isinstance(exits, Exits)}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -167,11 +223,11 @@ class Students(nn.Module):
             "class_names": list(self.class_names),
             "num_segments": self.num_segments,
             "encoding": self.encoding,
-        }
+        } | ({"exits": stages} if with_exits and stages else {})
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Students:
-        """Students of the same kind, with random weights and without exits.
+        """Students of the same kind, with random weights, and with exits where the description names their stages.
 
         Raises:
             ConfigError: the description is not one that `description` gives.
@@ -184,7 +240,10 @@ class Students(nn.Module):
             settings = {
                 name: description[name] for name in ("class_names", "num_segments", "weights", "space", "encoding")
             }
-            return cls({name: Network(spec) for name, spec in specs.items()}, **settings)
+            members = {name: Network(spec) for name, spec in specs.items()}
+            stages = description.get("exits", {})  # exports made before exits were kept do not have it
+            exits = {name: Exits(members[name], stages=numbers) for name, numbers in stages.items()}
+            return cls(members, **settings, exits=exits)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(
                 f"the description of students is damaged ({error!r}). Export the students again."
@@ -293,14 +352,15 @@ def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True  # type: ignore[assignment]
 
 
-def save_students(students: Students, folder: str | os.PathLike[str]) -> Path:
-    """Writes the students, without exits, as `students.safetensors` and `students.json`.
+def save_students(students: Students, folder: str | os.PathLike[str], *, with_exits: bool = False) -> Path:
+    """Writes the students as `students.safetensors` and `students.json`.
 
     Both are written aside and then renamed: an export that was interrupted is not half there.
 
     Args:
         students: on any device.
         folder: made if it is not there.
+        with_exits: keep shallow exits, where there are any, for predictions that need not go all the way.
 
     Returns:
         The folder.
@@ -309,8 +369,8 @@ def save_students(students: Students, folder: str | os.PathLike[str]) -> Path:
         DataError: they cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _exported(students).items()}
-    description = json.dumps(students.description(), indent=2, ensure_ascii=False) + "\n"
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _exported(students, with_exits).items()}
+    description = json.dumps(students.description(with_exits=with_exits), indent=2, ensure_ascii=False) + "\n"
     with written_whole(folder / WEIGHTS_FILE) as weights, written_whole(folder / DESCRIPTION_FILE) as text:
         try:
             save_file(state, weights, metadata={"format": "pt"})
@@ -344,7 +404,7 @@ def load_students(path: str | os.PathLike[str]) -> Students:
         state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
-    difference = _first_difference(_exported(students), state)
+    difference = _first_difference(students.state_dict(), state)
     if difference:
         raise DataError(
             f"{folder / WEIGHTS_FILE} is of another architecture than {DESCRIPTION_FILE} says: {difference}."
@@ -353,9 +413,10 @@ def load_students(path: str | os.PathLike[str]) -> Students:
     return students.eval()
 
 
-def _exported(students: Students) -> dict[str, Tensor]:
-    """The state without the shallow exits, which only training needs."""
-    return {name: tensor for name, tensor in students.state_dict().items() if not name.startswith("exits.")}
+def _exported(students: Students, with_exits: bool) -> dict[str, Tensor]:
+    """The state, with or without the shallow exits; an exit's bottleneck goes with it, as its classifier stands on it."""
+    state = students.state_dict()
+    return {name: tensor for name, tensor in state.items() if with_exits or not name.startswith("exits.")}
 
 
 def _first_difference(described: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

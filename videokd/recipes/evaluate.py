@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from einops import rearrange
+from torch import nn
 from tqdm import tqdm
 
 import videokd
@@ -27,6 +28,7 @@ from videokd.evaluation.results import write_results
 from videokd.evaluation.scores import Scores, metrics
 from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
+from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to, with_ensembles
 from videokd.recipes.learn import predict_batches
 from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
 from videokd.recipes.settings import Device, PrecisionName
@@ -108,17 +110,21 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
         students, dataset, precision, batch_size=settings.batch_size, workers=settings.workers, title=run.path.name
     )
     for name, each in scores.items():
-        each.save(run.path / f"scores-{name}.npz")
+        each.save(run.path / f"scores-{name.replace(':', '-')}.npz")
     groups = {clip.video_id: clip.group for clip in clips}
-    timing = _timing(students, dataset, precision, videos=settings.timed_videos)
+    timing = _timing(students, scores, dataset, precision, videos=settings.timed_videos)
     entries = {name: _entry(name, each, run, dataset, groups, timing) for name, each in scores.items()}
+    view = {name: values[:1] for name, values in _views(dataset, precision.device).items()}
+    curves = early_exit_curves(
+        students, scores, view, num_views=dataset.num_views, groups=[clip.group for clip in clips]
+    )
     results = {
         **about(run.path.name, verb="evaluate", command=command),
         "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
         "views": settings.views,
         "num_segments": dataset.num_segments,
         "entries": entries,
-    }
+    } | ({"early_exit": curves} if curves else {})
     write_results(run.path / "results.json", results)
     _draw(manifest, clips, run.path / "pictures", count=settings.pictures)
     for name, entry in entries.items():
@@ -169,11 +175,14 @@ def _clips(manifest: Manifest, run: TrainedRun, *, part: Literal["test", "val"],
 def score(
     students: Students, dataset: ClipDataset, precision: Precision, *, batch_size: int, workers: int, title: str
 ) -> dict[str, Scores]:
-    """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views."""
+    """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views.
+
+    Where students have exits, there are `student:exit1` and so on, and `student:ensemble`, too.
+    """
     rows: dict[str, list[torch.Tensor]] = {}
     batches = evaluation_batches(dataset, batch_size=batch_size, workers=workers)
     shown = tqdm(
-        predict_batches(students, batches, precision, num_views=dataset.num_views),
+        predict_batches(students, batches, precision, num_views=dataset.num_views, with_exits=True),
         total=-(-len(dataset) // batch_size),
         desc=f"{title}: evaluate",
         unit="batch",
@@ -182,11 +191,11 @@ def score(
     for logits, _ in shown:
         for name, values in logits.items():
             rows.setdefault(name, []).append(values)
-    if len(rows) == 2:
+    if len(students.specs) == 1:
         del rows["fused"]
     labels = np.array([clip.label for clip in dataset.clips], dtype=np.int64)
     ids = tuple(clip.video_id for clip in dataset.clips)
-    return {name: Scores(torch.cat(values).numpy(), labels, ids) for name, values in rows.items()}
+    return with_ensembles({name: Scores(torch.cat(values).numpy(), labels, ids) for name, values in rows.items()})
 
 
 def _entry(
@@ -198,18 +207,31 @@ def _entry(
     timing: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     students = run.students
-    members = list(students.specs) if name == "fused" else [name]
+    members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
     views = _views(dataset, next(students.parameters()).device)
+    if ":" in name:
+        first = {stream: values[:1] for stream, values in views.items()}
+        cost = cost_of(path_to(students, name), first, num_views=dataset.num_views)
+    else:
+        cost = {
+            "parameters": sum(parameters(students.members[member]) for member in members),
+            "macs_per_video": sum(macs(students.members[member], views) for member in members),
+        }
     backbones = sorted({students.specs[member].backbone for member in members})
     return {
-        "role": "students fused" if name == "fused" else run.role,
+        "role": _role(name, run),
         "streams": list(dict.fromkeys(s for member in members for s in students.specs[member].streams)),
         "backbone": " + ".join(backbones),
-        "parameters": sum(parameters(students.members[member]) for member in members),
-        "macs_per_video": sum(macs(students.members[member], views) for member in members),
+        **cost,
         "latency_ms": dict(timing[name]) if name in timing else None,
         "metrics": metrics(scores, class_names=students.class_names, groups=[groups[v] for v in scores.video_ids]),
     }
+
+
+def _role(name: str, run: TrainedRun) -> str:
+    if ":" in name:
+        return "exits together" if name.endswith(f":{ENSEMBLE}") else "exit"
+    return "students fused" if name == "fused" else run.role
 
 
 def _views(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:
@@ -221,7 +243,7 @@ def _views(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor
 
 
 def _timing(
-    students: Students, dataset: ClipDataset, precision: Precision, *, videos: int
+    students: Students, names: Iterable[str], dataset: ClipDataset, precision: Precision, *, videos: int
 ) -> dict[str, dict[str, float]]:
     """{network: milliseconds a video, from file to label}, one video at a time; medians.
 
@@ -230,10 +252,10 @@ def _timing(
     videos = min(videos, len(dataset))
     if not videos:
         return {}
-    names = [*students.specs, *(["fused"] if len(students.specs) > 1 else [])]
     timing = {}
     for name in names:
-        members = list(students.specs) if name == "fused" else [name]
+        members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
+        networks = [path_to(students, name)] if ":" in name else [students.members[member] for member in members]
         streams = tuple(dict.fromkeys(s for member in members for s in students.specs[member].streams))
         own = ClipDataset(
             dataset.manifest,
@@ -244,12 +266,12 @@ def _timing(
             views=dataset.views,
             blank_invalid=dataset.blank_invalid,
         )
-        timing[name] = _time_members(students, members, own, precision, videos=videos)
+        timing[name] = _time_networks(networks, own, precision, videos=videos)
     return timing
 
 
-def _time_members(
-    students: Students, members: Sequence[str], dataset: ClipDataset, precision: Precision, *, videos: int
+def _time_networks(
+    networks: Sequence[nn.Module], dataset: ClipDataset, precision: Precision, *, videos: int
 ) -> dict[str, float]:
     steps = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
     waiting = iter(steps + steps[:1])
@@ -257,8 +279,8 @@ def _time_members(
 
     def network() -> None:
         with torch.no_grad(), precision.autocast():
-            for member in members:
-                students.members[member](views)
+            for each in networks:
+                each(views)
 
     read = time_ms(lambda: dataset[next(waiting)], repeats=videos, warmup=1)["p50"]
     run = time_ms(network, repeats=min(videos, 5), warmup=1, device=precision.device)["p50"]

@@ -281,20 +281,22 @@ def _look(students: Students, held_out: ClipDataset | None, precision: Precision
 
 
 def predict_batches(
-    students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1
+    students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1, with_exits: bool = False
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode.
 
-    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time.
+    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time. With
+    exits, there are `student:exit1` and so on beside the students.
     """
     was_training = students.training
     students.eval()
     try:
         for batch in batches:
             with torch.no_grad(), precision.autocast():
-                logits = students.logits(batch.to(precision.device).streams, num_views=num_views)
+                logits = students.logits(batch.to(precision.device).streams, num_views=num_views, with_exits=with_exits)
             logits = {name: values.float().cpu() for name, values in logits.items()}
-            fused = fuse(logits, students.weights, space=students.space)  # type: ignore[arg-type]
+            deepest = {name: logits[name] for name in students.weights}
+            fused = fuse(deepest, students.weights, space=students.space)  # type: ignore[arg-type]
             yield logits | {"fused": fused}, batch.label.cpu()
     finally:
         students.train(was_training)

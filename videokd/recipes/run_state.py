@@ -119,7 +119,7 @@ class RunState:
         payload = {
             "role": self._role,
             "description": self._students.description(),
-            "state": {name: v for name, v in self._students.state_dict().items() if not name.startswith("exits.")},
+            "state": self._students.state_dict(),
             "epoch": epoch,
             "validation": dict(values),
         }

@@ -1,0 +1,177 @@
+"""What students with shallow exits give in the test protocol: each exit, all of a student's together, and early exit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videokd.distill.fusion import fuse
+from videokd.evaluation.cost import macs
+from videokd.evaluation.scores import Scores, first_sure, top1
+from videokd.models.backbone import Network
+from videokd.models.exits import DEEPEST, Exits
+from videokd.models.students import Students
+
+#: How sure an exit must be in each point of the early-exit curve; nothing is surer than 1, so that is the whole network.
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+ENSEMBLE = "ensemble"
+
+
+class PathToExit(nn.Module):
+    """A student's network up to one of its exits, as a network of its own.
+
+    Args:
+        students: the trained ones.
+        student: whose network.
+        stop: the exit, or "deepest".
+        through: further exits that are computed on the way.
+
+    >>> from videokd.models.backbone import NetworkSpec
+    >>> from videokd.models.students import build_students
+    >>> spec = NetworkSpec(("motion",), "test_resnet", 5, 32)
+    >>> students = build_students({"a": spec}, class_names="vwxyz", num_segments=3, seed=0, with_exits=True).eval()
+    >>> PathToExit(students, "a", stop="exit1")({"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)}).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, students: Students, student: str, *, stop: str, through: Collection[str] = ()) -> None:
+        super().__init__()
+        network, exits = students.members[student], students.exits[student]
+        assert isinstance(network, Network)
+        assert isinstance(exits, Exits)
+        self.network, self.exits = network, exits
+        self._stop, self._names = stop, {*through, stop}
+
+    def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, K] of the exit; what lies behind it is not computed."""
+        return self._computed(streams)[self._stop]
+
+    def num_parameters(self, streams: Mapping[str, Tensor]) -> int:
+        """Number of parameters that take part in what is computed."""
+        own = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        with torch.enable_grad():
+            outputs = torch.stack([*self._computed(streams).values()])
+            gradients = torch.autograd.grad(outputs.sum(), own, allow_unused=True)
+        return sum(p.numel() for p, gradient in zip(own, gradients, strict=True) if gradient is not None)
+
+    def _computed(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        logits: dict[str, Tensor] = {}
+        for name, values in self.exits.stagewise(self.network, streams, names=self._names):
+            logits[name] = values
+            if name == self._stop:
+                break
+        return logits
+
+
+def path_to(students: Students, name: str) -> PathToExit:
+    """The network behind an entry such as `student:exit1`, or `student:ensemble`, which computes all exits."""
+    student, _, stop = name.partition(":")
+    exits = students.exits[student]
+    assert isinstance(exits, Exits)
+    if stop == ENSEMBLE:
+        return PathToExit(students, student, stop=DEEPEST, through=exits.names)
+    return PathToExit(students, student, stop=stop)
+
+
+def with_ensembles(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The scores, those of a student followed by those of its exits, and by the mean of the logits of all of them."""
+    ordered: dict[str, Scores] = {}
+    for name in [name for name in scores if ":" not in name]:
+        ordered[name] = scores[name]
+        own = {key: each for key, each in scores.items() if key.startswith(f"{name}:")}
+        if own:
+            mean = np.stack([each.logits for each in (*own.values(), scores[name])]).mean(axis=0, dtype=np.float32)
+            ordered |= own | {f"{name}:{ENSEMBLE}": Scores(mean, scores[name].labels, scores[name].video_ids)}
+    return ordered
+
+
+def cost_of(path: PathToExit, view: Mapping[str, Tensor], *, num_views: int) -> dict[str, int]:
+    """{"parameters", "macs_per_video"} of an entry.
+
+    Args:
+        path: from `path_to`.
+        view: one video's first view, {stream: uint8 [1, S, C, H, W]}; the others cost the same.
+        num_views: V.
+    """
+    return {"parameters": path.num_parameters(view), "macs_per_video": num_views * macs(path, view)}
+
+
+def early_exit_curves(
+    students: Students,
+    scores: Mapping[str, Scores],
+    view: Mapping[str, Tensor],
+    *,
+    num_views: int,
+    groups: Sequence[str],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy against mean MACs a video, as `results.json` holds it under "early_exit"; nothing without exits.
+
+    Args:
+        students: the trained ones.
+        scores: {student: scores, "student:exit1": scores, …}.
+        view: as for `cost_of`.
+        num_views: V.
+        groups: of each video, for the intervals.
+        thresholds: one for each point.
+    """
+    exits = {name: each.names for name, each in students.exits.items() if isinstance(each, Exits)}
+    if not exits:
+        return {}
+    costs = {
+        name: {stop: num_views * cost for stop, cost in _costs_of_leaving(students, name, view).items()}
+        for name in students.specs
+    }
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in (*exits, *(["fused"] if len(costs) > 1 else []))}
+    for threshold in thresholds:
+        left = {
+            name: first_sure(
+                {stop: scores[name if stop == DEEPEST else f"{name}:{stop}"] for stop in of}, threshold=threshold
+            )
+            for name, of in costs.items()
+        }
+        spent = {name: np.array([costs[name][stop] for stop in stops]) for name, (_, stops) in left.items()}
+        shares = {name: {stop: left[name][1].count(stop) / len(groups) for stop in of} for name, of in costs.items()}
+        for name in exits:
+            curves[name].append(_point(threshold, left[name][0], spent[name], shares[name], groups))
+        if "fused" in curves:
+            together = _fused(students, {name: chosen for name, (chosen, _) in left.items()})
+            mean = _mean_shares([shares[name] for name in exits])
+            curves["fused"].append(_point(threshold, together, np.sum([*spent.values()], axis=0), mean, groups))
+    return curves
+
+
+def _costs_of_leaving(students: Students, name: str, view: Mapping[str, Tensor]) -> dict[str, int]:
+    """{exit: MACs of one view}, the exits that were passed included."""
+    if name not in students.exits:
+        return {DEEPEST: macs(students.members[name], view)}
+    exits = students.exits[name]
+    assert isinstance(exits, Exits)
+    stops = (*exits.names, DEEPEST)
+    return {
+        stop: macs(PathToExit(students, name, stop=stop, through=stops[:number]), view)
+        for number, stop in enumerate(stops)
+    }
+
+
+def _point(
+    threshold: float, scores: Scores, spent: np.ndarray[Any, Any], exits: Mapping[str, float], groups: Sequence[str]
+) -> dict[str, Any]:
+    accuracy, mean = top1(scores, groups), float(spent.mean())
+    return {"threshold": threshold, "top1": accuracy, "macs_per_video": mean, "exits": dict(exits)}
+
+
+def _fused(students: Students, scores: Mapping[str, Scores]) -> Scores:
+    logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
+    fused = fuse(logits, students.weights, space=students.space)  # type: ignore[arg-type]
+    first = next(iter(scores.values()))
+    return Scores(fused.numpy(), first.labels, first.video_ids)
+
+
+def _mean_shares(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for each in shares for name in each}, key=lambda name: (name == DEEPEST, len(name), name))
+    return {name: sum(each.get(name, 0.0) for each in shares) / len(shares) for name in names}
