@@ -1,6 +1,7 @@
+"""The picture of some samples: what stands in it, and that it is written whole."""
+
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from videokd.codec.picture import flow_colours, save_picture, streams_picture, warp
+from videokd.codec.panels import INVALID, warp
+from videokd.codec.picture import save_picture, streams_picture
 from videokd.types import Streams
 
 HEIGHT, WIDTH = 48, 64
@@ -27,49 +29,6 @@ def made_up_streams(*, position: int = 5, seed: int = 0) -> Streams:
     frame = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     residual = frame.astype(np.int16) - warp(iframe, motion)
     return Streams(2, position, iframe, frame, motion, residual, valid)
-
-
-def test_warp_equals_a_loop_and_the_residual_completes_it() -> None:
-    streams = made_up_streams()
-    warped = warp(streams.iframe, streams.motion)
-    for y in range(HEIGHT):
-        for x in range(WIDTH):
-            dx, dy = (int(value) for value in streams.motion[y, x])
-            assert (warped[y, x] == streams.iframe[y - dy, x - dx]).all()
-    np.testing.assert_array_equal(warped + streams.residual, streams.frame)
-
-
-def test_warp_without_motion_is_the_iframe() -> None:
-    iframe = made_up_streams().iframe
-    np.testing.assert_array_equal(warp(iframe, np.zeros((HEIGHT, WIDTH, 2), np.int16)), iframe)
-
-
-def test_warp_refuses_what_does_not_fit() -> None:
-    iframe = np.zeros((4, 6, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"motion is \[4, 5, 2\] \(accepted: \[4, 6, 2\]"):
-        warp(iframe, np.zeros((4, 5, 2), np.int16))
-    for value in (1, -1):
-        with pytest.raises(ValueError, match="motion points outside the picture"):
-            warp(iframe, np.full((4, 6, 2), value, np.int16))
-
-
-def test_opposite_directions_have_opposite_colours() -> None:
-    turns = np.linspace(0, 2 * math.pi, 12, endpoint=False)
-    motion = np.stack([8 * np.cos(turns), 8 * np.sin(turns)], axis=-1)[None]
-    there, back = (flow_colours(sign * motion, max_pixels=8).astype(int) for sign in (1, -1))
-    np.testing.assert_allclose(there + back, 255, atol=1)
-
-
-def test_brightness_grows_with_length_and_stops_at_the_limit() -> None:
-    motion = np.array([[[0, 0], [1, 0], [4, 0], [16, 0], [30, 0]]], np.int16)
-    red = [round(255 * math.sqrt(min(length, 16) / 16)) for length in (0, 1, 4, 16, 30)]
-    assert flow_colours(motion, max_pixels=16)[0, :, 0].tolist() == pytest.approx(red, abs=1)
-
-
-@pytest.mark.parametrize("max_pixels", [0, -1, math.nan])
-def test_a_limit_is_positive(max_pixels: float) -> None:
-    with pytest.raises(ValueError, match=r"max_pixels is .* a positive length"):
-        flow_colours(np.zeros((1, 1, 2)), max_pixels=max_pixels)
 
 
 def test_columns_and_rows_follow_what_is_there() -> None:
@@ -97,16 +56,27 @@ def test_panels_show_the_streams_themselves() -> None:
     assert (188, 188, 188) in colours
 
 
-def test_unknown_motion_is_striped() -> None:
+def test_the_valid_mask_has_its_own_panel() -> None:
     full = made_up_streams()
-    still = replace(full, motion=np.zeros_like(full.motion), valid=np.ones_like(full.valid))
-    broken = replace(still, valid=np.zeros_like(full.valid))
-    dark = replace(still, iframe=np.zeros_like(still.iframe), frame=None, residual=None)
-    plain, striped = (
-        (streams_picture([streams], title="") == 165).all(axis=2).sum()  # 0.65 of white over black
-        for streams in (dark, replace(broken, iframe=dark.iframe, frame=None, residual=None))
-    )
-    assert plain < 100 < striped
+    dark = replace(full, iframe=np.zeros_like(full.iframe), frame=None, residual=None)
+    tint = (0.7 * np.array(INVALID)).astype(np.uint8)
+    with_mask = streams_picture([dark], title="")
+    without = streams_picture([replace(dark, valid=None)], title="")
+    assert with_mask.shape[1] > without.shape[1]
+    share = (with_mask == tint).all(axis=2).sum() / (3.0 * 110) ** 2 * WIDTH / HEIGHT
+    assert share == pytest.approx((~full.valid).mean(), rel=0.1)
+    assert not (without == tint).all(axis=2).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (16, 16), (640, 120), (16, 4000), (1600, 900)])
+def test_any_size_can_be_drawn(shape: tuple[int, int]) -> None:
+    grey = np.full((*shape, 3), 90, np.uint8)
+    motion, valid = np.zeros((*shape, 2), np.int16), np.ones(shape, np.bool_)
+    motion[shape[0] // 2 :, :, 1] = 1
+    picture = streams_picture([Streams(0, 1, grey, grey, motion, motion[..., [0, 0, 0]], valid)], title="x" * 500)
+    assert 100 < picture.shape[0] < 1000
+    assert 1000 < picture.shape[1] < 2500
+    assert (picture == 90).all(axis=2).sum() > 100
 
 
 def test_nothing_to_show_is_an_error() -> None:

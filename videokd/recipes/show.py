@@ -1,51 +1,159 @@
-"""`videokd show`: a picture of a video's streams."""
+"""`videokd show`: a picture of a video's streams, or a short film of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videokd.codec.animation import FILMS, Film, save_film
+from videokd.codec.container import MOTION_CODECS
+from videokd.codec.panels import Picture, full_colour_pixels
 from videokd.codec.picture import save_picture, streams_picture
-from videokd.codec.streams import open_video
+from videokd.codec.streams import VideoReader, open_video
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse, say
+from videokd.types import Streams
+
+_ENDINGS = (".png", *FILMS)
+#: A chain of motion vectors wears out: what is shown unasked ends where GOPs of the training form end.
+_LAST_SHOWN = 12
+_MOST_PICTURES, _ENOUGH_PICTURES = 150, 48
+
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Show:
-    """Draws I-frame, motion, residual, warped I-frame and frame at a few positions of a video.
+    """Draws I-frame, motion, valid mask, warped I-frame, residual and frame of a video, or films them.
 
     Args:
         file: the video.
-        save: the PNG to write.
-        gop: which GOP; by default the longest of the first ten.
-        positions: which positions of it; by default three, from the first to the last.
+        save: what to write: a picture of a few positions (.png), or a film of all of them (.mp4, .gif).
+        gop: which GOP, or the first one of a film; by default the longest of the first ten.
+        positions: which positions of it; by default three of the first twelve in a picture, and all in a film.
+        gops: how many GOPs a film shows; by default as many as make about 50 pictures.
+        pictures_per_second: of a film; by default half of the video's own pace.
     """
 
     file: str
     save: str
     gop: int | None = None
     positions: tuple[int, ...] = ()
+    gops: int | None = None
+    pictures_per_second: float | None = None
 
     def __post_init__(self) -> None:
-        if Path(self.save).suffix.lower() != ".png":
-            raise ConfigError(f"save is {self.save} (accepted: a name ending in .png). Change the name.")
+        ending = Path(self.save).suffix.lower()
+        if ending not in _ENDINGS:
+            raise ConfigError(
+                f"save is {self.save} (accepted: a name ending in {', '.join(_ENDINGS)}). Change the name."
+            )
+        for name, value in (("gops", self.gops), ("pictures_per_second", self.pictures_per_second)):
+            if value is not None and ending not in FILMS:
+                raise ConfigError(
+                    f"{name} is {value} with {self.save} (accepted: with {' or '.join(FILMS)}). Leave it out."
+                )
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value} (accepted: above 0). Change it.")
 
 
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Show, arguments, verb="show", positional=("file",))
     with open_video(settings.file) as video:
+        streams = _streams_of(video)
+        if "motion" not in streams:
+            say(
+                f"{settings.file} is {video.codec}, which exports no motion vectors: I-frame and frame are all there is. "
+                "`videokd prepare folder` transcodes it."
+            )
         gop = settings.gop
         if gop is None:
             gop = max(range(min(len(video.gops), 10)), key=lambda number: video.gops[number].num_positions)
-        last = video.gops[gop].num_positions - 1 if 0 <= gop < len(video.gops) else 0
-        positions = settings.positions or sorted({min(1, last), (last + 1) // 2, last})
-        streams = [
-            video.read(gop=gop, position=position, streams=("iframe", "motion", "residual", "frame"))
-            for position in positions
-        ]
-    title = Path(settings.file).name
-    save_picture(streams_picture(streams, title=title), Path(settings.save))
-    say(f"{settings.save}: GOP {gop}, positions {', '.join(map(str, positions))} of {title}")
+        elif not 0 <= gop < len(video.gops):
+            raise ConfigError(
+                f"{settings.file}: gop={gop} (accepted: 0 to {len(video.gops) - 1}). See `videokd inspect`."
+            )
+        if Path(settings.save).suffix.lower() in FILMS:
+            _film(video, gop, streams, settings)
+        else:
+            _picture(video, gop, streams, settings)
+
+
+def _streams_of(video: VideoReader) -> tuple[str, ...]:
+    return ("iframe", "motion", "residual", "frame") if video.codec in MOTION_CODECS else ("iframe", "frame")
+
+
+def _title(video: VideoReader, settings: Show) -> str:
+    kind = "" if video.exact or video.codec not in MOTION_CODECS else ", inexact chains"
+    return f"{Path(settings.file).name}   ({video.codec}, {video.width}×{video.height}{kind})"
+
+
+def _picture(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
+    last = min(video.gops[gop].num_positions - 1, _LAST_SHOWN)
+    positions = settings.positions or tuple(sorted({min(1, last), (last + 1) // 2, last}))
+    samples = [video.read(gop=gop, position=position, streams=streams) for position in positions]
+    save_picture(streams_picture(samples, title=_title(video, settings)), settings.save)
+    say(f"{settings.save}: GOP {gop}, positions {', '.join(map(str, positions))} of {settings.file}")
+
+
+def _film(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
+    places = _places(video, gop, settings)
+    pace = settings.pictures_per_second or _half_pace(video, places)
+    max_pixels = 1.0
+    if "motion" in streams:
+        motions = (_read(video, place, ("motion",)).motion for place in places)
+        max_pixels = full_colour_pixels(motion for motion in motions if motion is not None)
+
+    def pictures() -> Iterator[Picture]:
+        film = None
+        for number, place in enumerate(places, 1):
+            sample = _read(video, place, streams)
+            if film is None:
+                dots = FILMS[Path(settings.save).suffix.lower()]
+                film = Film(sample, title=_title(video, settings), max_pixels=max_pixels, dots_per_inch=dots)
+            yield film.draw(sample, note=_note(video, place), progress=number / len(places))
+
+    save_film(pictures(), settings.save, pictures_per_second=pace)
+    say(
+        f"{settings.save}: {len(places)} positions of {places[-1][0] - gop + 1} GOPs of {settings.file}, {pace:g} a second"
+    )
+
+
+def _read(video: VideoReader, place: Place, streams: tuple[str, ...]) -> Streams:
+    return video.read(gop=place[0], position=place[1], streams=streams)
+
+
+def _places(video: VideoReader, gop: int, settings: Show) -> list[Place]:
+    """The (GOP, position) of each picture of a film; a GOP may lack positions that were asked for."""
+    places: list[Place] = []
+    shown = video.gops[gop : gop + (settings.gops or len(video.gops))]
+    for group in shown:
+        if settings.gops is None and len(places) >= _ENOUGH_PICTURES:
+            break
+        positions = settings.positions or range(group.num_positions)
+        places += [(group.index, position) for position in positions if 0 <= position < group.num_positions]
+    if not places:
+        given, last = ", ".join(map(str, settings.positions)), max(group.num_positions for group in shown) - 1
+        raise ConfigError(
+            f"{settings.file}: no GOP from {gop} on has any of the positions {given} (accepted: 0 to {last}). See `videokd inspect`."
+        )
+    return places if settings.gops or settings.positions else places[:_MOST_PICTURES]
+
+
+def _half_pace(video: VideoReader, places: list[Place]) -> float:
+    """Pictures a second at which the film takes twice as long as what it shows; between 2 and 30."""
+    numbers = [video.gops[gop].frame_numbers[position] for gop, position in places]
+    seconds = (max(numbers) - min(numbers) + 1) / video.frame_rate
+    return round(min(max(0.5 * len(places) / seconds, 2.0), 30.0), 2)
+
+
+def _note(video: VideoReader, place: Place) -> str:
+    gop, position = video.gops[place[0]], place[1]
+    number = gop.frame_numbers[position]
+    seconds = gop.start_seconds + (number - gop.frame_numbers[0]) / video.frame_rate
+    return (
+        f"GOP {gop.index}/{len(video.gops) - 1} · position {position}/{gop.num_positions - 1} · "
+        f"frame {number}/{video.num_frames - 1} · {seconds:.2f} s"
+    )
