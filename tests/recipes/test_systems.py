@@ -115,7 +115,7 @@ def test_options_of_the_objective(
             parts = [
                 value
                 for name, value in line.items()
-                if name[0] in "ab" and "/" in name and not name.endswith("train_top1")
+                if name.startswith(("a/", "b/")) and not name.endswith("train_top1")
             ]
             assert sum(parts) == pytest.approx(line["loss/total"], rel=1e-3)
 

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from videokd.distill.objective import Objective
-from videokd.models.backbone import NetworkSpec
+from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.students import Students, build_students
+from videokd.models.teachers import Teachers
+from videokd.recipes.learn import Target, _watched
 from videokd.recipes.settings import OptimSettings
 from videokd.recipes.update import Update
 from videokd.training.session import Precision
@@ -109,7 +111,7 @@ def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None
     for _ in range(2):
         one, four = in_one(batch, batch.label, target, rate=0.1), in_four(batch, batch.label, target, rate=0.1)
         assert one.total.item() == pytest.approx(four.total.item(), rel=1e-5)
-        assert {name: int(hits) for name, hits in one.hits.items()} == {n: int(hits) for n, hits in four.hits.items()}
+        assert all(torch.equal(one.answers[name], four.answers[name]) for name in "ab")
     assert same(whole, pieces, tolerance=1e-5)
 
 
@@ -156,3 +158,24 @@ def test_a_batch_splits_into_nearly_equal_pieces(batch: Batch) -> None:
     assert [len(piece) for piece in batch.split(4)] == [2, 2, 2]
     assert [len(piece) for piece in batch.split(5)] == [2, 2, 2]
     assert torch.equal(torch.cat([piece.label for piece in batch.split(2)]), batch.label)
+
+
+def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> None:
+    students = two_students()
+    teacher = Network(NetworkSpec(("motion",), "test_resnet", 3, 32))
+    target = Target(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
+    fused, said = target(batch, batch.label, CPU)
+    assert torch.equal(said["motion"], teacher(batch.streams).argmax(1))
+    with torch.no_grad():
+        expected = {name: network(batch.streams).argmax(1) for name, network in two_students().members.items()}
+    optim = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
+    updated = Update(students, Objective(alpha=0.5), optim=optim, precision=CPU, order="simultaneous")(
+        batch, batch.label, fused, rate=0.1
+    )
+    watched = _watched(updated, said, batch.label)
+    assert set(watched) == {"a/train_top1", "b/train_top1", "agreement/a/motion", "agreement/b/motion", "gradient_norm"}
+    for name, own in expected.items():
+        assert torch.equal(updated.answers[name], own)
+        pairs = list(zip(own.tolist(), said["motion"].tolist(), batch.label.tolist(), strict=True))
+        assert watched[f"agreement/{name}/motion"].item() == pytest.approx(sum(a == t for a, t, _ in pairs) / 6)
+        assert watched[f"{name}/train_top1"].item() == pytest.approx(sum(a == y for a, _, y in pairs) / 6)

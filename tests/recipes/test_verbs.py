@@ -55,7 +55,15 @@ def test_the_log_tells_every_part(student_run: Path) -> None:
     for line in steps:
         parts = [line[f"{student}/{part}"] for student in "ab" for part in ("ce", "kd", "mutual")]
         assert sum(parts) == pytest.approx(line["loss/total"], rel=1e-4)
-    assert {"lr", "gradient_norm", "samples_per_second", "data_wait_share", "a/train_top1"} <= set(steps[0])
+    expected = {"lr", "gradient_norm", "samples_per_second", "data_wait_share", "resident_gib", "a/train_top1"}
+    expected |= {f"agreement/{student}/{teacher}" for student in "ab" for teacher in ("iframe", "motion")}
+    assert expected <= set(steps[0])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(student_run)).Reload()
+    for name in steps[0].keys() - {"step", "epoch"}:
+        shown = [event.value for event in events.Scalars(name)]
+        assert shown == pytest.approx([line[name] for line in steps]), name
     assert [line["val/top1"] for line in log_of(student_run) if "val/top1" in line]
 
 

@@ -25,6 +25,7 @@ from videokd.training.session import (
     StopSignal,
     channels_last,
     finite_values,
+    memory_gib,
     pick_device,
     seed_everything,
 )
@@ -110,6 +111,26 @@ def test_finite_values_names_the_streams_of_the_student():
         finite_values({"loss/total": torch.tensor(math.inf)}, step=3, streams=streams)
 
 
+def test_what_comes_beside_the_parts_may_be_anything():
+    parts, beside = {"a/ce": torch.tensor(0.5)}, {"gradient_norm": torch.tensor(math.inf), "a/ce": torch.tensor(0.5)}
+    assert finite_values(parts, step=0, beside=beside) == {"gradient_norm": math.inf, "a/ce": 0.5}
+    with pytest.raises(VideoKDError, match="step 0: a/ce is nan"):
+        finite_values({"a/ce": torch.tensor(math.nan)}, step=0, beside=beside)
+
+
+def test_memory_is_that_of_this_process():
+    before = memory_gib(torch.device("cpu"))["resident_gib"]
+    held = np.ones(2**27 // 8)  # 1/8 GiB, touched
+    grown = memory_gib(torch.device("cpu"))["resident_gib"] - before
+    assert held.nbytes / 2**30 * 0.9 < grown < 0.5
+
+
+@pytest.mark.gpu
+def test_peak_memory_on_cuda():
+    held = torch.ones(2**25, device="cuda")
+    assert memory_gib(torch.device("cuda"))["cuda_peak_gib"] >= held.nbytes / 2**30
+
+
 def test_channels_last_changes_the_layout_of_2d_and_3d_filters_and_no_value():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(4, 2)).eval()
@@ -154,9 +175,12 @@ def test_tensorboard_reads_the_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunLog(tmp_path) as log:
-        log.record(3, 0, {"a/ce": 1.5})
+        log.record(3, 0, {"a/ce": 1.5, "lr": 0.25})
+        log.record(4, 0, {"a/ce": 2.5, "gradient_norm": math.inf})
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("a/ce")] == [(3, 1.5)]
+    assert [(event.step, event.value) for event in events.Scalars("a/ce")] == [(3, 1.5), (4, 2.5)]
+    assert [(event.step, event.value) for event in events.Scalars("lr")] == [(3, 0.25)]
+    assert events.Scalars("gradient_norm")[0].value == math.inf
 
 
 def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path):

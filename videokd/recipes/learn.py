@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.update import Update, Updated, UpdateOrder
 from videokd.training.ranks import Ranks
 from videokd.training.schedule import EMA, learning_rate
-from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, channels_last, finite_values
+from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, channels_last, finite_values, memory_gib
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16
@@ -59,15 +59,16 @@ class Target:
     temperature: float = 1.0
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, label: Label, precision: Precision) -> Tensor:
-        """The fused logits of a batch, [B, K]."""
+    def __call__(self, batch: Batch, label: Label, precision: Precision) -> tuple[Tensor, dict[str, Tensor]]:
+        """The fused logits of a batch, [B, K]; {teacher: the class it takes each clip for, int64 [B]}."""
         with precision.autocast():
             logits = self.teachers(batch)
         logits = {name: values.float() / self.temperatures[name] for name, values in logits.items()}
         weights: dict[str, float | Tensor] = dict(self.weights)
         if self.weighting == "confidence":
             weights = {name: self.weights[name] * c for name, c in confidence_weights(logits, label).items()}
-        return fuse(logits, weights, space=self.space, temperature=self.temperature)
+        fused = fuse(logits, weights, space=self.space, temperature=self.temperature)
+        return fused, {name: values.argmax(1) for name, values in logits.items()}
 
 
 def learn(
@@ -134,6 +135,7 @@ def learn(
         _bar(total_steps, progress, run, shown=ranks.is_first) as bar,
     ):
         while progress.step < total_steps and not progress.stopped_early:
+            meter.start()
             batch = next(loader).to(precision.device)
             label: Label = batch.label
             if optim.mixup:
@@ -142,7 +144,7 @@ def learn(
                 )
             meter.loaded()
 
-            taught = None if target is None else target(batch, label, precision)  # [B, K]
+            taught, said = (None, {}) if target is None else target(batch, label, precision)  # [B, K]
 
             rate = _rate(progress.step, batches.steps_per_epoch, optim)
             updated = update(batch, label, taught, rate=rate)
@@ -150,11 +152,10 @@ def learn(
                 ema.update(students)
 
             epoch = progress.step // batches.steps_per_epoch
-            parts = ranks.mean(dict(updated.parts) | {"loss/total": updated.total})
-            values = finite_values(parts, step=progress.step, streams=seen_by)
-            log.record(
-                progress.step, epoch, values | _numbers(updated, batch) | {"lr": rate} | meter.stepped(data.batch_size)
-            )
+            values = _numbers(
+                updated, _watched(updated, said, batch.label), ranks, step=progress.step, streams=seen_by
+            ) | {"lr": rate}
+            log.record(progress.step, epoch, values | meter.stepped(data.batch_size) | memory_gib(precision.device))
             progress.step += 1
             bar.set_postfix_str(f"epoch {epoch + 1}/{optim.epochs} loss {values['loss/total']:.3f}", refresh=False)
             bar.update()
@@ -233,9 +234,24 @@ def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
     )
 
 
-def _numbers(updated: Updated, batch: Batch) -> dict[str, float]:
-    shares = {f"{name}/train_top1": float(hits) / len(batch) for name, hits in updated.hits.items()}
-    return shares | {"gradient_norm": float(updated.gradient_norm)}
+def _watched(updated: Updated, said: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+    """What the log has beside the loss, all on the device still.
+
+    `student/train_top1`; `agreement/student/teacher`: the share of the batch that both take for the same class.
+    """
+    shares = {f"{name}/train_top1": (own == label).float().mean() for name, own in updated.answers.items()}
+    for name, own in updated.answers.items():
+        shares |= {f"agreement/{name}/{teacher}": (own == theirs).float().mean() for teacher, theirs in said.items()}
+    return shares | {"gradient_norm": updated.gradient_norm}
+
+
+def _numbers(
+    updated: Updated, watched: Mapping[str, Tensor], ranks: Ranks, *, step: int, streams: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Means over the ranks, in one exchange and one transfer from the device; raises where a loss is not finite."""
+    parts = dict(updated.parts) | {"loss/total": updated.total}
+    means = ranks.mean(parts | dict(watched))
+    return finite_values({name: means[name] for name in parts}, step=step, streams=streams, beside=means)
 
 
 def _bar(total: int, progress: Progress, run: RunFolder, *, shown: bool) -> tqdm[Any]:
@@ -250,19 +266,20 @@ def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) 
 
 
 class _Meter:
-    """Clips per second and the share of time spent waiting for data, from one step to the next."""
+    """Clips per second and the share of time spent waiting for data, of each step; looks and checkpoints do not count."""
 
     def __init__(self) -> None:
-        self._last = self._arrived = time.perf_counter()
+        self._began = self._arrived = time.perf_counter()
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
 
     def loaded(self) -> None:
         self._arrived = time.perf_counter()
 
     def stepped(self, clips: int) -> dict[str, float]:
-        now = time.perf_counter()
-        whole = now - self._last
-        waited = self._arrived - self._last
-        self._last = now
+        whole = time.perf_counter() - self._began
+        waited = self._arrived - self._began
         return {"samples_per_second": clips / whole, "data_wait_share": waited / whole}
 
 

@@ -29,13 +29,13 @@ class Updated:
     Args:
         total: the loss.
         parts: {name: weighted part}, Σ parts = total.
-        hits: {student: right answers in the batch}.
+        answers: {student: the class it takes each clip for, int64 [B]}.
         gradient_norm: length of the gradient before clipping.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
-    hits: Mapping[str, Tensor]
+    answers: Mapping[str, Tensor]
     gradient_norm: Tensor
 
 
@@ -92,11 +92,11 @@ class Update:
         """
         totals, norms = [], []
         parts: dict[str, Tensor] = {}
-        hits: dict[str, Tensor] = {}
+        answers: dict[str, Tensor] = {}
         for only, optimizer in self._optimizers.items():
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
-            total, of_round = self._backward(batch, label, target, only=only, hits=hits)
+            total, of_round = self._backward(batch, label, target, only=only, answers=answers)
             self._scaler.unscale_(optimizer)
             learning = [p for group in optimizer.param_groups for p in group["params"]]
             norms.append(nn.utils.clip_grad_norm_(learning, self._clip_norm or float("inf")))
@@ -104,10 +104,10 @@ class Update:
             totals.append(total)
             parts |= of_round
         self._scaler.update()
-        return Updated(torch.stack(totals).sum(), parts, hits, torch.stack(norms).max())
+        return Updated(torch.stack(totals).sum(), parts, answers, torch.stack(norms).max())
 
     def _backward(
-        self, batch: Batch, label: Label, target: Tensor | None, *, only: str | None, hits: dict[str, Tensor]
+        self, batch: Batch, label: Label, target: Tensor | None, *, only: str | None, answers: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds up gradients over the pieces of a batch, each weighed by its share of the clips."""
         totals: list[Tensor] = []
@@ -130,8 +130,8 @@ class Update:
             for name, part in of_piece.items():
                 parts[name] = parts.get(name, 0) + part * share
             for name in self._students.specs if only is None else (only,):
-                right = (outputs[name].logits.argmax(1) == piece.label).sum()
-                hits[name] = hits.get(name, 0) + right
+                said = outputs[name].logits.argmax(1)
+                answers[name] = torch.cat([answers[name], said]) if name in answers else said
         return torch.stack(totals).sum(), parts
 
     def _loss(

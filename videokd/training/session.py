@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -17,8 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from torch.utils.tensorboard.writer import SummaryWriter
+from torch.utils.tensorboard.writer import FileWriter
 
 from videokd.errors import ConfigError, DataError, VideoKDError
 from videokd.files import write_whole
@@ -120,7 +123,11 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 def finite_values(
-    parts: Mapping[str, Tensor], *, step: int, streams: Mapping[str, Sequence[str]] | None = None
+    parts: Mapping[str, Tensor],
+    *,
+    step: int,
+    streams: Mapping[str, Sequence[str]] | None = None,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """The parts of a loss as numbers, in one transfer from the device.
 
@@ -128,19 +135,24 @@ def finite_values(
         parts: {name: scalar}; the total, if it is among them, best comes last, as it only sums up what is wrong.
         step: the present one, for the error.
         streams: {student: the streams it sees}, for the error; a part's name starts with its student's.
+        beside: further scalars for the same transfer, which may be anything: fp16's gradients are infinite until their scale is found.
+
+    Returns:
+        {name: number}, of both.
 
     Raises:
-        VideoKDError: one of them is not finite; it names the step, the first such part, and the streams of its student.
+        VideoKDError: one of the parts is not finite; it names the step, the first such part, and the streams of its student.
 
     >>> finite_values({"a/ce": torch.tensor(0.5)}, step=3)
     {'a/ce': 0.5}
     """
-    if not parts:
+    together = {**(beside or {}), **parts}
+    if not together:
         return {}
-    numbers = torch.stack([part.detach().float() for part in parts.values()]).tolist()
-    values = dict(zip(parts, numbers, strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
+    numbers = torch.stack([value.detach().float() for value in together.values()]).tolist()
+    values = dict(zip(together, numbers, strict=True))
+    for name in parts:
+        if not math.isfinite(value := values[name]):
             seen = (streams or {}).get(name.partition("/")[0])
             where = f" (the student sees {', '.join(seen)})" if seen else ""
             raise VideoKDError(
@@ -148,6 +160,23 @@ def finite_values(
                 "the last checkpoint is good."
             )
     return values
+
+
+def memory_gib(device: torch.device) -> dict[str, float]:
+    """What this process holds: `resident_gib` now, and on CUDA `cuda_peak_gib` since it began; workers count apart.
+
+    >>> memory_gib(torch.device("cpu"))["resident_gib"] > 0
+    True
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # only Linux has it; elsewhere the peak stands in, which macOS gives in bytes
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"resident_gib": resident / 2**30}
+    if device.type == "cuda":
+        memory["cuda_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return memory
 
 
 class RunLog:
@@ -171,7 +200,10 @@ class RunLog:
         write_whole(self.path, kept)
         self._file = self.path.open("a", encoding="utf-8")
         first_step = 0 if resume_step is None else resume_step + 1
-        self._events = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self._events = FileWriter(str(folder))
+        # TensorBoard drops what an earlier start of the run wrote from this step on (its format's second version)
+        self._events.add_event(Event(step=first_step, file_version="brain.Event:2"))
+        self._events.add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def record(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Adds one line, written through at once.
@@ -186,8 +218,9 @@ class RunLog:
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "epoch": epoch} | finite, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        # one event for all: an event each would cost more than the rest of the logging together
+        scalars = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
+        self._events.add_summary(Summary(value=scalars), step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Closes both files; also at the end of a `with` block."""
