@@ -34,7 +34,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     """
     path = Path(path)
     # Short, since the file's own name may be as long as the file system allows
-    aside = path.with_name(f".{uuid.uuid4().hex[:12]}.part")
+    aside = path.parent / f".{uuid.uuid4().hex[:12]}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -107,7 +107,7 @@ def test_another_encoding_makes_everything_again(dataset: Path, tmp_path: Path) 
 def test_a_row_that_cannot_be_read_is_made_again(dataset: Path, tmp_path: Path) -> None:
     entries, out = listing(dataset), tmp_path / "out"
     first = prepare(entries, out, encoding=SMALL, workers=ONE)
-    for row, text in zip(sorted((out / ".rows").iterdir()), ["", "[]", '{"made_from": 1}', "null"], strict=True):
+    for row, text in zip(sorted((out / ".rows").glob("*.json")), ["", "[]", '{"made_from": 1}', "null"], strict=True):
         row.write_text(text)
     assert prepare(entries, out, encoding=SMALL, workers=ONE) == first
 
@@ -200,14 +200,14 @@ def test_a_disk_that_loses_pictures_stops_the_run(
 def test_a_row_that_cannot_be_written_stops_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = preparation._make_folders
+    real = preparation._clear
 
     def without_rows(out: Path, shard: Shard | None) -> None:
         real(out, shard)
-        (out / ".rows").rmdir()
+        shutil.rmtree(out / ".rows")
         (out / ".rows").touch()
 
-    monkeypatch.setattr(preparation, "_make_folders", without_rows)
+    monkeypatch.setattr(preparation, "_clear", without_rows)
     with pytest.raises(DataError, match=r".json could not be written \(.+\).* Check free space"):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, on_error="skip")
 
@@ -338,6 +338,49 @@ class _Deadly(preparation.Making):
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of this kind")
+def test_one_writer_at_a_time(dataset: Path, tmp_path: Path) -> None:
+    entries, out = listing(dataset), tmp_path / "out"
+    first = prepare(entries, out, encoding=SMALL, workers=ONE)
+    holding = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, int(sys.argv[2])); print(flush=True); input()"
+
+    def held(kind: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", holding, str(out / ".rows/lock"), str(kind)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    other = held(2)  # LOCK_EX, as another `prepare`
+    stray = out / "videos/.in-work.part"
+    stray.touch()
+    message = r"is being written by another `videokd prepare` \(accepted: one at a time, .*\)\. Wait until it is done"
+    with pytest.raises(DataError, match=message):
+        prepare(entries, out, encoding=SMALL, workers=ONE)
+    with pytest.raises(DataError, match=message):
+        prepare(entries, out, encoding=SMALL, workers=ONE, shard=Shard(1, 1))
+    with pytest.raises(DataError, match=message):
+        verify(out, dataset, workers=ONE)
+    assert stray.exists()
+    other.kill()  # however the other ends
+    other.wait()
+    assert prepare(entries, out, encoding=SMALL, workers=ONE) == first
+    assert not stray.exists()
+    share = held(1)  # LOCK_SH, as a share
+    prepare(entries, out, encoding=SMALL, workers=ONE, shard=Shard(1, 1))
+    assert verify(out, dataset, workers=ONE) == 4
+    with pytest.raises(DataError, match=message):
+        merge(entries, out)
+    share.kill()
+    share.wait()
+    assert merge(entries, out) == first
+
+
+def test_where_locks_cannot_be_had_work_goes_on(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/.rows/lock").mkdir(parents=True)
+    assert len(prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE).clips) == 4
 
 
 def test_shares_together_are_the_whole(dataset: Path, tmp_path: Path) -> None:

@@ -218,6 +218,10 @@ def test_listed_splits_that_are_none(
 def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"--shard and --merge exclude each other"):
         Prepare("folder", "in", out="out", shard="1/2", merge=True)
+    with pytest.raises(ConfigError, match=r"--groups is for the layout folder \(given: ucf101\). Leave it out"):
+        Prepare("ucf101", "in", out="out", groups="groups.csv")
+    with pytest.raises(ConfigError, match=r"--lists is for the layout ucf101 and hmdb51 \(given: folder\)"):
+        Prepare("folder", "in", out="out", lists="lists")
     with pytest.raises(ConfigError, match=r"no --out .* or --plan FILE.csv"):
         Prepare("folder", "in")
     with pytest.raises(ConfigError, match=r"frame_rate fast \(accepted: keep, or frames a second\)"):
@@ -229,6 +233,17 @@ def tree(tmp_path: Path) -> Path:
     for number in range(8):
         write_clip(tmp_path / "in" / f"{'hop' if number % 2 else 'run'}/x_g{number // 2}_c1.mp4", seed=number)
     return tmp_path / "in"
+
+
+def test_a_plan_that_cannot_be_written(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for plan in (".", "in", "in/hop/x_g0_c1.mp4/plan.csv"):
+        assert main(["prepare", "folder", str(tree), f"--plan={plan}"]) == 2
+        told = capsys.readouterr().err
+        assert f"{plan} could not be written (" in told
+        assert told.count("\n") == 1
 
 
 def test_shares_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

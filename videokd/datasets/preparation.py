@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from videokd.codec.container import index_video
 from videokd.codec.transcode import Encoding
 from videokd.datasets.checks import check_clips
 from videokd.datasets.layouts import Entry, Listing
+from videokd.datasets.lock import writing_alone
 from videokd.datasets.making import Facts, Making, described, finished, make, sha256_of
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
@@ -65,26 +67,28 @@ def prepare(
 
     Raises:
         DataError: nothing to do; failures with on_error="fail", or nothing but failures; `out` cannot be written or
-            lies in the dataset's folder; a worker died.
+            lies in the dataset's folder; another process writes there; a worker died.
         ConfigError: a setting is out of its range, or there is no Ray cluster.
     """
     out, encoding = Path(out), encoding or Encoding()
     _check_arguments(listing, out, on_error)
-    _make_folders(out, shard)
-    entries = [entry for entry in listing.entries if shard is None or shard.holds(entry.video_id)]
-    tasks = [_task(entry, listing.root, out, encoding, keep) for entry in entries]
-    facts, reasons = _make_all(tasks, workers or Workers(), progress)
-    failed = [(entry.path.as_posix(), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
-    write_failures(shard.failures(out) if shard else out / FAILURES_NAME, failed)
-    if failed and (on_error == "fail" or (shard is None and len(failed) == len(entries))):
-        raise _too_many(failed, len(entries), shard.failures(out) if shard else out / FAILURES_NAME)
-    clips = tuple(_clip(entry, facts[entry.video_id]) for entry in entries if entry.video_id in facts)
-    settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
-    manifest = Manifest(out, clips, listing.class_names, listing.flip, settings)
-    if shard is not None:
+    with _kept_from_others(out, shared=shard is not None):
+        _clear(out, shard)
+        entries = [entry for entry in listing.entries if shard is None or shard.holds(entry.video_id)]
+        tasks = [_task(entry, listing.root, out, encoding, keep) for entry in entries]
+        facts, reasons = _make_all(tasks, workers or Workers(), progress)
+        failed = [(entry.path.as_posix(), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
+        failures = shard.failures(out) if shard else out / FAILURES_NAME
+        write_failures(failures, failed)
+        if failed and (on_error == "fail" or (shard is None and len(failed) == len(entries))):
+            raise _too_many(failed, len(entries), failures)
+        clips = tuple(_clip(entry, facts[entry.video_id]) for entry in entries if entry.video_id in facts)
+        settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
+        manifest = Manifest(out, clips, listing.class_names, listing.flip, settings)
+        if shard is None:
+            return _finish(manifest, listing)
         manifest.write(shard.table(out))
         return manifest
-    return _finish(manifest, listing)
 
 
 def merge(listing: Listing, out: Path | str) -> Manifest:
@@ -119,12 +123,13 @@ def merge(listing: Listing, out: Path | str) -> Manifest:
             f"{out}: {len(lost)} of {len(listing.entries)} clips are in no share (first: {lost[0].path}). "
             "The dataset has grown: run all shards again; each makes what is missing."
         )
-    write_failures(out / FAILURES_NAME, failed)
-    if not clips:
-        raise _too_many(failed, len(listing.entries), out / FAILURES_NAME)
-    ordered = tuple(clips[entry.video_id] for entry in listing.entries if entry.video_id in clips)
-    settings = {**ways, "skipped": len(failed)}
-    return _finish(Manifest(out, ordered, listing.class_names, listing.flip, settings), listing)
+    with _kept_from_others(out):
+        write_failures(out / FAILURES_NAME, failed)
+        if not clips:
+            raise _too_many(failed, len(listing.entries), out / FAILURES_NAME)
+        ordered = tuple(clips[entry.video_id] for entry in listing.entries if entry.video_id in clips)
+        settings = {**ways, "skipped": len(failed)}
+        return _finish(Manifest(out, ordered, listing.class_names, listing.flip, settings), listing)
 
 
 def verify(
@@ -144,16 +149,19 @@ def verify(
         How many sources were compared.
 
     Raises:
-        DataError: there is no manifest, or clips differ.
+        DataError: there is no manifest, clips differ, or the dataset is being written.
     """
     manifest = Manifest.read(out)
     root = manifest.root.absolute()
-    tasks = [
-        _Comparison(clip, root / clip.path, Path(source_root).absolute() / clip.source_path) for clip in manifest.clips
-    ]
+    with writing_alone(root, _lock(root), shared=True):
+        return _verify(manifest, root, Path(source_root).absolute(), workers or Workers(), progress)
+
+
+def _verify(manifest: Manifest, root: Path, source_root: Path, workers: Workers, progress: bool | None) -> int:
+    tasks = [_Comparison(clip, root / clip.path, source_root / clip.source_path) for clip in manifest.clips]
     reasons: dict[str, str] = {}
     compared = 0
-    for task, outcome in _with_bar(_compare, tasks, workers or Workers(), what="verify", done=0, shown=progress):
+    for task, outcome in _with_bar(_compare, tasks, workers, what="verify", done=0, shown=progress):
         if isinstance(outcome, DecodeError):
             reasons[task.clip.video_id] = str(outcome)
             _row(root, task.clip.video_id).unlink(missing_ok=True)
@@ -206,17 +214,35 @@ def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
         raise DataError(f"{out} lies in the dataset's own folder {listing.root}. Choose a folder outside it.")
 
 
-def _make_folders(out: Path, shard: Shard | None) -> None:
-    """The folders to write into, without a share's earlier table."""
+@contextlib.contextmanager
+def _kept_from_others(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """The folder, made where it is missing, for this run alone, or for shares of one dataset."""
     try:
         for name in (_VIDEOS, _ROWS):
             (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    with writing_alone(out, _lock(out), shared=shared):
+        yield
+
+
+def _lock(out: Path) -> Path:
+    return out / _ROWS / "lock"
+
+
+def _clear(out: Path, shard: Shard | None) -> None:
+    """Take away what killed workers left half done; of a share, its earlier table."""
+    try:
         if shard is None:
             _remove_temporary(out)
         else:
             shard.table(out).unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror or error}). Choose another folder.") from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> DataError:
+    return DataError(f"{out} cannot be written ({error.strerror or error}). Choose another folder.")
 
 
 def _remove_temporary(out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from videokd.datasets.shards import Shard
 from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse, say
+
+_OF_FOLDER = ("group_pattern", "groups", "test_fraction")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Prepare:
             raise ConfigError(f"{' and '.join(asked)} exclude each other (accepted: one at a time). Leave one out.")
         if self.out is None and self.plan is None:
             raise ConfigError("prepare: no --out (accepted: a folder to write). Give one, or --plan FILE.csv.")
+        mine, others = ("folder", _OF_FOLDER) if self.layout != "folder" else ("ucf101 and hmdb51", ("lists",))
+        unused = next((f.name for f in fields(self) if f.name in others and getattr(self, f.name) != f.default), None)
+        if unused is not None:
+            raise ConfigError(f"--{unused} is for the layout {mine} (given: {self.layout}). Leave it out.")
 
     def encoding(self) -> Encoding:
         """How the clips are encoded.
