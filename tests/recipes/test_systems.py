@@ -120,6 +120,34 @@ def test_options_of_the_objective(
             assert sum(parts) == pytest.approx(line["loss/total"], rel=1e-3)
 
 
+def test_any_number_of_teachers(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of one stream, one of decoded frames, and one that sees two streams."""
+    common = [f"--manifest={prepared}", *SMALL]
+    rgb, both, run = (tmp_path / name for name in ("rgb", "both", "run"))
+    assert main(["teach", "--stream=rgb", "--backbone=test_resnet", f"--out={rgb}", *common]) == 0
+    stacked = '--students={"all": {"streams": ["iframe", "motion"], "backbone": "test_resnet"}}'
+    assert main(["distill", f"--out={both}", stacked, *common]) == 0
+    teachers = {
+        "iframe": teacher_runs["iframe"],
+        "iframe_again": teacher_runs["iframe"],
+        "rgb": rgb,
+        "motion_all": both,
+    }
+    named = [f"--teachers.{name}={path}" for name, path in teachers.items()]
+    weights = "--weights={iframe: 2.0, iframe_again: 1.0, rgb: 1.0, motion_all: 3.0}"
+    assert main(["distill", f"--out={run}", STUDENTS, *named, weights, "--temperatures.rgb=2.0", *common]) == 2
+    assert "Give one for each of the teachers" in capsys.readouterr().err
+    assert main(["distill", f"--out={run}", STUDENTS, *named, weights, *common]) == 0
+    first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    assert {name for name in first if name.startswith("agreement/a/")} == {f"agreement/a/{name}" for name in teachers}
+    assert first["agreement/a/iframe"] == first["agreement/a/iframe_again"]
+    capsys.readouterr()
+    assert main(["distill", f"--out={tmp_path / 'no'}", STUDENTS, f"--teachers.motion={both}", *common]) == 2
+    assert "is a run on iframe, motion (accepted: iframe_… or motion_… for this run)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("backbone", ["video:r3d_18", "resnet10t"])
 def test_networks_that_see_the_order_of_segments(backbone: str, prepared: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -260,7 +260,14 @@ def test_runs_that_are_none(
     (unfinished / "best.pt").unlink()
     assert "has no best.pt" in refused(capsys, "export", str(unfinished), f"--out={tmp_path / 'x'}")
     common = [f"--manifest={prepared}", f"--out={tmp_path / 'y'}", STUDENTS, *TINY]
-    assert "is a run on iframe" in refused(capsys, "distill", *common, f"--teachers.motion={teacher_runs['iframe']}")
+    assert "is a run on iframe (accepted: iframe for this run)" in refused(
+        capsys, "distill", *common, f"--teachers.motion={teacher_runs['iframe']}"
+    )
+    for misspelt in ("ifram", "large_iframe", "iframes_large"):
+        message = refused(capsys, "distill", *common, f"--teachers.{misspelt}={teacher_runs['iframe']}")
+        assert (
+            f"teachers: {misspelt} (accepted: iframe, motion, residual, rgb, or one of these with an ending" in message
+        )
     assert "has several networks" in refused(capsys, "distill", *common, f"--teachers.motion={student_run}")
     larger = ["--data.input_size=48"]
     assert "sees 32 pixels, the students 48" in refused(

@@ -20,7 +20,7 @@ from videokd.recipes.settings import DataSettings, Device, OptimSettings, Precis
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
 from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
-from videokd.types import check_streams
+from videokd.types import STREAMS, check_streams
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,11 @@ class Distill:
     Args:
         out: the run folder; the same command with the same folder resumes.
         manifest: manifest.parquet, or the folder that holds it.
-        teachers: {stream: run folder of `videokd teach`}; none trains on labels and peers alone.
-        weights: {stream: weight} for fusing the teachers; equal ones if left out.
+        teachers: {name: run folder of one network}; none trains on labels and peers alone. A teacher is named by its stream; a second
+            one on it, or one on several streams, by a stream it sees and an ending of your own: iframe_large, motion_all.
+        weights: {teacher: weight} for fusing the teachers; equal ones if left out.
         weighting: the weights alone, or times each teacher's confidence in the right label, clip by clip (CA-MKD, Zhang et al. 2022).
-        temperatures: {stream: T} that a teacher's logits are divided by before fusing; `videokd fuse --calibrate` finds them.
+        temperatures: {teacher: T} that a teacher's logits are divided by before fusing; `videokd fuse --calibrate` finds them.
         space: fuse the teachers' logits or probabilities.
         students: {name: its streams and backbone}.
         student_weights: {name: weight} for fusing the students; equal ones if left out.
@@ -148,8 +149,8 @@ class Distill:
 
     def __post_init__(self) -> None:
         RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
-        if self.teachers:
-            check_streams(self.teachers, where="teachers")
+        for name in self.teachers:
+            _stream_of(name)
         _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
         _check_keys(self.temperatures, self.teachers, where="temperatures", owners="teachers")
         if any(temperature <= 0 for temperature in self.temperatures.values()):
@@ -163,6 +164,17 @@ class Distill:
             )
         resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
         object.__setattr__(self, "objective", resolved)
+
+
+def _stream_of(teacher: str) -> str:
+    """The stream that a teacher's name starts with: `iframe` of `iframe` and of `iframe_large`."""
+    stream = teacher.partition("_")[0]
+    if stream not in STREAMS:
+        raise ConfigError(
+            f"teachers: {teacher} (accepted: {', '.join(STREAMS)}, or one of these with an ending, such as iframe_large). Correct the "
+            "name: it starts with a stream that the teacher sees."
+        )
+    return stream
 
 
 def _check_keys(given: Mapping[str, object], owners_by_name: Mapping[str, object], *, where: str, owners: str) -> None:
@@ -215,8 +227,12 @@ def _target(settings: Distill, manifest: Manifest) -> Target:
                 f"teachers.{name} sees {run.students.input_size} pixels, the students {settings.data.input_size}; they share "
                 f"one view. Pass `--data.input_size {run.students.input_size}`."
             )
-        if run.students.streams != (name,):
-            raise ConfigError(f"teachers.{name} is a run on {', '.join(run.students.streams)}. Name it by its stream.")
+        stream, sees = _stream_of(name), run.students.streams
+        if stream not in sees or (name == stream and sees != (stream,)):
+            fit = " or ".join(sees if len(sees) == 1 else [f"{one}_…" for one in sees])
+            raise ConfigError(
+                f"teachers.{name} is a run on {', '.join(sees)} (accepted: {fit} for this run). Name it by what it sees."
+            )
         networks[name] = network_of(run)
     weights = settings.weights or dict.fromkeys(networks, 1.0)
     temperatures = settings.temperatures or dict.fromkeys(networks, 1.0)
