@@ -1,0 +1,137 @@
+"""What a file says of itself: container, codec, picture format, other tracks; for people, not needed to read streams."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from videokd.codec import headers
+from videokd.codec.container import MOTION_CODECS, PictureDecoder
+from videokd.codec.limits import Limits
+from videokd.errors import DecodeError
+
+# ISO/IEC 23091-2 (H.273), tables 4 and 8.3, as FFmpeg numbers them
+_MATRICES = {
+    0: "RGB",
+    1: "BT.709",
+    4: "FCC",
+    5: "BT.601",
+    6: "BT.601",
+    7: "SMPTE 240M",
+    8: "YCgCo",
+    9: "BT.2020",
+    10: "BT.2020",
+}
+_RANGES = {1: "limited", 2: "full"}
+_MPEG2_LEVELS = {4: "High", 6: "High 1440", 8: "Main", 10: "Low"}
+_MOST_PACKETS = 64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself.
+
+    Args:
+        container: FFmpeg's name of the format, such as "QuickTime / MOV".
+        num_bytes: of the file.
+        profile: of the codec; None where the file does not tell.
+        level: of the profile, such as 3.1; None where it is not known.
+        references: how many frames a P-frame may refer to; None where the codec exports no motion vectors.
+        pixel_format: FFmpeg's name, such as yuv420p.
+        bits: of one sample of brightness.
+        matrix: from YCbCr to RGB, such as BT.709; None where the file does not state it, and BT.601 is taken.
+        value_range: limited (16 to 235) or full; None where the file does not state it, and limited is taken.
+        pixel_aspect: (width, height) of a pixel; (1, 1) where it is square or not stated.
+        rotation: degrees, counter-clockwise, by which players turn the picture; streams are as coded.
+        other_tracks: such as "audio aac"; empty where there is video alone.
+    """
+
+    container: str
+    num_bytes: int
+    profile: str | None
+    level: str | None
+    references: int | None
+    pixel_format: str
+    bits: int
+    matrix: str | None
+    value_range: str | None
+    pixel_aspect: tuple[int, int]
+    rotation: int
+    other_tracks: tuple[str, ...]
+
+
+def read_facts(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Facts:
+    """Reads them from the headers and the first picture.
+
+    Raises:
+        DecodeError: the file cannot be opened, or there is no video in it.
+    """
+    decoder = PictureDecoder(path, limits=limits or Limits())
+    try:
+        packet, frame = _first(decoder)
+        context, stream = decoder.context, decoder.stream
+        # The decoder may know better than the container
+        source = frame if frame is not None else context
+        aspect = stream.sample_aspect_ratio
+        return Facts(
+            container=decoder.container.format.long_name or decoder.container.format.name,
+            num_bytes=os.stat(path).st_size,
+            profile=context.profile or None,
+            level=_level(context),
+            references=_references(context, packet) if context.name in MOTION_CODECS else None,
+            pixel_format=source.format.name,
+            bits=source.format.components[0].bits,
+            matrix=_MATRICES.get(int(source.colorspace)),
+            value_range="full" if source.format.name.startswith("yuvj") else _RANGES.get(int(source.color_range)),
+            pixel_aspect=(aspect.numerator, aspect.denominator) if aspect else (1, 1),
+            rotation=0 if frame is None else int(frame.rotation),
+            other_tracks=tuple(_track(other) for other in decoder.container.streams if other.index != stream.index),
+        )
+    finally:
+        decoder.close()
+
+
+def _first(decoder: PictureDecoder) -> tuple[bytes, Any]:
+    """The first packet, and the first frame that comes out of the decoder soon; None where none does."""
+    first = b""
+    try:
+        for number, packet in enumerate(decoder.packets()):
+            first = first or bytes(packet)
+            frames = decoder.feed(packet, number)
+            if frames:
+                return first, frames[0][1]
+            if number == _MOST_PACKETS:
+                return first, None
+        frames = decoder.flush(None)
+    except DecodeError:
+        frames = []
+    return first, frames[0][1] if frames else None
+
+
+def _level(context: Any) -> str | None:
+    """In the words of each standard: FFmpeg numbers H.264's in tenths, HEVC's in thirtieths, MPEG-2's by its table 8-3."""
+    level = getattr(context, "level", None)
+    if level is None or level <= 0:
+        return None
+    if context.name == "mpeg2video":
+        return _MPEG2_LEVELS.get(level)
+    return f"{level / {'h264': 10, 'hevc': 30}.get(context.name, 1):g}"
+
+
+def _references(context: Any, packet: bytes) -> int | None:
+    """As the sequence header says; every codec here but H.264 has one."""
+    if context.name != "h264":
+        return 1
+    try:
+        sequence = headers.h264_sequence(context.extradata or b"", packet)
+    except IndexError:
+        return None
+    return None if sequence is None else sequence.references
+
+
+def _track(stream: Any) -> str:
+    context = stream.codec_context
+    language = stream.metadata.get("language", "und")
+    name = f"{stream.type} {context.codec.canonical_name}" if context is not None else stream.type or "data"
+    return name if language == "und" else f"{name} ({language})"
