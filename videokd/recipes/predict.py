@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,11 +57,13 @@ class Prediction:
         path: of the video.
         labels: the likeliest first.
         seconds: {"transcode", "read", "network"}: what it took; transcoding only where the file needed it.
+        exits: {student: the exit it left by}, "deepest" for the whole network; empty without a threshold.
     """
 
     path: str
     labels: tuple[Label, ...]
     seconds: dict[str, float]
+    exits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Predict:
         num_segments: places looked at in each video.
         transcode: bring a video into the form that the students learned from: never, always, or (auto) where its codec exports
             no motion vectors or its GOPs are longer than those the students know.
+        exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; for students that
+            were exported with `--exits`. Without it all go through the whole network.
         format: of what is printed.
         device: auto takes CUDA where there is one.
         precision: fp32, bf16, or fp16 (CUDA only).
@@ -85,6 +89,7 @@ class Predict:
     top: int = 5
     num_segments: int = _NUM_SEGMENTS
     transcode: Transcode = "auto"
+    exit_threshold: float | None = None
     format: Literal["table", "json", "csv"] = "table"
     device: Device = "auto"
     precision: PrecisionName = "fp32"
@@ -105,6 +110,7 @@ def main(arguments: Sequence[str]) -> None:
                     top=settings.top,
                     num_segments=settings.num_segments,
                     transcode_to_training_form=settings.transcode,
+                    exit_threshold=settings.exit_threshold,
                     precision=precision,
                 )
             )
@@ -124,6 +130,7 @@ def predict(
     top: int = 5,
     num_segments: int = _NUM_SEGMENTS,
     transcode_to_training_form: Transcode = "auto",
+    exit_threshold: float | None = None,
     precision: Precision | None = None,
 ) -> Prediction:
     """Names the action in one video.
@@ -135,12 +142,14 @@ def predict(
         num_segments: places looked at, one crop each.
         transcode_to_training_form: never, always, or (auto) where the codec exports no motion vectors or GOPs are longer
             than those the students learned from: motion accumulated over a longer GOP is of another kind.
+        exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
+            fused as ever. None: all go through the whole network.
         precision: of the networks; by default fp32 on the CPU.
 
     Raises:
         DecodeError: the file cannot be read.
         DataError: the video has no P-frame.
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or there is a threshold and the students have no exits.
     """
     if top < 1 or num_segments < 1:
         raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
@@ -151,14 +160,19 @@ def predict(
         transcoded = time.perf_counter()
         streams = _read(source, index, students, num_segments=num_segments)
     read = time.perf_counter()
+    left_by: dict[str, tuple[str, ...]] = {}
     with torch.no_grad(), precision.autocast():
-        logits = students.eval().logits({name: values.to(precision.device) for name, values in streams.items()})
+        streams = {name: values.to(precision.device) for name, values in streams.items()}
+        if exit_threshold is None:
+            logits = students.eval().logits(streams)
+        else:
+            logits, left_by = students.eval().early_logits(streams, threshold=exit_threshold)
     fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
     done = time.perf_counter()
     best = fused.topk(min(top, len(students.class_names)))
     labels = tuple(Label(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True))
     seconds = {"transcode": transcoded - started, "read": read - transcoded, "network": done - read}
-    return Prediction(str(path), labels, seconds)
+    return Prediction(str(path), labels, seconds, {name: exit for name, (exit,) in left_by.items()})
 
 
 def _in_training_form(path: Path, students: Students, mode: Transcode, folder: Path) -> tuple[Path, VideoIndex]:
@@ -214,7 +228,8 @@ def _as_table(predictions: Sequence[Prediction]) -> str:
     for prediction in predictions:
         seconds = sum(prediction.seconds.values())
         parts = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in prediction.seconds.items())
-        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts})")
+        left_by = "".join(f", {student} by {name}" for student, name in prediction.exits.items())
+        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts}{left_by})")
         lines += [f"  {100 * label.probability:5.1f} %  {label.name}" for label in prediction.labels]
     return "\n".join(lines) + "\n" if lines else ""
 
@@ -226,11 +241,15 @@ def _as_json(predictions: Sequence[Prediction]) -> str:
 def _as_csv(predictions: Sequence[Prediction]) -> str:
     text = io.StringIO()
     writer: Any = csv.writer(text)
-    writer.writerow(["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"])
+    students = list(predictions[0].exits) if predictions else []
+    columns = ["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"]
+    writer.writerow([*columns, *(f"exit_{student}" for student in students)])
     for prediction in predictions:
         times = [f"{value:.4f}" for value in prediction.seconds.values()]
         for rank, label in enumerate(prediction.labels, start=1):
-            writer.writerow([prediction.path, rank, label.name, f"{label.probability:.6f}", *times])
+            writer.writerow(
+                [prediction.path, rank, label.name, f"{label.probability:.6f}", *times, *prediction.exits.values()]
+            )
     return text.getvalue()
 
 
