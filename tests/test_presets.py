@@ -28,6 +28,22 @@ def test_a_preset_is_complete(name: str, tmp_path: Path) -> None:
     assert settings.data.input_size == yaml.safe_load(text)["data"]["input_size"]
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_what_print_config_shows_is_enough(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed settings, given back as a file, are the same settings."""
+    verb = "teach" if "stream" in preset_text(name).partition("videokd teach")[2] else "distill"
+    given = [f"--config={name}", f"--manifest={tmp_path}", f"--out={tmp_path / 'run'}"]
+    given += ["--stream=motion"] if verb == "teach" and "stream:" not in preset_text(name) else []
+    if verb == "distill" and "alpha" in preset_text(name):
+        given += [f"--teachers.{stream}=runs/{stream}" for stream in ("iframe", "motion", "residual")]
+    with pytest.raises(SystemExit) as ended:
+        main([verb, *given, "--print_config"])
+    assert not ended.value.code
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert parse(RECIPES[verb], [f"--config={printed}"], verb=verb) == parse(RECIPES[verb], given, verb=verb)
+
+
 def test_presets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     listed = capsys.readouterr().out

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+
+from videokd.errors import VideoKDError
 from videokd.models.students import Students
 from videokd.recipes.command_line import say
 from videokd.recipes.update import Update
@@ -72,7 +75,12 @@ class RunState:
         return Progress(**payload["progress"])
 
     def save(self, progress: Progress) -> None:
-        """Writes `checkpoint.pt`: everything needed to resume."""
+        """Writes `checkpoint.pt`: everything needed to resume.
+
+        Raises:
+            VideoKDError: a weight is not finite; the last checkpoint is left as it is.
+        """
+        self._check_finite(progress)
         now = time.perf_counter()
         progress.seconds += now - self._started
         self._started = now
@@ -107,7 +115,11 @@ class RunState:
             progress: takes the epoch in.
             values: what the held-out clips gave.
             patience: epochs without a better one after which the run ends; 0: never.
+
+        Raises:
+            VideoKDError: a weight is not finite; `best.pt` is left as it is.
         """
+        self._check_finite(progress)
         epoch = len(progress.history)
         progress.history.append(dict(values))
         top1 = values.get("val/top1", -1.0)
@@ -125,6 +137,19 @@ class RunState:
         }
         if self._writes:
             save_checkpoint(self._run.best, payload)
+
+    def _check_finite(self, progress: Progress) -> None:
+        """A step may spoil the weights after a sound loss; the next step's loss would tell, but a checkpoint may come first."""
+        parameters = dict(self._students.named_parameters())
+        finite = torch.stack([values.detach().isfinite().all() for values in parameters.values()]).tolist()
+        broken = [name for name, sound in zip(parameters, finite, strict=True) if not sound]
+        if broken:
+            student = broken[0].split(".")[1]  # members.STUDENT.…
+            raise VideoKDError(
+                f"step {progress.step - 1}: {student}'s weights are no longer finite (the student sees "
+                f"{', '.join(self._students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "
+                "`--precision fp32`; the last checkpoint is good."
+            )
 
     def tell(self, progress: Progress) -> None:
         """Says where the run goes on."""
