@@ -15,6 +15,7 @@ _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 # H.264 table 7-6: slice_type modulo 5; SP counts as P and SI as I
 _H264_SLICE_TYPES = "PBIPI"
 _MPEG4_VOP_TYPES = "IPBS"
+_MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
 class _Bits:
@@ -32,11 +33,11 @@ class _Bits:
 
     def exp_golomb(self) -> int:
         """ue(v) of H.264 section 9.1."""
-        zeros = 0
-        while not self.take(1):
-            zeros += 1
-            if zeros > 32:
-                raise IndexError("not an Exp-Golomb code")
+        left = self._value & ((1 << self._left) - 1)
+        zeros = self._left - left.bit_length()
+        if zeros > 32 or not left:
+            raise IndexError("not an Exp-Golomb code")
+        self._left -= zeros + 1
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed_exp_golomb(self) -> int:
@@ -251,10 +252,10 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
     None where there are several ("packed" XviD), none, or one that is not coded.
     """
-    pictures = [head for head in _heads(packet, 32) if head[:1] == b"\xb6"]
-    if len(pictures) != 1:
+    at = packet.find(_MPEG4_VOP)
+    if at < 0 or packet.find(_MPEG4_VOP, at + 4) >= 0:
         return None
-    bits = _Bits(pictures[0][1:])
+    bits = _Bits(packet[at + 4 : at + 35])
     kind = _MPEG4_VOP_TYPES[bits.take(2)]
     while bits.take(1):
         pass

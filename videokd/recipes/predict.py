@@ -14,13 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from videokd.codec.container import MOTION_CODECS, index_video
-from videokd.codec.index import VideoIndex
-from videokd.codec.streams import open_video
+from videokd.codec.container import MOTION_CODECS
+from videokd.codec.streams import VideoReader, open_video
 from videokd.codec.transcode import Encoding, transcode
 from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import apply_crop, central_crop
@@ -154,12 +152,10 @@ def predict(
     if top < 1 or num_segments < 1:
         raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
     precision = precision or Precision("fp32", torch.device("cpu"))
-    with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
-        started = time.perf_counter()
-        source, index = _in_training_form(Path(path), students, transcode_to_training_form, Path(folder))
-        transcoded = time.perf_counter()
-        streams = _read(source, index, students, num_segments=num_segments)
-    read = time.perf_counter()
+    streams, seconds = read_streams(
+        path, students, num_segments=num_segments, transcode_to_training_form=transcode_to_training_form
+    )
+    started = time.perf_counter()
     left_by: dict[str, tuple[str, ...]] = {}
     with torch.no_grad(), precision.autocast():
         streams = {name: values.to(precision.device) for name, values in streams.items()}
@@ -168,32 +164,48 @@ def predict(
         else:
             logits, left_by = students.eval().early_logits(streams, threshold=exit_threshold)
     fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
-    done = time.perf_counter()
+    seconds["network"] = time.perf_counter() - started
     best = fused.topk(min(top, len(students.class_names)))
     labels = tuple(Label(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True))
-    seconds = {"transcode": transcoded - started, "read": read - transcoded, "network": done - read}
     return Prediction(str(path), labels, seconds, {name: exit for name, (exit,) in left_by.items()})
 
 
-def _in_training_form(path: Path, students: Students, mode: Transcode, folder: Path) -> tuple[Path, VideoIndex]:
-    encoding = _encoding(students)
-    index = index_video(path)
-    longest = max(gop.num_positions for gop in index.gops)
-    needed = index.codec not in MOTION_CODECS or longest > 2 * encoding.gop
-    if (
-        mode == "never"
-        and index.codec not in MOTION_CODECS
-        and max(STREAMS[n].first_position for n in students.streams)
-    ):
+def read_streams(
+    path: str | os.PathLike[str],
+    students: Students,
+    *,
+    num_segments: int = _NUM_SEGMENTS,
+    transcode_to_training_form: Transcode = "auto",
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """A video as the students see it; arguments and errors as for `predict`.
+
+    Returns:
+        {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds.
+    """
+    started = time.perf_counter()
+    with open_video(path) as video:
+        encoding = _encoding(students)
+        if not _is_to_be_transcoded(video, students, transcode_to_training_form, encoding):
+            streams = _sampled(video, students, num_segments=num_segments)
+            return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
+    with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
+        target = Path(folder) / "clip.mp4"
+        transcode(Path(path), target, encoding)
+        transcoded = time.perf_counter()
+        with open_video(target) as video:
+            streams = _sampled(video, students, num_segments=num_segments)
+    return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}
+
+
+def _is_to_be_transcoded(video: VideoReader, students: Students, mode: Transcode, encoding: Encoding) -> bool:
+    without_vectors = video.codec not in MOTION_CODECS
+    if mode == "never" and without_vectors and max(STREAMS[name].first_position for name in students.streams):
         raise DecodeError(
-            f"{path} is {index.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
+            f"{video.path} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
             "Pass `--transcode auto`."
         )
-    if mode == "never" or (mode == "auto" and not needed):
-        return path, index
-    target = folder / "clip.mp4"
-    transcode(path, target, encoding)
-    return target, index_video(target)
+    longest = max(gop.num_positions for gop in video.gops)
+    return mode == "always" or (mode == "auto" and (without_vectors or longest > 2 * encoding.gop))
 
 
 def _encoding(students: Students) -> Encoding:
@@ -202,25 +214,22 @@ def _encoding(students: Students) -> Encoding:
     return Encoding(**{name: known[name] for name in ("codec", "gop", "quality", "short_side") if name in known})
 
 
-def _read(path: Path, index: VideoIndex, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
+def _sampled(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
     """{stream: uint8 [1, S, C, H, W]}."""
-    names = students.streams
+    names, crop = students.streams, central_crop(video.width, video.height)
     positions = sample_positions(
-        [gop.num_positions for gop in index.gops],
+        [gop.num_positions for gop in video.gops],
         num_segments=num_segments,
         first_position=max(STREAMS[name].first_position for name in names),
     )
-    with open_video(path, index=index) as video:
-        parts = [video.read(gop=gop, position=position, streams=names) for gop, position in positions]
-        crop = central_crop(video.width, video.height)
-    return {
-        name: torch.from_numpy(
-            apply_crop(
-                np.stack([getattr(part, name) for part in parts]), crop, spec=STREAMS[name], size=students.input_size
-            )
-        )[None]
+    parts = [video.read(gop=gop, position=position, streams=names) for gop, position in positions]
+    cropped = {
+        name: apply_crop(
+            [getattr(part, name) for part in parts], crop, spec=STREAMS[name], size=students.input_size
+        )  # [S, C, H, W]
         for name in names
     }
+    return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}
 
 
 def _as_table(predictions: Sequence[Prediction]) -> str:
