@@ -179,3 +179,51 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
         pairs = list(zip(own.tolist(), said["motion"].tolist(), batch.label.tolist(), strict=True))
         assert watched[f"agreement/{name}/motion"].item() == pytest.approx(sum(a == t for a, t, _ in pairs) / 6)
         assert watched[f"{name}/train_top1"].item() == pytest.approx(sum(a == y for a, _, y in pairs) / 6)
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+def test_teachers_are_the_same_to_the_bit_after_training(order: str, batch: Batch) -> None:
+    target = Target(
+        Teachers({"motion": Network(NetworkSpec(("motion",), "test_resnet", 3, 32))}), {"motion": 1.0}, {"motion": 1.0}
+    )
+    before = copy.deepcopy(target.teachers.state_dict())
+    students = two_students(exits=True)
+    update = Update(students, Objective(alpha=0.5, beta=1.0), optim=PLAIN, precision=CPU, order=order)
+    for _ in range(3):
+        target.teachers.train()
+        fused, _ = target(batch, batch.label, CPU)
+        update(batch, batch.label, fused, rate=0.1)
+    assert all(torch.equal(values, before[name]) for name, values in target.teachers.state_dict().items())
+    assert all(parameter.grad is None for parameter in target.teachers.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_mixed_precision_trains_like_fp32_on_cuda(name: str, order: str, batch: Batch) -> None:
+    """One GradScaler for all optimizers: the loss starts where fp32's does, falls, and every weight stays finite."""
+    losses = {}
+    for kind in ("fp32", name):
+        precision = Precision(kind, torch.device("cuda"))
+        students = two_students(exits=True).to("cuda")
+        update = Update(students, Objective(alpha=0.5, beta=1.0), optim=PLAIN, precision=precision, order=order)
+        given, target = batch.to("cuda"), torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).to("cuda")
+        losses[kind] = [update(given, given.label, target, rate=0.01).total.item() for _ in range(40)]
+        assert all(torch.isfinite(values).all() for values in students.state_dict().values())
+    assert losses[name][0] == pytest.approx(losses["fp32"][0], rel=0.05)
+    assert losses[name][-1] < losses[name][0]
+
+
+@pytest.mark.gpu
+def test_compiled_students_train_on_cuda(batch: Batch) -> None:
+    losses = []
+    for compiled in (False, True):
+        students = two_students(exits=True).to("cuda")
+        if compiled:
+            for network in (*students.members.values(), *students.exits.values()):
+                network.compile()
+        precision = Precision("fp32", torch.device("cuda"))
+        update = Update(students, Objective(beta=1.0), optim=PLAIN, precision=precision, order="simultaneous")
+        given = batch.to("cuda")
+        losses.append([update(given, given.label, None, rate=0.01).total.item() for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

@@ -14,9 +14,11 @@ from torch import nn
 from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
 from videokd.models.backbone import NetworkSpec
-from videokd.models.students import Students, build_students, untouched_batch_norm
-from videokd.training.ranks import Ranks, exchange_after, join_ranks
-from videokd.training.session import RunFolder, RunLog, finite_values
+from videokd.models.students import Students, build_students
+from videokd.recipes.settings import OptimSettings
+from videokd.recipes.update import Update
+from videokd.training.ranks import Ranks, join_ranks
+from videokd.training.session import Precision, RunFolder, RunLog, finite_values
 from videokd.types import Batch
 
 CASES = {"plain": (1, False), "accumulated": (2, False), "alternating": (1, True), "both": (3, True)}
@@ -51,35 +53,19 @@ def share_of(batch: Batch, target: torch.Tensor, ranks: Ranks) -> tuple[Batch, t
 
 def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, list[dict[str, float]]]:
     students = new_students(seed=ranks.rank)  # ranks differ until they are wrapped
-    wrapped = ranks.wrap(students, alternating=alternating)
-    objective = Objective(alpha=0.5, beta=1.0, temperature=2.0)
-    rounds = tuple(students.specs) if alternating else (None,)
-    optimizers = {
-        only: torch.optim.SGD([p for g in students.parameter_groups(only=only) for p in g["params"]], lr=0.05)
-        for only in rounds
-    }
+    update = Update(
+        students,
+        Objective(alpha=0.5, beta=1.0, temperature=2.0),
+        optim=OptimSettings(name="sgd", lr=0.05, weight_decay=0.0, accumulate=pieces),
+        precision=Precision("fp32", torch.device("cpu")),
+        order="alternate" if alternating else "simultaneous",
+        ranks=ranks,
+    )
     logged = []
     for step in range(STEPS):
         batch, target = share_of(*whole_batch(step), ranks)
-        values: dict[str, torch.Tensor] = {}
-        for only, optimizer in optimizers.items():
-            optimizer.zero_grad()
-            parts_of_batch = batch.split(pieces)
-            for number, (piece, taught) in enumerate(zip(parts_of_batch, target.chunk(pieces), strict=True)):
-                with exchange_after(wrapped, last=number == len(parts_of_batch) - 1):
-                    outputs = wrapped(piece, only=only)
-                    if only is None:
-                        total, parts = objective(outputs, taught, piece.label)
-                    else:
-                        with torch.no_grad(), untouched_batch_norm(students):
-                            outputs |= {n: students(piece, only=n)[n] for n in students.specs if n != only}
-                        total, parts = objective.for_student(only, outputs, taught, piece.label)
-                    share = len(piece) / len(batch)
-                    (total * share).backward()
-                for name, part in parts.items():
-                    values[name] = values.get(name, 0) + part * share
-            optimizer.step()
-        logged.append(finite_values(ranks.mean(values), step=step))
+        updated = update(batch, batch.label, target, rate=0.05)
+        logged.append(finite_values(ranks.mean(updated.parts), step=step))
     return students, logged
 
 
