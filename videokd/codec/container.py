@@ -30,6 +30,7 @@ LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.pa
 # These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1
+_B_PICTURE = 3  # AVPictureType
 _VECTOR_WORDS = 20
 _DEFAULT_LIMITS = Limits()
 _SIDE_DATA: Any = SideDataContainer
@@ -141,6 +142,9 @@ class PictureDecoder:
         Raises:
             DecodeError: the packet is damaged.
         """
+        return [(came_from, frame) for came_from, frame in self._decode(packet, number) if came_from != _APPENDED]
+
+    def _decode(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
         if packet is not None:
             packet.pts = packet.dts = number
         try:
@@ -153,17 +157,22 @@ class PictureDecoder:
                 f"{self.path}: {where} cannot be decoded: {_reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
             ) from error
         numbered = [(frame.pts, frame) for frame in frames]
-        return [(number, frame) for number, frame in numbered if number is not None and number != _APPENDED]
+        return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
 
     def flush(self, keyframe: bytes | None) -> list[tuple[int, Any]]:
         """The frames that the decoder still holds.
 
         MPEG-1/2/4 decoders put the last P-frame out without its vectors, unless another picture follows: a copy of a
-        keyframe does.
+        keyframe does. Where the last packet of a "packed" file holds a B-frame behind the P-frame, the decoder takes the
+        first copy as the sign to decode that, and drops the copy: only the second follows.
         """
         frames = []
         if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
-            frames += self.feed(av.Packet(keyframe), _APPENDED)
+            for _ in range(2):
+                decoded = self._decode(av.Packet(keyframe), _APPENDED)
+                frames += [entry for entry in decoded if entry[0] != _APPENDED]
+                if not any(number == _APPENDED and int(frame.pict_type) == _B_PICTURE for number, frame in decoded):
+                    break
         frames += self.feed(None, None)
         self.context.flush_buffers()
         return frames
