@@ -227,3 +227,16 @@ def test_compiled_students_train_on_cuda(batch: Batch) -> None:
         given = batch.to("cuda")
         losses.append([update(given, given.label, None, rate=0.01).total.item() for _ in range(3)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_compiled_students_take_the_same_steps(batch: Batch) -> None:
+    losses = []
+    for compiled in (False, True):
+        students = frozen_batch_norm(two_students(exits=True))
+        if compiled:
+            for network in (*students.members.values(), *students.exits.values()):
+                network.compile()
+        update = Update(students, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="simultaneous")
+        losses.append([update(batch, batch.label, None, rate=0.01).total.item() for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
