@@ -66,7 +66,7 @@ def test_limits(make_clip, limits: Limits, message: str) -> None:
 
 
 def test_large_pictures_need_higher_limits(make_clip) -> None:
-    path = make_clip("libx264", size=(8208, 16), num_frames=2)
+    path = make_clip("libx264", size=(8208, 16), num_frames=2, options=(("x264-params", "scenecut=0"),))
     with pytest.raises(videokd.DecodeError, match=r"8208×16 pixels \(accepted: up to 8192 either way\)"):
         videokd.open(path)
     with videokd.open(path, limits=Limits(side=16_000)) as video:

@@ -20,6 +20,8 @@ Picture = npt.NDArray[np.uint8]
 
 #: Frames that may wait for one that is shown before them; no codec here reorders more than 16.
 _MOST_PENDING = 64
+#: Packets to the next GOP that are sooner decoded than passed over: seeking takes about as long as decoding one.
+_CHEAPER_THAN_SEEKING = 2
 
 
 class Decoded:
@@ -28,7 +30,7 @@ class Decoded:
     Args:
         frame: what PyAV gave.
         colours: the converter.
-        index: of the file.
+        size: width and height that it must have, in pixels.
         path: of the file, for messages.
         number: of the frame in display order, for messages.
 
@@ -38,10 +40,10 @@ class Decoded:
 
     __slots__ = ("_colours", "_rows", "_where", "frame")
 
-    def __init__(self, frame: Any, colours: Colours, index: VideoIndex, path: Path, number: int) -> None:
-        if (frame.width, frame.height) != (index.width, index.height):
+    def __init__(self, frame: Any, colours: Colours, size: tuple[int, int], path: Path, number: int) -> None:
+        if (frame.width, frame.height) != size:
             raise DecodeError(
-                f"{path}: frame {number} is {frame.width}×{frame.height} (accepted: {index.width}×{index.height}, as its "
+                f"{path}: frame {number} is {frame.width}×{frame.height} (accepted: {size[0]}×{size[1]}, as its "
                 "index says). If the file was replaced, index it again; if it changes its size, run `videokd prepare folder`."
             )
         self.frame = frame
@@ -80,6 +82,7 @@ class Run:
     ) -> None:
         self._index = index
         self._path = decoder.path
+        self._size = decoder.frame_size(index)
         self._colours = colours
         self._follower = follower
         self._pending: dict[int, Any] = {}
@@ -100,7 +103,13 @@ class Run:
             return False
         if gop <= self.gop:
             return gop == self.gop and position >= self.position
-        return gop == self.gop + 1 or self._index.start_of(self._index.anchors[gop][0]) <= self._key
+        start = self._index.anchors[gop][0]
+        key = self._index.start_of(start)
+        if key <= self._key:  # seeking would lead no nearer
+            return True
+        _, pts, dts, _ = self._index.keyframes[key]
+        between = start - self._index.anchors[self.gop][max(self.position, 0)] - 1
+        return gop == self.gop + 1 and (between <= _CHEAPER_THAN_SEEKING or pts is dts is None)
 
     def advance(self, gop: int, position: int, *, carried: bool) -> None:
         """Decodes up to a position that `leads_to` allows.
@@ -145,7 +154,7 @@ class Run:
             self._pending[number] = frame
             if len(self._pending) > _MOST_PENDING:
                 raise DecodeError(f"{self._path}: frame {shown} does not come out of the decoder. Transcode the file.")
-        return Decoded(self._pending.pop(packet), self._colours, self._index, self._path, shown)
+        return Decoded(self._pending.pop(packet), self._colours, self._size, self._path, shown)
 
     def vectors(self) -> Vectors:
         """int16 [N, 20] (see motion.py): the motion vectors of the frame at this position."""

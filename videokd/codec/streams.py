@@ -14,7 +14,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.limits import Limits
 from videokd.codec.motion import Follower, displacement, field
 from videokd.codec.residual import difference
-from videokd.codec.run import Decoded, Picture, Run
+from videokd.codec.run import Decoded, Run
 from videokd.errors import ConfigError, DecodeError
 from videokd.types import Gop, Streams
 
@@ -23,6 +23,7 @@ _DEFAULT = ("iframe", "motion", "residual")
 _IFRAME_ALONE = {"iframe"}
 _CHAINED = {"motion", "residual"}
 _PICTURES = {"iframe", "frame"}
+_FROM_PICTURES = {"iframe", "frame", "residual"}
 # iframe 3, frame 3, motion 4, residual 6, valid 1
 _OUTPUT_BYTES_PER_PIXEL = 17
 _LARGEST_KEPT = (32 << 20) - (1 << 16)
@@ -32,7 +33,8 @@ class VideoReader:
     """The streams of one compressed video; `videokd.open` makes it, `with` closes it.
 
     A reader belongs to one thread. Reading forward goes on decoding where the last read stopped; any order gives the same
-    arrays.
+    arrays. (In damaged places FFmpeg makes blocks and vectors up from what it decoded before, so there the order counts.)
+    As long as nothing but motion is asked for, the decoder leaves the pictures out.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class VideoReader:
         self._closed = False
         self._colours = Colours()
         self._run: Run | None = None
-        self._iframe: tuple[int, Picture] | None = None
+        self._iframe: tuple[int, Decoded] | None = None
         limits = limits or Limits()
         if index is None:
             self._decoder, self.index = open_indexed(path, limits=limits)
@@ -128,8 +130,10 @@ class VideoReader:
 
     def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
         try:
+            if self._decoder.want(pictures=not wanted.isdisjoint(_FROM_PICTURES)):
+                self._run = None
             if wanted == _IFRAME_ALONE:
-                return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).copy())
+                return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).image())
             chained = accumulate and not wanted.isdisjoint(_CHAINED)
             if position == 0:
                 return self._at_start(gop, wanted, chained)
@@ -146,7 +150,7 @@ class VideoReader:
         run.advance(gop, position, carried=carried)
         return run
 
-    def _iframe_alone(self, gop: int) -> Picture:
+    def _iframe_alone(self, gop: int) -> Decoded:
         """The I-frame; the decoder goes no further, unless it is no keyframe."""
         if self._iframe is not None and self._iframe[0] == gop:
             return self._iframe[1]
@@ -154,14 +158,14 @@ class VideoReader:
         key = self.index.start_of(packet)
         running = self._run is not None and self._run.leads_to(gop, 0, chained=False)
         if running or self.index.keyframes[key][0] != packet:
-            picture = self._run_to(gop, 0, chained=False, carried=False).first.image()
+            decoded = self._run_to(gop, 0, chained=False, carried=False).first
         else:
             self._run = None
             frame = self._decoder.decode_alone(self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
-            picture = Decoded(frame, self._colours, self.index, self._decoder.path, number).image()
-        self._iframe = (gop, picture)
-        return picture
+            decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.path, number)
+        self._iframe = (gop, decoded)
+        return decoded
 
     def _at_start(self, gop: int, wanted: frozenset[str], chained: bool) -> Streams:
         """Position 0, where nothing has moved yet; without pictures nothing is decoded."""
