@@ -6,9 +6,10 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec, default_backbone, module_dict
+from videokd.models.backbone import Network, NetworkSpec, channels_last, default_backbone, module_dict
 from videokd.types import STREAMS
 
 BACKBONE = "test_resnet"
@@ -190,3 +191,16 @@ def test_names_that_do_not_fit_are_refused(name):
 def test_no_networks_are_refused():
     with pytest.raises(ConfigError, match="teachers: there are none"):
         module_dict({}, where="teachers")
+
+
+def test_channels_last_changes_the_layout_of_2d_and_3d_filters_and_no_value():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(4, 2)).eval()
+    values = torch.randn(2, 3, 3, 3)
+    expected, parameters = module(values), list(module.parameters())
+    assert channels_last(module) is module
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
+    torch.testing.assert_close(module(values), expected)
+    deep = channels_last(nn.Conv3d(3, 4, 3))
+    assert deep.weight.is_contiguous(memory_format=torch.channels_last_3d)

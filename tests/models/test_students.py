@@ -134,6 +134,12 @@ def test_an_export_comes_back_the_same(tmp_path):
         assert torch.equal(logits, students.logits(streams)[name])
 
 
+def test_a_video_network_survives_its_export(tmp_path):
+    students = build(a=spec("iframe", backbone="video:r3d_18")).eval()
+    loaded, streams = load_students(save_students(students, tmp_path)), random_streams("iframe")
+    torch.testing.assert_close(loaded.logits(streams)["a"], students.logits(streams)["a"], rtol=1e-4, atol=1e-5)
+
+
 def test_exits_are_in_the_state_and_absent_from_an_export(tmp_path):
     students = build(with_exits=True)
     assert any(name.startswith("exits.a.") for name in students.state_dict())

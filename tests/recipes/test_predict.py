@@ -65,3 +65,29 @@ def test_long_gops_are_transcoded_where_that_is_allowed(
     assert as_it_is["iframe"].shape == transcoded["iframe"].shape
     assert torch.equal(as_it_is["iframe"][0, 0], as_it_is["iframe"][0, 1])  # one GOP has one I-frame
     assert not torch.equal(transcoded["iframe"][0, 0], transcoded["iframe"][0, 1])
+
+
+@pytest.mark.parametrize("names", [("rgb",), ("rgb", "motion")])
+def test_decoded_frames_are_those_at_the_sampled_positions(make_clip: MakeClip, names: tuple[str, ...]) -> None:
+    path = make_clip("mpeg4", num_frames=24)
+    specs = {"student": NetworkSpec(names, "test_resnet", 3, 32)}
+    seeing = build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
+    streams, _ = read_streams(path, seeing, num_segments=2)
+    assert {name: values.shape[1] for name, values in streams.items()} == dict.fromkeys(names, 2)
+    with open_video(path) as video:
+        frame = video.read(gop=1, position=5, streams=("frame",)).frame  # the middle of frames 12 to 23
+    assert frame is not None
+    middle = torch.from_numpy(frame[6:90, 22:106]).permute(2, 0, 1)
+    seen = torch.nn.functional.interpolate(middle[None].float(), (32, 32), mode="bilinear", antialias=True)
+    # decord and PyAV convert colours a little differently
+    assert (streams["rgb"][0, 1].float() - seen[0]).abs().mean() < 2
+    other = torch.nn.functional.interpolate(middle.flip(2)[None].float(), (32, 32), mode="bilinear", antialias=True)
+    assert (streams["rgb"][0, 1].float() - other[0]).abs().mean() > 5
+    assert sum(label.probability for label in videokd.predict(path, seeing).labels) == pytest.approx(1, abs=1e-5)
+
+
+def test_decoded_frames_of_a_transcoded_file(make_clip: MakeClip) -> None:
+    specs = {"student": NetworkSpec(("rgb", "motion"), "test_resnet", 3, 32)}
+    seeing = build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
+    clip = make_clip("mjpeg", container="avi", pixel_format="yuvj420p")
+    assert videokd.predict(clip, seeing).seconds["transcode"] > 0

@@ -23,7 +23,6 @@ from videokd.training.session import (
     RunFolder,
     RunLog,
     StopSignal,
-    channels_last,
     finite_values,
     memory_gib,
     pick_device,
@@ -129,19 +128,6 @@ def test_memory_is_that_of_this_process():
 def test_peak_memory_on_cuda():
     held = torch.ones(2**25, device="cuda")
     assert memory_gib(torch.device("cuda"))["cuda_peak_gib"] >= held.nbytes / 2**30
-
-
-def test_channels_last_changes_the_layout_of_2d_and_3d_filters_and_no_value():
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(4, 2)).eval()
-    values = torch.randn(2, 3, 3, 3)
-    expected, parameters = module(values), list(module.parameters())
-    assert channels_last(module) is module
-    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
-    torch.testing.assert_close(module(values), expected)
-    deep = channels_last(nn.Conv3d(3, 4, 3))
-    assert deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def lines(folder):

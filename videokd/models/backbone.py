@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -17,6 +17,8 @@ from videokd.errors import ConfigError
 from videokd.models.shift import insert_shifts
 from videokd.models.video import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
 from videokd.types import STREAMS, check_streams
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def default_backbone(streams: Iterable[str]) -> str:
@@ -129,6 +131,24 @@ def module_dict(networks: Mapping[str, nn.Module], *, where: str) -> nn.ModuleDi
                 "words such as 'keys'). Choose another name."
             )
     return nn.ModuleDict(dict(networks))
+
+
+def channels_last(module: Module) -> Module:
+    """Lets a module's convolutions keep their channels innermost in memory, 2-D and 3-D ones alike; changes no value.
+
+    `module.to(memory_format=torch.channels_last)` fails as soon as one filter has five dimensions.
+
+    Args:
+        module: changed in place; move it to its device first.
+
+    >>> channels_last(nn.Conv3d(2, 4, 3)).weight.is_contiguous(memory_format=torch.channels_last_3d)
+    True
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for values in (*module.parameters(), *module.buffers()):
+        if values.ndim in formats:
+            values.data = values.data.contiguous(memory_format=formats[values.ndim])
+    return module
 
 
 class _StreamInput(nn.Module):

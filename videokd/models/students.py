@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
-from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
+from videokd.models.backbone import Network, NetworkSpec, channels_last, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_sure
 from videokd.types import Batch, StudentOutput
 
@@ -411,7 +411,7 @@ def load_students(path: str | os.PathLike[str]) -> Students:
         )
     students.load_state_dict(state)
     # The streams' channels lie side by side in memory: with filters that do too, a CPU takes a quarter less time
-    return students.to(memory_format=torch.channels_last).eval()
+    return channels_last(students).eval()
 
 
 def _exported(students: Students, with_exits: bool) -> dict[str, Tensor]:

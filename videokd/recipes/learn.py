@@ -21,6 +21,7 @@ from videokd.distill.calibration import confidence_weights
 from videokd.distill.fusion import fuse
 from videokd.distill.mixup import Label, mixup
 from videokd.distill.objective import Objective
+from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import say
@@ -29,7 +30,7 @@ from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.update import Update, Updated, UpdateOrder
 from videokd.training.ranks import Ranks
 from videokd.training.schedule import EMA, learning_rate
-from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, channels_last, finite_values, memory_gib
+from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, finite_values, memory_gib
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16

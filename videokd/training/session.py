@@ -20,7 +20,7 @@ import torch
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 
 from videokd.errors import ConfigError, DataError, VideoKDError
@@ -102,24 +102,6 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """A new gradient scaler; it passes everything through but for fp16, so the loop needs no `if`."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    """Lets a module's convolutions keep their channels innermost in memory, 2-D and 3-D ones alike; changes no value.
-
-    `module.to(memory_format=torch.channels_last)` fails as soon as one filter has five dimensions.
-
-    Args:
-        module: changed in place; move it to its device first.
-
-    >>> channels_last(nn.Conv3d(2, 4, 3)).weight.is_contiguous(memory_format=torch.channels_last_3d)
-    True
-    """
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for values in (*module.parameters(), *module.buffers()):
-        if values.ndim in formats:
-            values.data = values.data.contiguous(memory_format=formats[values.ndim])
-    return module
 
 
 def finite_values(
