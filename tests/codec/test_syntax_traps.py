@@ -47,6 +47,8 @@ def packed(source: Path, target: Path) -> Path:
     bits = "01" + "0" + "1" + "0" * sequence.time_bits + "1" + "0"
     bits += "0" + "1" * (-len(bits) - 1 & 7)
     not_coded = b"\x00\x00\x01\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    # Like XviD's, the first packet begins with its video object: at a visual_object_sequence FFmpeg drops what it has kept
+    first = first[first.index(b"\x00\x00\x01\x00") :]
     at = first.index(b"\x00\x00\x01\xb6")
     packets = [first[:at] + b"\x00\x00\x01\xb2DivX503b1393p" + first[at:]]
     types = [headers.mpeg4_picture(data, sequence.time_bits) for data in rest]
