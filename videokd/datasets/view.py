@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numba
@@ -101,12 +100,13 @@ def apply_crop(
     Returns:
         uint8 [S, C, size, size]; in memory the channels of a pixel lie side by side.
     """
-    tables = _mirror_tables(spec, crop.flip) if quantised else _tables(spec, crop.flip)
     height, width = (size, size) if isinstance(size, int) else size
     # PyTorch resizes pictures of three or four interleaved channels twice as fast as others: two of motion share one
     shared = 1 if spec.channels > 2 else 4 // spec.channels
     cut = np.zeros((-(-len(values) // shared), crop.height, crop.width, shared * spec.channels), np.uint8)
     as_they_are = quantised or (values[0].dtype == np.uint8 and spec.gain == 1 and spec.offset == 0)
+    zero, gain = (spec.offset, 1.0) if quantised else (0, spec.gain)
+    gains = np.array(spec.flip_signs if crop.flip else (1,) * spec.channels, np.float32) * np.float32(gain)
     for number, picture in enumerate(values):
         target, start = cut[number // shared], number % shared * spec.channels
         if as_they_are and not crop.flip:
@@ -114,54 +114,52 @@ def apply_crop(
             target[..., start : start + spec.channels] = part
         else:
             rows = np.ascontiguousarray(picture).reshape(len(picture), -1)  # [H, W·C]
-            _quantise(rows, crop.left, crop.top, tables, crop.flip, target, start)
+            _quantise(rows, (crop.left, crop.top), (zero, gains, spec.offset), crop.flip, target, start)
     resized = transforms.resize(torch.from_numpy(cut).permute(0, 3, 1, 2), [height, width], antialias=True)
     result: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [S, height, width, C]
     if shared > 1:
-        together, result = result, np.empty((len(values), height, width, spec.channels), np.uint8)
-        for first, channel in np.ndindex(shared, spec.channels):  # six times as fast as all of them at once
-            ours = result[first::shared]
-            ours[..., channel] = together[: len(ours), ..., first * spec.channels + channel]
+        pixel = np.dtype(f"u{spec.channels}")  # its channels as one number, which is copied at once
+        together, result = result.view(pixel), np.empty((len(values), height, width, spec.channels), np.uint8)
+        for first in range(shared):
+            ours = result.view(pixel)[first::shared]
+            ours[..., 0] = together[: len(ours), ..., first]
     return result.transpose(0, 3, 1, 2)
-
-
-@lru_cache
-def _tables(spec: StreamSpec, flip: bool) -> npt.NDArray[np.uint8]:
-    """uint8 [C, 65536]: what `spec.quantise` makes of each 16-bit value, taken as unsigned, of each channel."""
-    values = np.arange(1 << 16, dtype=np.uint16).astype(np.int16).astype(np.int32)
-    signs = spec.flip_signs if flip else (1,) * spec.channels
-    return np.stack([spec.quantise(values * sign) for sign in signs])
-
-
-@lru_cache
-def _mirror_tables(spec: StreamSpec, flip: bool) -> npt.NDArray[np.uint8]:
-    """uint8 [C, 256]: what mirroring makes of each quantised value of each channel."""
-    values = np.arange(256)
-    signs = spec.flip_signs if flip else (1,) * spec.channels
-    return np.stack([np.clip(sign * (values - spec.offset) + spec.offset, 0, 255) for sign in signs]).astype(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)
 def _quantise(
     rows: npt.NDArray[Any],
-    left: int,
-    top: int,
-    tables: npt.NDArray[np.uint8],
+    corner: tuple[int, int],
+    scale: tuple[int, npt.NDArray[np.float32], int],
     flip: bool,
     target: npt.NDArray[np.uint8],
     start: int,
 ) -> None:
-    """Puts a part of [H, W·C] through each channel's table, mirrored or not, into the channels from `start` on."""
+    """Puts clip(trunc((value − zero) · gain) + offset) of a part of [H, W·C], mirrored or not, into the channels from `start` on.
+
+    16-bit values times the gains there are stay exact in float32.
+    """
     height, width, depth = target.shape
-    # Unsigned addresses of flat arrays spare the test for negative ones
-    values, results = rows.reshape(-1), target.reshape(-1)
-    channels, places = np.uint64(len(tables)), np.uint64(depth)
-    last = np.uint64(width - 1)
+    zero, gains, offset = scale
+    channels = len(gains)
+    factors = np.empty(width * channels, np.float32)
+    for i in range(width * channels):
+        factors[i] = gains[i % channels]
+    results = target.reshape(height, -1)
+    places = np.uint64(depth)
+    direct = channels == depth and not flip
+    aside = np.empty(width * channels, np.uint8)
     for y in range(height):
-        for channel in range(len(tables)):
-            table = tables[channel]
-            source = np.uint64(top + y) * np.uint64(rows.shape[1]) + np.uint64(left) * channels + np.uint64(channel)
-            to = np.uint64(y * width) * places + np.uint64(start + channel)
-            for x in range(np.uint64(width)):
-                at = last - x if flip else x
-                results[to + x * places] = table[np.uint16(values[source + at * channels])]
+        values = rows[corner[1] + y, corner[0] * channels : (corner[0] + width) * channels]
+        result = results[y]
+        line = result if direct else aside
+        for i in range(width * channels):  # one value after the other, so that the compiler takes many at once
+            scaled = np.int32(np.float32(np.int32(values[i]) - zero) * factors[i]) + np.int32(offset)
+            line[i] = np.uint8(min(max(scaled, np.int32(0)), np.int32(255)))
+        if direct:
+            continue
+        for channel in range(channels):
+            to, own = np.uint64(start + channel), np.uint64(channel)
+            for x in range(np.uint64(width)):  # unsigned, which spares the test for negative places
+                at = np.uint64(width - 1) - x if flip else x
+                result[to + x * places] = aside[at * np.uint64(channels) + own]
