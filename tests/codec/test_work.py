@@ -1,0 +1,129 @@
+"""Only the work for what is asked: packets that are decoded, pictures that are converted, passes over the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import videokd
+from tests.codec.test_streams import KINDS
+from videokd.codec.container import Colours, PictureDecoder, index_video
+
+
+class Work:
+    """Counts what readers do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fed: list[int | None] = []
+        self.converted = 0
+        decode, rows = PictureDecoder._decode, Colours.rows
+
+        def counted_decode(decoder: PictureDecoder, packet: object, number: int | None) -> list:
+            if packet is not None:
+                self.fed.append(number)
+            return decode(decoder, packet, number)
+
+        def counted_rows(colours: Colours, frame: object) -> object:
+            self.converted += 1
+            return rows(colours, frame)
+
+        monkeypatch.setattr(PictureDecoder, "_decode", counted_decode)
+        monkeypatch.setattr(Colours, "rows", counted_rows)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    return Work(monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-avi", "mpeg4-b", "h264", "h264-default", "mpeg2-ts"])
+def test_an_iframe_alone_decodes_one_packet_and_converts_one_picture(kind: str, make_clip, work: Work) -> None:
+    path = make_clip(**KINDS[kind])
+    index = index_video(path)
+    work.fed.clear()
+    for gop in reversed(range(len(index.gops))):
+        packet = index.anchors[gop][0]
+        with videokd.open(path, index=index) as video:
+            video.read(gop=gop, position=index.gops[gop].num_positions - 1, streams=("iframe",))
+        assert work.fed == [packet]
+        assert work.converted == 1
+        work.fed.clear()
+        work.converted = 0
+
+
+def test_all_iframes_decode_keyframes_alone(make_clip, work: Work) -> None:
+    path = make_clip("mpeg4", num_frames=60)
+    with videokd.open(path) as video:
+        for gop in video.gops:
+            video.read(gop=gop.index, position=0, streams=("iframe",))
+            video.read(gop=gop.index, position=3, streams=("iframe",))
+    assert work.fed == [0, 12, 24, 36, 48]
+    assert work.converted == 5
+
+
+@pytest.mark.parametrize("accumulate", [True, False])
+@pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-b", "h264", "h264-default", "mpeg1"])
+def test_motion_converts_no_colour(kind: str, accumulate: bool, make_clip, work: Work) -> None:
+    with videokd.open(make_clip(**KINDS[kind])) as video:
+        list(video.iterate(streams=("motion",), accumulate=accumulate))
+        last = video.gops[-1]
+        video.read(gop=last.index, position=last.num_positions - 1, streams=("motion",), accumulate=accumulate)
+    assert work.converted == 0
+
+
+def test_one_picture_is_converted_for_each_that_is_needed(make_clip, work: Work) -> None:
+    path = make_clip("mpeg4")
+    for streams, accumulate, converted in (
+        (("frame",), True, 1),
+        (("iframe", "motion"), True, 1),
+        (("residual",), True, 2),
+        (("residual",), False, 2),
+        (("iframe", "motion", "residual", "frame"), True, 2),
+    ):
+        with videokd.open(path) as video:
+            work.converted = 0
+            video.read(gop=1, position=8, streams=streams, accumulate=accumulate)
+            assert work.converted == converted, streams
+
+
+def test_position_0_of_motion_and_residual_decodes_nothing(make_clip, work: Work) -> None:
+    path = make_clip("mpeg4")
+    with videokd.open(path) as video:
+        streams = video.read(gop=1, position=0, streams=("motion", "residual"))
+    assert not streams.residual.any()
+    assert work.fed == []
+
+
+@pytest.mark.parametrize("kind", ["mpeg4-b", "mpeg1", "mpeg2-ts", "h264-default"])
+def test_b_frames_that_nothing_refers_to_are_not_decoded(kind: str, make_clip, work: Work) -> None:
+    path = make_clip(**KINDS[kind])
+    index = index_video(path)
+    assert "b" in index.types
+    work.fed.clear()
+    with videokd.open(path, index=index) as video:
+        list(video.iterate())
+    assert [number for number in work.fed if number >= 0] == [n for n, kind in enumerate(index.types) if kind != "b"]
+
+
+def test_decoding_stops_at_the_position(make_clip, work: Work) -> None:
+    with videokd.open(make_clip("mpeg4")) as video:
+        video.read(gop=1, position=3)
+        assert work.fed == [12, 13, 14, 15]
+        video.read(gop=1, position=5)
+        assert work.fed == [12, 13, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-b", "h264", "h264-default", "h264-slices", "mpeg1", "mpeg2-ts"])
+def test_indexing_decodes_nothing_where_headers_tell(kind: str, make_clip, work: Work) -> None:
+    index_video(make_clip(**KINDS[kind]))
+    assert work.fed == []
+
+
+def test_an_index_that_is_handed_in_reads_no_packet(make_clip, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    path: Path = make_clip("h263", container="avi", size=(176, 144))
+    index = index_video(path)
+    assert len(work.fed) == 30
+    monkeypatch.setattr(PictureDecoder, "packets", None)
+    with videokd.open(path, index=index) as video:
+        assert video.num_frames == 30
