@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import check_path, open_container
+from videokd.codec.container import Colours, check_path, open_container
 from videokd.errors import DecodeError
 
 try:
@@ -67,16 +67,18 @@ def read_by_pyav(path: Path, frame_numbers: Sequence[int]) -> Frames:
     wanted = set(frame_numbers)
     found: dict[int, Frames] = {}
     container, stream = open_container(path)
+    colours = Colours()
     count = 0
     with container:
         try:
             for number, frame in enumerate(container.decode(stream)):
                 count = number + 1
                 if number in wanted:
-                    found[number] = frame.to_ndarray(format="rgb24")
+                    rows = colours.rows(frame)[:, : 3 * frame.width]
+                    found[number] = rows.copy().reshape(frame.height, frame.width, 3)
                 if len(found) == len(wanted):
                     break
-        except (ValueError, OSError) as error:  # FFmpeg's errors are one or the other
+        except (ValueError, OSError, DecodeError) as error:  # FFmpeg's errors are one of the first two
             raise DecodeError(f"{path}: frame {count} cannot be decoded: {error}. Copy the file again.") from error
     if len(found) < len(wanted):
         _check_numbers(path, frame_numbers, count)
