@@ -39,6 +39,11 @@ KINDS = {
     "h264-raw": {"codec": "libx264", "container": "h264", "options": H264_PLAIN},
     "h263": {"codec": "h263", "container": "avi", "size": (176, 144)},
     "wmv2": {"codec": "wmv2", "container": "avi"},
+    "wmv1": {"codec": "wmv1", "container": "avi"},
+    "msmpeg4": {"codec": "msmpeg4", "container": "avi"},
+    "flv": {"codec": "flv", "container": "flv"},
+    "rv10": {"codec": "rv10", "container": "rm"},
+    "rv20": {"codec": "rv20", "container": "rm"},
     "odd-size": {"codec": "mpeg4", "size": (150, 98)},
 }
 
@@ -159,8 +164,11 @@ def test_motion_equals_a_plain_loop(kind: str, make_clip) -> None:
         assert moved
 
 
-def test_content_that_moves_right_has_positive_x(make_clip) -> None:
-    with videokd.open(make_clip("mpeg4", step=(4, -2))) as video:
+@pytest.mark.parametrize(
+    "kind", ["mpeg4", "mpeg1", "mpeg2-ts", "h264", "h263", "wmv1", "wmv2", "msmpeg4", "flv", "rv10", "rv20"]
+)
+def test_content_that_moves_right_has_positive_x(kind: str, make_clip) -> None:
+    with videokd.open(make_clip(**KINDS[kind] | {"step": (4, -2), "gop": 12, "b_frames": 0})) as video:
         motion = video.read(gop=0, position=5, accumulate=False).motion[32:64, 48:112]
     assert np.median(motion.reshape(-1, 2), axis=0).tolist() == [4, -2]
 

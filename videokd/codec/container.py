@@ -22,8 +22,8 @@ from videokd.errors import DecodeError
 
 #: Codecs of which FFmpeg's decoders export motion vectors.
 MOTION_CODECS = (
-    *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv1"),
-    *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
+    *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv"),
+    *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20"),
 )
 #: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
