@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from videokd.errors import ConfigError
 from videokd.models.students import save_students
 from videokd.recipes.command_line import parse, say
+from videokd.recipes.onnx_export import export_onnx
 from videokd.recipes.runs import load_run
 
 
 @dataclass(frozen=True)
 class Export:
-    """Writes a run's networks without optimizer and teachers: students.safetensors and students.json.
+    """Writes a run's networks without optimizer and teachers: students.safetensors, or students.onnx, and students.json.
 
     Args:
         run: folder of `videokd distill` or `videokd teach`.
         out: the folder to write.
+        format: safetensors, for videokd and PyTorch; or onnx, for other runtimes: uint8 streams in, fused logits out (needs the extra
+            videokd[onnx]).
         exits: keep the shallow exits that the students were trained with, for `videokd predict --exit_threshold`.
     """
 
     run: str
     out: str
+    format: Literal["safetensors", "onnx"] = "safetensors"
     exits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exits and self.format == "onnx":
+            raise ConfigError("exits are for safetensors: an ONNX graph cannot stop early. Leave `--exits` away.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,6 +45,10 @@ def main(arguments: Sequence[str]) -> None:
             f"{settings.run} has no exits to keep (accepted: runs of `videokd distill` with `--objective.exits`). Leave `--exits` "
             "away, or train with exits."
         )
+    if settings.format == "onnx":
+        folder = export_onnx(students, Path(settings.out))
+        say(f"{folder}: students.onnx, equal to PyTorch on random videos; inputs {', '.join(students.streams)}.")
+        return
     folder = save_students(students, Path(settings.out), with_exits=settings.exits)
     kept = ", with exits" if settings.exits else ""
     say(f"{folder}: {', '.join(students.specs)}{kept}. Next: videokd predict FILE --students {folder}")

@@ -1,0 +1,88 @@
+"""Exports for other runtimes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videokd.__main__ import main
+from videokd.distill.fusion import fuse
+from videokd.errors import ConfigError, VideoKDError
+from videokd.models.backbone import NetworkSpec
+from videokd.models.students import Students, build_students
+from videokd.recipes import onnx_export
+from videokd.recipes.onnx_export import export_onnx
+
+CLASSES = ("wave", "clap", "throw")
+
+
+def two_students(space: str) -> Students:
+    specs = {
+        "a": NetworkSpec(("motion", "iframe"), "test_resnet", 3, 32),
+        "b": NetworkSpec(("residual",), "test_resnet", 3, 32),
+    }
+    return build_students(
+        specs, class_names=CLASSES, num_segments=2, seed=0, space=space, weights={"a": 3, "b": 1}, with_exits=True
+    ).eval()
+
+
+def needs_onnx() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra videokd[onnx] is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["logits", "probs"])
+def test_the_graph_says_what_pytorch_says(space: str, tmp_path: Path) -> None:
+    needs_onnx()
+    import onnxruntime
+
+    students = two_students(space)
+    assert export_onnx(students, tmp_path) == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["students.json", "students.onnx"]
+    assert json.loads((tmp_path / "students.json").read_text())["class_names"] == list(CLASSES)
+    session = onnxruntime.InferenceSession(str(tmp_path / "students.onnx"))
+    assert [given.name for given in session.get_inputs()] == ["motion", "iframe", "residual"]
+    assert {given.type for given in session.get_inputs()} == {"tensor(uint8)"}
+    for batch, segments in ((1, 1), (2, 5)):
+        streams = {
+            name: torch.randint(0, 256, (batch, segments, channels, 32, 32), dtype=torch.uint8)
+            for name, channels in (("motion", 2), ("iframe", 3), ("residual", 3))
+        }
+        (found,) = session.run(None, {name: values.numpy() for name, values in streams.items()})
+        with torch.no_grad():
+            expected = fuse(students.logits(streams), students.weights, space=space)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_onnx()
+    spec = {"a": NetworkSpec(("motion",), "test_resnet", 3, 32)}
+    students = build_students(spec, class_names=CLASSES, num_segments=2, seed=0).eval()
+    export_onnx(students, tmp_path / "good")
+    right = onnx_export.fuse
+    monkeypatch.setattr(onnx_export, "fuse", lambda *given, **more: right(*given, **more) + 1)
+    with pytest.raises(VideoKDError, match=r"the ONNX graph is off by 1 where PyTorch's largest logit is"):
+        export_onnx(students, tmp_path / "bad")
+    assert not list((tmp_path / "bad").iterdir())
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"ONNX needs onnx, onnxscript, onnxruntime .*pip install 'videokd\[onnx\]'"):
+        export_onnx(two_students("logits"), tmp_path)
+
+
+def test_the_verb(student_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", str(student_run), f"--out={tmp_path / 'graph'}", "--format=onnx"]
+    assert main([*command, "--exits"]) == 2
+    assert "an ONNX graph cannot stop early" in capsys.readouterr().err
+    needs_onnx()
+    assert main(command) == 0
+    assert (
+        "students.onnx, equal to PyTorch on random videos; inputs iframe, motion, residual" in capsys.readouterr().err
+    )
