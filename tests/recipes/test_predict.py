@@ -91,3 +91,13 @@ def test_decoded_frames_of_a_transcoded_file(make_clip: MakeClip) -> None:
     seeing = build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
     clip = make_clip("mjpeg", container="avi", pixel_format="yuvj420p")
     assert videokd.predict(clip, seeing).seconds["transcode"] > 0
+
+
+@pytest.mark.parametrize(("shifted", "expected"), [(False, 8), (True, 3)])
+def test_students_that_see_the_order_see_as_many_segments_as_in_training(
+    shifted: bool, expected: int, make_clip: MakeClip
+) -> None:
+    spec = {"student": NetworkSpec(("motion",), "test_resnet", 3, 32, temporal_shift=shifted)}
+    seeing = build_students(spec, class_names=("wave", "clap", "throw"), num_segments=3, seed=0).eval()
+    streams, _ = read_streams(make_clip("mpeg4"), seeing)
+    assert streams["motion"].shape[1] == expected

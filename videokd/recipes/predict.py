@@ -72,7 +72,7 @@ class Predict:
         files: the videos.
         students: folder of `videokd export`.
         top: how many labels.
-        num_segments: places looked at in each video.
+        num_segments: places looked at in each video; by default 8, or as many as in training where students see their order.
         transcode: bring a video into the form that the students learned from: never, always, or (auto) where its codec exports
             no motion vectors or its GOPs are longer than those the students know.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; for students that
@@ -85,7 +85,7 @@ class Predict:
     files: tuple[str, ...]
     students: str
     top: int = 5
-    num_segments: int = _NUM_SEGMENTS
+    num_segments: int | None = None
     transcode: Transcode = "auto"
     exit_threshold: float | None = None
     format: Literal["table", "json", "csv"] = "table"
@@ -126,7 +126,7 @@ def predict(
     students: Students,
     *,
     top: int = 5,
-    num_segments: int = _NUM_SEGMENTS,
+    num_segments: int | None = None,
     transcode_to_training_form: Transcode = "auto",
     exit_threshold: float | None = None,
     precision: Precision | None = None,
@@ -137,7 +137,7 @@ def predict(
         path: a file in any container and codec that FFmpeg reads.
         students: from `videokd.load_students`.
         top: how many labels.
-        num_segments: places looked at, one crop each.
+        num_segments: places looked at, one crop each; by default 8, or as many as in training where students see their order.
         transcode_to_training_form: never, always, or (auto) where the codec exports no motion vectors or GOPs are longer
             than those the students learned from: motion accumulated over a longer GOP is of another kind.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
@@ -149,7 +149,7 @@ def predict(
         DataError: the video has no P-frame.
         ConfigError: a number is out of range, or there is a threshold and the students have no exits.
     """
-    if top < 1 or num_segments < 1:
+    if top < 1 or (num_segments is not None and num_segments < 1):
         raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
     precision = precision or Precision("fp32", torch.device("cpu"))
     streams, seconds = read_streams(
@@ -174,7 +174,7 @@ def read_streams(
     path: str | os.PathLike[str],
     students: Students,
     *,
-    num_segments: int = _NUM_SEGMENTS,
+    num_segments: int | None = None,
     transcode_to_training_form: Transcode = "auto",
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """A video as the students see it; arguments and errors as for `predict`.
@@ -183,6 +183,7 @@ def read_streams(
         {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds.
     """
     started = time.perf_counter()
+    num_segments = num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS)
     with open_video(path) as video:
         encoding = _encoding(students)
         if not _is_to_be_transcoded(video, students, transcode_to_training_form, encoding):
