@@ -219,3 +219,64 @@ def test_residuals_and_motion_against_the_position_before(tmp_path: Path, codec:
                 assert streams.motion.any()
             before = streams.frame
     check_order_only(path)
+
+
+PASSED_OVER = "some P-frames refer to an earlier frame than the one before, to which nothing refers"
+
+
+def test_h264_p_frames_to_which_nothing_refers_make_chains_inexact(tmp_path: Path) -> None:
+    """The trap: with temporal layers, and one reference frame, a P-frame points past the one before it."""
+    plain = write(tmp_path / "plain.h264", texture(12, *SIZE))
+    data = bytearray(plain.read_bytes())
+    units = [at + 3 for at in range(len(data) - 4) if data[at : at + 3] == b"\x00\x00\x01" and data[at + 3] & 31 == 1]
+    assert len(units) == 11
+    assert index_video(plain).exact
+    for numbers, reasons in (((4,), (PASSED_OVER,)), ((10,), ())):  # to the last P-frame of a GOP nothing need refer
+        changed = bytearray(data)
+        for number in numbers:
+            changed[units[number]] &= 0b10011111  # nal_ref_idc 0
+        path = tmp_path / "changed.h264"
+        path.write_bytes(changed)
+        index = index_video(path)
+        assert index.types == "I" + 11 * "P"
+        assert index.inexact_because == reasons
+
+
+def test_disposable_p_frames_of_flv_make_chains_inexact(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.flv", texture(12, *SIZE), codec="flv")
+    packets = packets_of(plain)
+    assert [headers.flv_picture(packet) for packet in packets] == ["I", *11 * "P"]
+    assert index_video(plain).exact
+    for numbers, reasons in (((3, 7), (PASSED_OVER,)), ((11,), ())):
+        changed = [bytearray(packet) for packet in packets]
+        for number in numbers:
+            bits = int.from_bytes(changed[number][:8], "big")
+            size_bits = {0: 16, 1: 32}.get(bits >> (64 - 33) & 7, 0)
+            type_at = 64 - 33 - size_bits - 2  # from the least significant bit
+            assert bits >> type_at & 3 == 1
+            changed[number][:8] = (bits ^ (3 << type_at)).to_bytes(8, "big")
+        path = write_packets(plain, tmp_path / "changed.flv", [bytes(packet) for packet in changed])
+        index = index_video(path)
+        assert index.types == "I" + 11 * "P"
+        assert index.inexact_because == reasons
+        check_reading(path)
+    assert headers.flv_picture(b"\xff" * 12) is None
+
+
+def test_headers_that_change_on_the_way_count(tmp_path: Path) -> None:
+    """The trap: only a file's first header is read, and a later one allows what that did not."""
+    one = write(tmp_path / "one.h264", texture(13, *SIZE))
+    several = write(tmp_path / "several.h264", texture(13, *SIZE), options={"x264-params": "bframes=0:ref=3:keyint=12"})
+    path = tmp_path / "both.h264"
+    path.write_bytes(one.read_bytes() + several.read_bytes())
+    assert index_video(one).exact
+    assert index_video(path).inexact_because == ("P-frames may refer to 3 frames, and FFmpeg does not say to which",)
+
+    progressive = write(tmp_path / "one.m2v", texture(13, *SIZE), codec="mpeg2video")
+    interlaced = write(tmp_path / "two.m2v", texture(13, *SIZE), codec="mpeg2video", options={"flags": "+ilme+ildct"})
+    path = tmp_path / "both.m2v"
+    path.write_bytes(progressive.read_bytes() + interlaced.read_bytes())
+    assert index_video(progressive).exact
+    assert index_video(path).inexact_because == ("pictures may be coded as two fields",)
+    assert index_video(path).num_frames == 26
+    check_reading(path)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 _START_CODE = b"\x00\x00\x01"
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 # H.264 table 7-6: slice_type modulo 5; SP counts as P and SI as I
 _H264_SLICE_TYPES = "PBIPI"
 _MPEG4_VOP_TYPES = "IPBS"
+# Bytes that hold a sequence parameter set as far as it is read, scaling lists included
+_LONGEST_SPS = 1024
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
@@ -56,6 +59,7 @@ class Sequence:
         global_motion: MPEG-4 sprites or global motion compensation, of which no vectors are exported.
         time_bits: MPEG-4: the length of vop_time_increment, in bits.
         crop: H.264: pixels (left, top) that are coded but not shown.
+        passes_over: whether a P-frame that nothing refers to is followed by one that refers to an earlier frame.
     """
 
     references: int = 1
@@ -63,6 +67,16 @@ class Sequence:
     global_motion: bool = False
     time_bits: int = 0
     crop: tuple[int, int] = (0, 0)
+    passes_over: bool = False
+
+    def joined(self, later: Sequence) -> Sequence:
+        """What holds for a stream of which a part has this header, and a part a later one."""
+        return replace(
+            self,
+            references=max(self.references, later.references),
+            interlaced=self.interlaced or later.interlaced,
+            global_motion=self.global_motion or later.global_motion,
+        )
 
     @property
     def inexact_because(self) -> tuple[str, ...]:
@@ -74,6 +88,8 @@ class Sequence:
             reasons.append("pictures may be coded as two fields")
         if self.global_motion:
             reasons.append("global motion compensation has no vectors")
+        if self.passes_over:
+            reasons.append("some P-frames refer to an earlier frame than the one before, to which nothing refers")
         return tuple(reasons)
 
 
@@ -180,19 +196,16 @@ def _avcc_units(extradata: bytes) -> list[bytes]:
 
 
 def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
-    """The sequence parameter sets of the extradata and the first packet, taken together; None if there is none."""
+    """The sequence parameter sets of the extradata and a packet, taken together; None if there is none."""
     length_size = h264_length_size(extradata)
     units = _avcc_units(extradata) if length_size else _units(extradata)
-    units += _nal_units(packet, length_size)
+    units += _nal_units(packet, length_size, count=_LONGEST_SPS)
     found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
-    if not found:
-        return None
-    references, interlaced = max(s.references for s in found), any(s.interlaced for s in found)
-    return replace(found[0], references=references, interlaced=interlaced)
+    return reduce(Sequence.joined, found) if found else None
 
 
 def h264_picture(packet: bytes, length_size: int) -> str | None:
-    """Type of the one picture in a packet: I, P, B, or b for a B-picture that nothing refers to.
+    """Type of the one picture in a packet: I, P, B, or in small letters a P- or B-picture that nothing refers to.
 
     None where the slices differ in type, so that only the decoder can tell.
     """
@@ -209,12 +222,12 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
     if len(types) != 1:
         return None
     kind_of_picture = types.pop()
-    return "b" if kind_of_picture == "B" and not reference else kind_of_picture
+    return kind_of_picture if reference or kind_of_picture == "I" else kind_of_picture.lower()
 
 
 def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     """The video object layer, ISO/IEC 14496-2 section 6.2.3; None if there is none or its shape is not rectangular."""
-    for unit in _units(extradata) + _units(packet):
+    for unit in (*_units(extradata), *_heads(packet, 64)):
         if unit and 0x20 <= unit[0] <= 0x2F:
             return _mpeg4_layer(_Bits(unit[1:64]))
     return None
@@ -267,7 +280,7 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
 def mpeg12_sequence(packet: bytes) -> Sequence | None:
     """MPEG-1 and MPEG-2: progressive unless a sequence extension says otherwise (ISO/IEC 13818-2 section 6.2.2.3)."""
-    units = _units(packet)
+    units = list(_heads(packet, 8))
     if not any(unit[:1] == b"\xb3" for unit in units):
         return None
     extensions = [_Bits(unit[1:8]) for unit in units if unit[:1] == b"\xb5" and unit[1] >> 4 == 1]
@@ -287,3 +300,16 @@ def mpeg12_picture(packet: bytes) -> str | None:
     bits.take(10)
     kind = bits.take(3)
     return {1: "I", 2: "P", 3: "b"}.get(kind)
+
+
+def flv_picture(packet: bytes) -> str | None:
+    """Type of the picture in a packet of Sorenson's H.263: I, P, or p for a P-picture that nothing refers to ("disposable").
+
+    None where the start code is not there (Adobe, SWF file format specification, H263VIDEOPACKET).
+    """
+    bits = _Bits(packet[:12])
+    if bits.take(17) != 1:
+        return None
+    bits.take(5 + 8)
+    bits.take({0: 16, 1: 32}.get(bits.take(3), 0))
+    return {0: "I", 1: "P", 2: "p"}.get(bits.take(2))

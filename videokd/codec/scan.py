@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,51 +76,93 @@ class _Scan:
         )
 
 
-_Parser = tuple[Callable[[bytes], "str | None"], headers.Sequence]
+@dataclass(frozen=True)
+class _Parser:
+    """How to read the headers of one stream.
+
+    Args:
+        picture: a packet's picture type; None where only decoding tells.
+        sequence: the sequence header of a packet, if there is one.
+        first: the first of these.
+    """
+
+    picture: Callable[[bytes], str | None]
+    sequence: Callable[[bytes], headers.Sequence | None]
+    first: headers.Sequence
 
 
-def _picture_parser(decoder: PictureDecoder, first: bytes) -> _Parser | None:
-    """How to read the picture type of a packet, and the sequence header; None where the headers do not tell."""
+def _parser_of(decoder: PictureDecoder, packet: bytes) -> _Parser | None:
+    """Made from a file's first packet; None where the headers do not tell."""
     extradata = decoder.context.extradata or b""
     name = decoder.context.name
+    read: Callable[[bytes], headers.Sequence | None]
+    picture: Callable[[bytes], str | None]
     try:
-        if name == "mpeg4" and (sequence := headers.mpeg4_sequence(extradata, first)):
-            time_bits = sequence.time_bits
-            return lambda data: headers.mpeg4_picture(data, time_bits), sequence
-        if name == "h264" and (sequence := headers.h264_sequence(extradata, first)):
-            length_size = headers.h264_length_size(extradata)
-            return lambda data: headers.h264_picture(data, length_size), sequence
-        if name in ("mpeg1video", "mpeg2video") and (sequence := headers.mpeg12_sequence(first)):
-            return headers.mpeg12_picture, sequence
+        if name == "mpeg4" and (first := headers.mpeg4_sequence(extradata, packet)):
+            picture, read = (
+                partial(headers.mpeg4_picture, time_bits=first.time_bits),
+                partial(headers.mpeg4_sequence, b""),
+            )
+        elif name == "h264" and (first := headers.h264_sequence(extradata, packet)):
+            picture = partial(headers.h264_picture, length_size=headers.h264_length_size(extradata))
+            read = partial(headers.h264_sequence, extradata)
+        elif name in ("mpeg1video", "mpeg2video") and (first := headers.mpeg12_sequence(packet)):
+            picture, read = headers.mpeg12_picture, headers.mpeg12_sequence
+        elif name == "flv":
+            first, picture, read = headers.Sequence(), headers.flv_picture, lambda packet: None
+        else:
+            return None
     except IndexError:
-        pass
-    return None
+        return None
+    return _Parser(picture, read, first)
+
+
+class _Headers:
+    """Reads the headers of packet after packet."""
+
+    def __init__(self, decoder: PictureDecoder) -> None:
+        self._decoder = decoder
+        self.parser: _Parser | None = None
+        self.sequence: headers.Sequence | None = None
+
+    def read(self, packet: Any) -> str | None:
+        """A packet's picture type; None where only decoding tells."""
+        data = bytes(packet)
+        if self.sequence is None:
+            self.parser = _parser_of(self._decoder, data)
+            self.sequence = self.parser.first if self.parser else headers.Sequence()
+        if self.parser is None:
+            return None
+        try:
+            if packet.is_keyframe and (later := self.parser.sequence(data)):
+                self.sequence = self.sequence.joined(later)
+            return self.parser.picture(data)
+        except IndexError:
+            return None
+
+
+def _passes_over(types: Iterable[str]) -> bool:
+    """Whether a P-picture that nothing refers to stands before another of its GOP."""
+    anchors = [kind for kind in types if kind in "IPpS"]
+    return any(before == "p" and kind != "I" for before, kind in pairwise(anchors))
 
 
 def from_headers(decoder: PictureDecoder) -> VideoIndex | None:
     """The index from the packets alone; None as soon as something is not plain."""
-    scan = _Scan(decoder)
-    parser: _Parser | None = None
+    scan, known = _Scan(decoder), _Headers(decoder)
     types: list[str] = []
     for packet in decoder.packets():
         number = scan.add(packet)
-        if parser is None:
-            parser = _picture_parser(decoder, bytes(packet))
-            if parser is None or not packet.is_keyframe:
-                return None
-        try:
-            kind = parser[0](bytes(packet))
-        except IndexError:
-            return None
-        if kind is None or (number == 0 and kind != "I"):
+        kind = known.read(packet)
+        if kind is None or (number == 0 and (kind != "I" or not packet.is_keyframe)):
             return None
         types.append(kind)
     scan.check_length()
-    if parser is None or not scan.clean or parser[1].interlaced:
+    if known.sequence is None or not scan.clean or known.sequence.interlaced:
         return None
     display = _display_order(types, [stamp[0] for stamp in scan.stamps])
-    sequence = replace(parser[1], global_motion="S" in types)
-    return None if display is None else scan.index("".join(types), display, sequence)
+    sequence = replace(known.sequence, global_motion="S" in types, passes_over=_passes_over(types))
+    return None if display is None else scan.index("".join(types).replace("p", "P"), display, sequence)
 
 
 def _display_order(types: list[str], pts: list[int | None]) -> list[int] | None:
@@ -131,7 +175,8 @@ def _display_order(types: list[str], pts: list[int | None]) -> list[int] | None:
 
 def from_decoding(decoder: PictureDecoder) -> VideoIndex:
     """The index by decoding the whole file once."""
-    scan = _Scan(decoder)
+    scan, known = _Scan(decoder), _Headers(decoder)
+    unreferenced: set[int] = set()
     shown: list[tuple[int, str]] = []
     interlaced = False
 
@@ -141,12 +186,10 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
             shown.append((number, _PICTURE_TYPES.get(int(frame.pict_type), "P")))
             interlaced |= frame.interlaced_frame
 
-    sequence = None
     for packet in decoder.packets():
         number = scan.add(packet)
-        if sequence is None:
-            parser = _picture_parser(decoder, bytes(packet))
-            sequence = parser[1] if parser else headers.Sequence()
+        if known.read(packet) == "p":
+            unreferenced.add(number)
         note(decoder.feed(packet, number))
     scan.check_length()
     note(decoder.flush(scan.first or None))
@@ -154,10 +197,13 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
     for number, kind in shown:
         types[number] = kind
     order = {number: rank for rank, (number, _) in enumerate(shown)}
+    sequence = known.sequence or headers.Sequence()
+    kinds = ("p" if number in unreferenced and kind == "P" else kind for number, kind in enumerate(types))
     sequence = replace(
-        sequence or headers.Sequence(),
-        interlaced=interlaced or (sequence is not None and sequence.interlaced),
+        sequence,
+        interlaced=interlaced or sequence.interlaced,
         global_motion="S" in types,
+        passes_over=_passes_over(kinds),
     )
     # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
     scan.keys = [key for key in scan.keys if types[key] == "I"]
