@@ -77,7 +77,9 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 
 def test_wrong_settings_of_students(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ("--manifest=x", "--out=y")
-    assert "teachers: motin (accepted: one or more of" in refused(capsys, "distill", *wanted, "--teachers.motin", "run")
+    assert "teachers: motin (accepted: iframe, motion, residual, rgb, or one of these with" in refused(
+        capsys, "distill", *wanted, "--teachers.motin", "run"
+    )
     assert "weights: iframe (accepted: none, as there are no teachers)" in refused(
         capsys, "distill", *wanted, "--weights.iframe", "2"
     )

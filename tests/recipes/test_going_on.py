@@ -37,7 +37,7 @@ def assert_same(one: Any, other: Any, *, where: str = "") -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+@pytest.mark.parametrize("order", ["simultaneous", pytest.param("alternate", marks=pytest.mark.slow)])
 def test_with_workers_and_everything_on_a_resumed_run_is_bit_equal(
     order: str, prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
