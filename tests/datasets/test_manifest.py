@@ -85,6 +85,13 @@ def test_the_folder_may_move(tmp_path: Path) -> None:
     assert moved.file(moved.clips[0]) == tmp_path / "there" / "videos" / "jump" / "g00_c0.mp4"
 
 
+def test_what_clips_share_is_one_object(tmp_path: Path) -> None:
+    clips = Manifest.read(manifest_of(tmp_path).write()).clips
+    for name in ("class_name", "group", "split1", "codec"):
+        assert len({id(getattr(clip, name)) for clip in clips}) == len({getattr(clip, name) for clip in clips})
+    assert not hasattr(clips[0], "__dict__")
+
+
 def test_a_repr_is_short(tmp_path: Path) -> None:
     assert len(repr(manifest_of(tmp_path))) < 300
 

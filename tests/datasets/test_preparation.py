@@ -107,7 +107,7 @@ def test_another_encoding_makes_everything_again(dataset: Path, tmp_path: Path) 
 def test_a_row_that_cannot_be_read_is_made_again(dataset: Path, tmp_path: Path) -> None:
     entries, out = listing(dataset), tmp_path / "out"
     first = prepare(entries, out, encoding=SMALL, workers=ONE)
-    for row, text in zip(sorted((out / ".rows").glob("*.json")), ["", "[]", '{"made_from": 1}', "null"], strict=True):
+    for row, text in zip(sorted((out / ".rows").glob("*/*.json")), ["", "[]", '{"made_from": 1}', "null"], strict=True):
         row.write_text(text)
     assert prepare(entries, out, encoding=SMALL, workers=ONE) == first
 
@@ -161,6 +161,18 @@ def test_nothing_but_failures_is_an_error_even_when_skipping(tmp_path: Path) -> 
         (tmp_path / "in" / name).write_text("text")
     with pytest.raises(DataError, match=r"4 of 4 videos could not be prepared.*Mend or remove them\. The first"):
         prepare(listing(tmp_path / "in"), tmp_path / "out", workers=ONE, on_error="skip")
+
+
+def test_another_datasets_folder_is_refused(dataset: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    first = prepare(listing(dataset), out, encoding=SMALL, workers=ONE)
+    for number in range(4):
+        write_clip(other / f"{'ab'[number % 2]}/{number}.mp4", seed=number)
+    with pytest.raises(DataError, match=r"out holds another dataset: 4 clips, none of .*other \(first: hop/a_g1_c1\)"):
+        prepare(listing(other), out, encoding=SMALL, workers=ONE)
+    assert Manifest.read(out) == first
+    (out / "manifest.parquet").write_bytes(b"damaged")  # no reason to stop: it is written again
+    assert prepare(listing(dataset), out, encoding=SMALL, workers=ONE) == first
 
 
 def test_a_source_that_goes_away_is_a_failure(dataset: Path, tmp_path: Path) -> None:
@@ -258,7 +270,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def rows_of(out: Path) -> int:
-    return len(list(out.glob(".rows/*.json")))
+    return len(list(out.glob(".rows/*/*.json")))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

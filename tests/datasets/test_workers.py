@@ -114,7 +114,7 @@ def test_a_killed_ray_worker_loses_no_clip(cluster: Any, tmp_path: Path) -> None
     def kill_one() -> None:
         deadline = time.monotonic() + 120
         while not killed and time.monotonic() < deadline:
-            if len(list((tmp_path / "out/.rows").glob("*.json"))) >= 4 and (found := ray_workers()):
+            if len(list((tmp_path / "out/.rows").glob("*/*.json"))) >= 4 and (found := ray_workers()):
                 os.kill(found[0], signal.SIGKILL)
                 killed.append(found[0])
             time.sleep(0.005)

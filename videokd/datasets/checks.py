@@ -172,7 +172,7 @@ def _result_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64]:
     for clip in clips:
         index = VideoIndex.from_json(clip.index)
         # The last GOP is cut off where the clip ends: not the mean, or it would tell the clip's length
-        lengths = [gop.num_positions for gop in index.gops]
+        lengths = [len(positions) for positions in index.anchors]
         b_frames = sum(index.types.count(kind) for kind in "Bb") / clip.num_frames
         rows.append((max(lengths), b_frames, index.frame_rate, clip.bytes / clip.num_frames))
     return np.array(rows, dtype=np.float64)

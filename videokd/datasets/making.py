@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from videokd.codec.transcode import Encoding, SourceForm, transcode
 from videokd.errors import DataError, DecodeError
 from videokd.files import write_whole
 
-Facts = Mapping[str, Any]
+Facts = dict[str, Any]
 """Columns of the manifest that are known once a clip is made."""
 
 
@@ -75,7 +76,8 @@ def finished(task: Making) -> Facts | None:
     return None
 
 
-def described(encoding: Encoding) -> dict[str, object]:
+@lru_cache
+def described(encoding: Encoding) -> Mapping[str, object]:
     """An encoding as the manifest notes it."""
     return {**asdict(encoding), "quality": encoding.resolved_quality}
 

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, astuple, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from itertools import repeat
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ _METADATA_KEY = b"videokd"
 _ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a dataset may have millions
 class Clip:
     """One prepared clip: a row of the manifest.
 
@@ -133,15 +134,17 @@ class Manifest:
         if not path.exists():
             raise DataError(f"{path}: no manifest there. Make one with `videokd prepare`, or check the path.")
         try:
-            table = pq.read_table(path)
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                kinds = dict(zip(schema.names, schema.types, strict=True))
+                known = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
+                values = {name: _objects(file.read(columns=[name]).column(0)) for name in known}
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path} is no Parquet file ({str(error).splitlines()[0]}). Prepare the dataset again."
             ) from error
-        kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
-        columns = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
-        missing = [f.name for f in fields(Clip) if f.name not in columns and f.default is MISSING]
-        head = (table.schema.metadata or {}).get(_METADATA_KEY)
+        missing = [f.name for f in fields(Clip) if f.name not in values and f.default is MISSING]
+        head = (schema.metadata or {}).get(_METADATA_KEY)
         if missing or head is None:
             lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
             raise DataError(f"{path} is no manifest of videokd: it lacks {lacking}. Prepare the dataset again.")
@@ -150,7 +153,7 @@ class Manifest:
             raise DataError(
                 f"{path} is a manifest of version {about['version']} (accepted: {_VERSION}). Prepare the dataset again."
             )
-        clips = tuple(Clip(**row) for row in table.select(columns).to_pylist())
+        clips = tuple(map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip))))
         return cls(path.parent, clips, tuple(about["class_names"]), about["flip"], about["settings"])
 
     def write(self, path: Path | str | None = None) -> Path:
@@ -176,9 +179,9 @@ class Manifest:
         schema = pa.schema(
             [pa.field(f.name, _ARROW_TYPES[str(f.type)], nullable=False) for f in fields(Clip)], {_METADATA_KEY: head}
         )
-        columns = zip(*map(astuple, self.clips), strict=True) if self.clips else [()] * len(schema)
-        table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
-        with written_whole(path) as aside:
+        columns = [pa.array([getattr(clip, column.name) for clip in self.clips], column.type) for column in schema]
+        table = pa.table(columns, schema)
+        with written_whole(path, durable=True) as aside:
             pq.write_table(table, aside, compression="zstd")
         return path
 
@@ -235,6 +238,31 @@ class Manifest:
                 f"{self.root}: {len(wrong)} of {len(self.clips)} videos are missing or have changed (first: "
                 f"{wrong[0].path}). Move them back, or run the same `videokd prepare` again: it makes what is missing."
             )
+
+
+def listed_ids(folder: Path) -> frozenset[str]:
+    """The video ids of the manifest in a folder; none where no manifest can be read there."""
+    try:
+        with pq.ParquetFile(folder / MANIFEST_NAME) as file:
+            return frozenset(file.read(columns=["video_id"]).column(0).to_pylist())
+    except (pa.ArrowException, OSError, IndexError):
+        return frozenset()
+
+
+def _objects(column: pa.ChunkedArray) -> list[Any]:
+    """A column as Python objects; what occurs again and again, such as a class's name, is one object."""
+    if not pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    same: dict[str, str] = {}
+    found: list[Any] = []
+    for chunk in column.chunks:
+        encoded = chunk.dictionary_encode()
+        if len(encoded.dictionary) > len(chunk) // 2:
+            found += chunk.to_pylist()
+            continue
+        texts = [same.setdefault(text, text) for text in encoded.dictionary.to_pylist()]
+        found += [texts[number] for number in encoded.indices.to_pylist()]
+    return found
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ from videokd.datasets.checks import check_clips
 from videokd.datasets.layouts import Entry, Listing
 from videokd.datasets.lock import writing_alone
 from videokd.datasets.making import Facts, Making, described, finished, make, sha256_of
-from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.manifest import Clip, Manifest, listed_ids
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
 from videokd.datasets.shards import SHARDS_FOLDER, Shard, finished_shards
 from videokd.datasets.workers import Workers
@@ -67,22 +67,26 @@ def prepare(
 
     Raises:
         DataError: nothing to do; failures with on_error="fail", or nothing but failures; `out` cannot be written or
-            lies in the dataset's folder; another process writes there; a worker died.
+            lies in the dataset's folder; another process writes there; it holds another dataset; a
+            worker died.
         ConfigError: a setting is out of its range, or there is no Ray cluster.
     """
     out, encoding = Path(out), encoding or Encoding()
     _check_arguments(listing, out, on_error)
     with _kept_from_others(out, shared=shard is not None):
+        _check_same_dataset(listing, out)
         _clear(out, shard)
         entries = [entry for entry in listing.entries if shard is None or shard.holds(entry.video_id)]
-        tasks = [_task(entry, listing.root, out, encoding, keep) for entry in entries]
-        facts, reasons = _make_all(tasks, workers or Workers(), progress)
+        plan = _Plan(
+            listing.root.absolute(), out.absolute(), encoding, keep
+        )  # workers of a cluster stand in other folders
+        made, reasons = _make_all(entries, plan, workers or Workers(), progress)
         failed = [(entry.path.as_posix(), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
         failures = shard.failures(out) if shard else out / FAILURES_NAME
         write_failures(failures, failed)
         if failed and (on_error == "fail" or (shard is None and len(failed) == len(entries))):
             raise _too_many(failed, len(entries), failures)
-        clips = tuple(_clip(entry, facts[entry.video_id]) for entry in entries if entry.video_id in facts)
+        clips = tuple(made[entry.video_id] for entry in entries if entry.video_id in made)
         settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
         manifest = Manifest(out, clips, listing.class_names, listing.flip, settings)
         if shard is None:
@@ -214,6 +218,15 @@ def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
         raise DataError(f"{out} lies in the dataset's own folder {listing.root}. Choose a folder outside it.")
 
 
+def _check_same_dataset(listing: Listing, out: Path) -> None:
+    known = listed_ids(out)
+    if known and known.isdisjoint(entry.video_id for entry in listing.entries):
+        raise DataError(
+            f"{out} holds another dataset: {len(known)} clips, none of {listing.root} (first: {min(known)}). "
+            "Choose another --out, or delete that folder."
+        )
+
+
 @contextlib.contextmanager
 def _kept_from_others(out: Path, *, shared: bool = False) -> Iterator[None]:
     """The folder, made where it is missing, for this run alone, or for shares of one dataset."""
@@ -253,36 +266,66 @@ def _remove_temporary(out: Path) -> None:
 
 
 def _row(out: Path, video_id: str) -> Path:
-    # Hashed, because an id may hold "/" and be as long as a file name can be.
-    return out / _ROWS / (hashlib.sha256(video_id.encode()).hexdigest()[:24] + ".json")
+    # Hashed, because an id may hold "/" and be as long as a file name can be; in 256 folders, because one of millions is slow.
+    name = hashlib.sha256(video_id.encode()).hexdigest()[:24]
+    return out / _ROWS / name[:2] / f"{name[2:]}.json"
 
 
-def _task(entry: Entry, source_root: Path, out: Path, encoding: Encoding, keep: bool) -> Making:
-    out = out.absolute()  # workers of a cluster stand in other folders
-    return Making(
-        video_id=entry.video_id,
-        root=out,
-        source=source_root.absolute() / entry.path,
-        target=out / _VIDEOS / f"{entry.video_id}.mp4",
-        row=_row(out, entry.video_id),
-        encoding=encoding,
-        keep=keep,
-    )
+@dataclass(frozen=True)
+class _Plan:
+    """What all of a dataset's clips have in common."""
+
+    source_root: Path
+    out: Path
+    encoding: Encoding
+    keep: bool
+
+    def task(self, entry: Entry) -> Making:
+        return Making(
+            video_id=entry.video_id,
+            root=self.out,
+            source=self.source_root / entry.path,
+            target=self.out / _VIDEOS / f"{entry.video_id}.mp4",
+            row=_row(self.out, entry.video_id),
+            encoding=self.encoding,
+            keep=self.keep,
+        )
+
+
+@dataclass(frozen=True)
+class _Tasks(Sequence[Any]):
+    """Tasks that are made when they are handed out: those of a million clips would fill the memory."""
+
+    make: Callable[[Any], Any]
+    items: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.make(self.items[number])
 
 
 def _make_all(
-    tasks: Sequence[Making], workers: Workers, progress: bool | None
-) -> tuple[dict[str, Facts], dict[str, str]]:
-    """What is known of each finished clip, and why each other failed, by video id."""
-    facts = {task.video_id: found for task in tasks if (found := finished(task)) is not None}
+    entries: Sequence[Entry], plan: _Plan, workers: Workers, progress: bool | None
+) -> tuple[dict[str, Clip], dict[str, str]]:
+    """Each finished clip, and why each other failed, by video id."""
+    made: dict[str, Clip] = {}
+    todo: dict[str, Entry] = {}
+    for entry in entries:
+        facts = finished(plan.task(entry))
+        if facts is None:
+            todo[entry.video_id] = entry
+        else:
+            made[entry.video_id] = _clip(entry, facts)
     reasons: dict[str, str] = {}
-    todo = [task for task in tasks if task.video_id not in facts]
-    for task, outcome in _with_bar(make, todo, workers, what="prepare", done=len(facts), shown=progress):
+    tasks: Sequence[Making] = _Tasks(plan.task, list(todo.values()))
+    for task, outcome in _with_bar(make, tasks, workers, what="prepare", done=len(made), shown=progress):
         if isinstance(outcome, DecodeError):
             reasons[task.video_id] = str(outcome)
         else:
-            facts[task.video_id] = outcome
-    return facts, reasons
+            made[task.video_id] = _clip(todo[task.video_id], outcome)
+    return made, reasons
 
 
 def _with_bar(
@@ -320,7 +363,7 @@ def _clip(entry: Entry, facts: Facts) -> Clip:
         split2=split2,
         split3=split3,
         source_path=entry.path.as_posix(),
-        **facts,
+        **facts | {name: sys.intern(facts[name]) for name in ("codec", "source_codec")},  # the same for most clips
     )
 
 
