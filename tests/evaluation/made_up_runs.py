@@ -69,6 +69,39 @@ def made_up_run(folder: Path, *, name: str = "demo") -> Path:
     return folder
 
 
+def made_up_answers(folder: Path) -> None:
+    """Scores files of two of a made-up run's models, and an example clip."""
+    results = json.loads((folder / "results.json").read_text())
+    for name, skill, seed in (("teachers", 3.4, 5), ("small", 2.7, 6)):
+        made_up_scores(skill, seed=seed).save(folder / f"scores-{name}.npz")
+    results["examples"] = [
+        {"picture": "streams-01-Archery.png", "video_id": "video000", "class_name": "Archery"},
+        {"picture": "streams-02-Biking.png", "video_id": "video003", "class_name": "Biking"},
+    ]
+    write_results(folder / "results.json", results)
+
+
+def made_up_exits(folder: Path) -> None:
+    """Two exits of one of a made-up run's students, and its early-exit curve."""
+    results = json.loads((folder / "results.json").read_text())
+    whole = results["entries"]["small"]["macs_per_video"]
+    for number, skill in enumerate((1.9, 2.3), start=1):
+        entry = made_up_entry("exit", ("iframe", "motion", "residual"), skill, seed=20 + number, size=3e6 * number)
+        results["entries"][f"small:exit{number}"] = entry | {"macs_per_video": 0.3 * number * whole}
+    results["early_exit"] = {
+        "small": [
+            {
+                "threshold": threshold,
+                "top1": {"value": 0.7 + 0.2 * share, "low": 0.64 + 0.2 * share, "high": 0.76 + 0.2 * share},
+                "macs_per_video": (0.35 + 0.65 * share) * whole,
+                "exits": {"exit1": 1 - share, "exit2": 0.0, "deepest": share},
+            }
+            for threshold, share in ((0.5, 0.1), (0.8, 0.5), (1.0, 1.0))
+        ]
+    }
+    write_results(folder / "results.json", results)
+
+
 def made_up_log(folder: Path, *, epochs: int = 8) -> None:
     lines = []
     for step in range(10 * epochs):

@@ -17,6 +17,7 @@ from matplotlib.image import imsave
 from videokd.errors import DataError
 from videokd.evaluation.report import write_report
 from videokd.evaluation.results import read_results
+from videokd.evaluation.scores import Scores, paired_difference
 
 
 def _made_up() -> ModuleType:
@@ -29,6 +30,7 @@ def _made_up() -> ModuleType:
 
 
 made_up = _made_up()
+METRICS = ("top1", "top5", "mean_class", "calibration_error")
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href", "background"}
 
 
@@ -72,8 +74,10 @@ class Page(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_up.made_up_run(tmp_path_factory.mktemp("runs") / "demo")
     made_up.made_up_log(folder)
+    made_up.made_up_answers(folder)
     (folder / "pictures").mkdir()
-    imsave(folder / "pictures" / "streams-Archery.png", np.zeros((4, 6, 3), np.uint8))
+    for name, shade in (("streams-Archery", 0), ("streams-01-Archery", 80), ("streams-02-Biking", 160)):
+        imsave(folder / "pictures" / f"{name}.png", np.full((4, 6, 3), shade, np.uint8))
     (folder / "config.yaml").write_text("out: demo\nnote: <b>&\n")
     return folder
 
@@ -90,7 +94,7 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, run: Path) -> None:
     for address in page.loaded:
         assert address.startswith(("data:image/", "#")), address[:80]
     text = (run.parent / "page" / "report.html").read_text(encoding="utf-8")
-    assert "http" not in text
+    assert "http" not in text.replace("http-equiv", "")
     assert "@import" not in text
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert not page.open
@@ -99,7 +103,7 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, run: Path) -> None:
 def test_every_figure_of_the_headline_stands_in_its_table(page: Page, run: Path) -> None:
     cells = page.tables[0]
     for name, entry in read_results(run)["entries"].items():
-        row = cells[next(number for number, cell in enumerate(cells) if cell.strip().startswith(f"{name} ")) :][:8]
+        row = cells[next(number for number, cell in enumerate(cells) if cell.strip().startswith(f"{name} ")) :][:9]
         assert row[0].split(maxsplit=1) == [name, entry["role"]]
         assert row[1].strip() == f"{', '.join(entry['streams'])} {entry['backbone']}"
         assert row[2].strip() == f"{entry['parameters'] / 1e6:.3g} M"
@@ -109,7 +113,7 @@ def test_every_figure_of_the_headline_stands_in_its_table(page: Page, run: Path)
         )
         assert row[3].strip() == expected
         assert row[4].strip() == f"{entry['latency_ms']['total']:.1f}"
-        for cell, metric in zip(row[5:], ("top1", "top5", "mean_class"), strict=True):
+        for cell, metric in zip(row[5:], METRICS, strict=True):
             value, low, high = (100 * entry["metrics"][metric][key] for key in ("value", "low", "high"))
             assert cell.strip() == f"{value:.1f} {low:.1f}–{high:.1f}"
 
@@ -119,9 +123,10 @@ def test_the_best_of_each_column_is_marked(run: Path) -> None:
     marked = re.findall(r'class="number best">.*?class="figure">([^<]*)<', text, flags=re.DOTALL)
     entries = list(read_results(run)["entries"].values())
     expected = ["3.1 M", "310 M", "7.1"]  # the tiny student's parameters, MACs and milliseconds
-    for metric in ("top1", "top5", "mean_class"):
+    for metric in METRICS:
         values = [entry["metrics"][metric]["value"] for entry in entries]
-        expected += [f"{100 * max(values):.1f}"] * values.count(max(values))
+        best = min(values) if metric == "calibration_error" else max(values)
+        expected += [f"{100 * best:.1f}"] * values.count(best)
     assert sorted(marked) == sorted(expected)
 
 
@@ -129,6 +134,7 @@ def test_differences_and_classes_have_their_tables(page: Page, run: Path) -> Non
     assert [cell.strip() for cell in page.tables[1][5:]] == [
         *("students", "teachers", "−2.1", "−4.0 to +0.3", "no clear difference"),
         *("students", "tiny", "+8.3", "+4.1 to +12.2", "better"),
+        *("small", "teachers", *_difference_by_hand(), "worse"),
     ]
     cells = [cell.strip() for cell in page.tables[2]]
     entries = read_results(run)["entries"]
@@ -139,10 +145,81 @@ def test_differences_and_classes_have_their_tables(page: Page, run: Path) -> Non
         assert row == [name, "28", *(f"{100 * accuracy:.1f}" for accuracy in accuracies)]
 
 
+def _difference_by_hand() -> tuple[str, str]:
+    """Small minus teachers, of which alone there are scores; videos are drawn, as no groups are given."""
+    small, teachers = (made_up.made_up_scores(skill, seed=seed) for skill, seed in ((2.7, 6), (3.4, 5)))
+    gain = (small.logits.argmax(1) == small.labels) * 1.0 - (teachers.logits.argmax(1) == teachers.labels)
+    interval = paired_difference(small, teachers)
+    low, high = (f"{100 * interval[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    return f"{100 * gain.mean():+.1f}".replace("-", "−"), f"{low} to {high}"
+
+
+def test_examples_show_each_models_answer(page: Page, run: Path) -> None:
+    words = " ".join(word.strip() for word in page.words if word.strip())
+    for video, name in (("video000", "Archery"), ("video003", "Biking")):
+        part = words[words.index(f"{name} {video}") :][:90]
+        for model in ("teachers", "small"):
+            scores = Scores.load(run / f"scores-{model}.npz")
+            logits = scores.logits[scores.video_ids.index(video)].astype(float)
+            shares = np.exp(logits) / np.exp(logits).sum()
+            mark = "✓" if made_up.CLASSES[shares.argmax()] == name else "✗"
+            assert f"{100 * shares.max():.1f} % {mark} {made_up.CLASSES[shares.argmax()]} {model}" in part
+    assert page.loaded.count(_data(run / "pictures" / "streams-01-Archery.png")) == 1
+
+
+def test_wrong_answers_are_marked(tmp_path: Path, run: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    scores = Scores.load(run / "scores-small.npz")
+    wrong = int(np.flatnonzero(scores.logits.argmax(1) != scores.labels)[0])
+    text = (run / "results.json").read_text().replace('"video000"', f'"video{wrong:03d}"')
+    (tmp_path / "run" / "results.json").write_text(text)
+    html = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    answers = re.findall(
+        r'<li( class="right")?>.*?aria-label="(\w+)".*?<span class="model">(\w+)<', html, flags=re.DOTALL
+    )
+    assert ("", "wrong", "small") in answers
+    assert all((kind == "right") == bool(marked) for marked, kind, _ in answers)
+
+
+def test_exits_have_a_section_of_their_own(tmp_path: Path, run: Path, page: Page) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    made_up.made_up_exits(tmp_path / "run")
+    with_exits = Page(write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert with_exits.tables[0] == page.tables[0]
+    assert with_exits.tags.count("svg") == page.tags.count("svg") + 1
+    alone, thresholds = (
+        next(t for t in with_exits.tables if t[1].strip() == name) for name in ("exit alone", "threshold")
+    )
+    assert [cell.strip() for cell in alone[5::5]] == ["small"] * 3
+    assert [cell.strip() for cell in alone[6::5]] == ["exit1", "exit2", "the whole network"]
+    assert [cell.strip() for cell in thresholds[5:10]] == [
+        *("small", "0.5", "465 M", "72.0 66.0–78.0", "exit1 90 %, exit2 0 %, deepest 10 %")
+    ]
+
+
+def test_intervals_are_over_groups_where_these_are_given(tmp_path: Path, run: Path) -> None:
+    groups = {f"video{number:03d}": f"g{number // 24}" for number in range(168)}
+    page = Page(write_report([run], tmp_path / "report.html", groups=groups).read_text(encoding="utf-8"))
+    small, teachers = (Scores.load(run / f"scores-{name}.npz") for name in ("small", "teachers"))
+    interval = paired_difference(small, teachers, [groups[video] for video in small.video_ids])
+    low, high = (f"{100 * interval[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    assert page.tables[1][-2].strip() == f"{low} to {high}"
+
+
+def test_scores_of_other_classes_are_named(tmp_path: Path, run: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    made_up.made_up_scores(2, classes=3).save(tmp_path / "run" / "scores-small.npz")
+    with pytest.raises(DataError, match=r"scores-small\.npz has 3 classes, and results\.json beside it 6"):
+        write_report([tmp_path / "run"], tmp_path / "report.html")
+
+
+def _data(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
 def test_figures_pictures_and_settings_are_there(page: Page, run: Path) -> None:
-    assert page.tags.count("svg") == 2 + 2 + 7  # costs, curves, confusion matrices
-    picture = base64.b64encode((run / "pictures" / "streams-Archery.png").read_bytes()).decode()
-    assert f"data:image/png;base64,{picture}" in page.loaded
+    assert page.tags.count("svg") == 2 + 2 + 7 + 2  # costs, curves, confusion matrices, reliabilities
+    assert _data(run / "pictures" / "streams-Archery.png") in page.loaded
     words = "".join(page.words)
     for expected in (
         *("A <title>", "streams · Archery", "videokd distill --out demo", "note: <b>&", "torch 2.6.0", "2026-03-01"),
@@ -178,7 +255,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, run: Path) -> None:
     assert "demo · small" in words
     assert "second · small" in words
     assert "not measured alike" in words
-    assert page.tags.count("img") == 1  # the same picture of both runs is shown once
+    assert page.tags.count("img") == 3  # the same pictures of both runs are shown once
 
 
 def test_odd_logs_do_no_harm(tmp_path: Path, run: Path) -> None:

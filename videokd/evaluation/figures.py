@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from videokd.evaluation.answers import Bin
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -24,6 +26,8 @@ _ROLES = {
     "fused teachers": ("D", "#e07a1f"),
     "student": ("o", "#2f6fed"),
     "students fused": ("D", "#2f6fed"),
+    "exit": ("v", "#2f6fed"),
+    "exits together": ("^", "#2f6fed"),
 }
 _OTHER_ROLE = ("s", "#7a8699")
 _COUNTS_UP_TO = 12  # classes: with more, the counts of a confusion matrix are too small to be read
@@ -118,6 +122,64 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, across
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
     return _svg(figure, label=f"{up} over {across}")
+
+
+def early_exit_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], exits: Mapping[str, Sequence[Point]]) -> str:
+    """Top-1 over the mean MACs of a video as the threshold changes, and what each exit alone gives.
+
+    Args:
+        curves: {student: points of results.json's `early_exit`}, one or more.
+        exits: {student: its exits alone, cheapest first}; students may be missing.
+
+    Returns:
+        An <svg> element.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(width=6.4, height=4.0)
+    for number, (name, points) in enumerate(curves.items()):
+        colour = _CYCLE[number % len(_CYCLE)]
+        line = sorted(points, key=lambda point: float(point["macs_per_video"]))
+        x = [point["macs_per_video"] for point in line]
+        tops = [{key: 100 * value for key, value in point["top1"].items()} for point in line]
+        low, high = [top["low"] for top in tops], [top["high"] for top in tops]
+        axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
+        axes.plot(x, [top["value"] for top in tops], "o-", color=colour, linewidth=1.8, markersize=4.5, label=name)
+        alone = exits.get(name, ())
+        places = [point.cost for point in alone], [point.accuracy for point in alone]
+        axes.plot(*places, "D", color=colour, markersize=6, markerfacecolor="none", linestyle="none")
+    axes.set_xlabel("MACs per video, mean")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=_INK, loc="lower right")
+    return _svg(figure, label="Top-1 accuracy over the mean MACs of a video, by threshold of early exit")
+
+
+def reliability_figure(bins: Sequence[Bin], *, title: str) -> str:
+    """How often a model is right where it is so sure; the line of a calibrated one; how many videos, as faint bars.
+
+    Args:
+        bins: one or more, in order.
+        title: what it is of, for those who cannot see it.
+
+    Returns:
+        An <svg> element.
+    """
+    figure, axes = _figure(width=3.1, height=2.9)
+    most = max(bin.videos for bin in bins)
+    for bin in bins:
+        width = 100 * (bin.high - bin.low)
+        axes.bar(100 * bin.low, 22 * bin.videos / most, width, align="edge", color=_FAINT, alpha=0.22, linewidth=0)
+    axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    sure, right = [100 * bin.confidence for bin in bins], [100 * bin.accuracy for bin in bins]
+    axes.vlines(sure, sure, right, color=_ACCENT, linewidth=1.6, alpha=0.35, zorder=2)
+    axes.plot(sure, right, "o-", color=_ACCENT, linewidth=1.4, markersize=4.5, zorder=3)
+    axes.set(xlim=(0, 101), ylim=(0, 102), xlabel="confidence, %", ylabel="right, %")
+    axes.set_xticks(range(0, 101, 25))
+    axes.set_yticks(range(0, 101, 25))
+    return _svg(figure, label=f"Reliability of {title}: share of right answers over confidence")
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str], *, title: str) -> str:
@@ -220,7 +282,11 @@ def _ticks(low: float, high: float) -> Any:
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Names beside the points, each at the first of eight places where it covers no point, interval or other name."""
+    """Names beside the points, each at the first place where it covers no point, interval or other name.
+
+    A name that finds no such place is left out, unless the point is on the Pareto front: those come first, and have theirs
+    in any case.
+    """
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     places = {point: axes.transData.transform((point.cost, point.accuracy)) for point in points}
     taken = []
@@ -228,11 +294,18 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
         (_, low), (_, high) = axes.transData.transform([(point.cost, point.low), (point.cost, point.high)])
         taken += [(x - 6, y - 6, x + 6, y + 6), (x - 2, low, x + 2, high)]
     points_a_pixel = 72 / axes.figure.dpi
-    for point, (x, y) in places.items():
+    front = pareto_front(points)
+    left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
+    for point in sorted(points, key=lambda point: point not in front):
+        x, y = places[point]
         width, height = 6.6 * len(point.name), 13
-        candidates = [(dx, dy) for dy in (4, -17, 18, -30) for dx in (9, -9 - width)]
+        candidates = [(dx, dy) for dy in (4, -17, 18, -30, 32, -44) for dx in (9, -9 - width)]
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in candidates]
-        box = next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
+        inside = [box for box in boxes if left <= box[0] and box[2] <= right + 20]
+        free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
+        if not free and point not in front:
+            continue
+        box = [*free, *inside, *boxes][0]
         taken.append(box)
         offset = ((box[0] - x) * points_a_pixel, (box[1] - y + 3) * points_a_pixel)
         place = (point.cost, point.accuracy)

@@ -15,10 +15,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from videokd.errors import DataError
-from videokd.evaluation.figures import Point, confusion_figure, cost_figure, curves_figure, short_number
+from videokd.evaluation.answers import answers_to, differences, is_exit, load_scores, reliability
+from videokd.evaluation.figures import (
+    Point,
+    confusion_figure,
+    cost_figure,
+    curves_figure,
+    early_exit_figure,
+    reliability_figure,
+    short_number,
+)
+from videokd.evaluation.headline import headline, interval_text, latency, percent
 from videokd.evaluation.results import read_results
+from videokd.evaluation.scores import Scores
 from videokd.files import write_whole
 
+_MOST_EXAMPLES = 8
 _FOLDED_ABOVE = 20  # classes: larger matrices and tables are folded away until asked for
 
 
@@ -31,39 +43,32 @@ class _Run:
     log: Sequence[Mapping[str, Any]]
     settings: str
     pictures: Sequence[Path]
+    scores: Mapping[str, Scores]
 
     @property
     def name(self) -> str:
         return str(self.results["run"])
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of the headline table: its value, how it is written, which end is best, what stands below."""
-
-    title: str
-    value: Callable[[Mapping[str, Any]], float | None]
-    text: Callable[[float], str]
-    best: Callable[[Sequence[float]], float]
-    small: Callable[[Mapping[str, Any]], str] = lambda entry: ""
-
-
-def write_report(runs: Sequence[Path | str], save: Path | str, *, title: str = "videokd") -> Path:
+def write_report(
+    runs: Sequence[Path | str], save: Path | str, *, title: str = "videokd", groups: Mapping[str, str] | None = None
+) -> Path:
     """Write one page that shows the results of runs side by side.
 
-    Of each run folder it shows `results.json`, and where they are there `log.jsonl` (training curves), `pictures/*.png`
-    and `config.yaml`. The page holds everything it shows and loads nothing from elsewhere.
+    Of each run folder it shows `results.json`, and where they are there `log.jsonl` (training curves), `pictures/*.png`,
+    `scores-*.npz` (answers, calibration, differences) and `config.yaml`. The page holds everything it shows and loads nothing from elsewhere.
 
     Args:
         runs: one or more run folders.
         save: the page's path.
         title: the page's heading.
+        groups: {video id: group} of the manifests, for the intervals of differences; without it videos are drawn.
 
     Returns:
         The page's path.
 
     Raises:
-        DataError: there is no run, or a run's folder has no sound `results.json`.
+        DataError: there is no run, a run's folder has no sound `results.json`, or its scores are damaged.
         DataError: it cannot be written.
     """
     if not runs:
@@ -71,8 +76,8 @@ def write_report(runs: Sequence[Path | str], save: Path | str, *, title: str = "
     loaded = [_load(Path(run)) for run in runs]
     template = resources.files("videokd.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _percent
-    page = environment.from_string(template).render(_context(loaded, title))
+    environment.filters["percent"] = percent
+    page = environment.from_string(template).render(_context(loaded, title, groups or {}))
     return write_whole(save, page.encode())
 
 
@@ -85,6 +90,7 @@ def _load(folder: Path) -> _Run:
         log=_read_log(log.read_text(encoding="utf-8")) if log.is_file() else [],
         settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
         pictures=sorted((folder / "pictures").glob("*.png")),
+        scores=load_scores(folder, results),
     )
 
 
@@ -101,9 +107,11 @@ def _read_log(text: str) -> list[Mapping[str, Any]]:
     return records
 
 
-def _context(runs: Sequence[_Run], title: str) -> dict[str, Any]:
+def _context(runs: Sequence[_Run], title: str, groups: Mapping[str, str]) -> dict[str, Any]:
     """What the template writes out."""
-    entries = [(_entry_name(run, name, runs), entry) for run in runs for name, entry in run.results["entries"].items()]
+    entries = [
+        (_entry_name(run, name, runs), entry) for run in runs for name, entry in _whole(run.results["entries"]).items()
+    ]
     datasets = [_dataset_line(run.results) for run in runs]
     return {
         "title": title,
@@ -111,19 +119,45 @@ def _context(runs: Sequence[_Run], title: str) -> dict[str, Any]:
         "created": max(run.results["created"] for run in runs)[:10],
         "differ": len(set(datasets)) > 1,
         "intervals_over": sorted({entry["metrics"].get("intervals_over", "videos") for _, entry in entries}),
-        "headline": _headline(entries),
+        "headline": headline(entries),
+        "examples": _examples(runs),
         "pictures": _pictures(runs),
         "cost_figures": [Markup(figure) for figure in _cost_figures(entries)],
         "curves": [curves for run in runs if (curves := _curves(run, runs))],
-        "comparisons": _comparisons(runs),
+        "early_exits": [exits for run in runs if (exits := _early_exits(run, runs))],
+        "reliabilities": _reliabilities(runs),
+        "comparisons": _comparisons(runs, groups),
         "confusions": _confusions(runs),
         "class_tables": _class_tables(runs),
         "runs": [{"name": run.name, "settings": run.settings, **_provenance(run.results)} for run in runs],
     }
 
 
+def _whole(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries that are models of their own; shallow exits have a section for themselves."""
+    whole = {name: entry for name, entry in entries.items() if not is_exit(entry)}
+    return whole or dict(entries)
+
+
+def _models(runs: Sequence[_Run]) -> dict[str, Scores]:
+    """{name as on the page: scores} of all models whose scores are there."""
+    return {
+        _entry_name(run, name, runs): scores
+        for run in runs
+        for name, scores in run.scores.items()
+        if name in _whole(run.results["entries"])
+    }
+
+
 def _entry_name(run: _Run, name: str, runs: Sequence[_Run]) -> str:
-    return name if len(runs) == 1 else f"{run.name} · {name}"
+    """The entry's own name, that of its run where the run has no other, or both."""
+    if len(runs) == 1:
+        return name
+    return (
+        run.name
+        if len(_whole(run.results["entries"])) == 1 and not is_exit(run.results["entries"][name])
+        else f"{run.name} · {name}"
+    )
 
 
 def _dataset_line(results: Mapping[str, Any]) -> str:
@@ -142,82 +176,108 @@ def _provenance(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"command": results["command"], "created": results["created"], "versions": versions}
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _as_data(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _latency(entry: Mapping[str, Any]) -> float | None:
-    return None if entry["latency_ms"] is None else float(entry["latency_ms"]["total"])
-
-
-def _flops(entry: Mapping[str, Any]) -> str:
-    return "" if entry["macs_per_video"] is None else f"{short_number(2 * entry['macs_per_video'])}FLOPs"
-
-
-def _metric_column(title: str, name: str) -> _Column:
-    def small(entry: Mapping[str, Any]) -> str:
-        interval = entry["metrics"][name]
-        return f"{_percent(interval['low'])}–{_percent(interval['high'])}"
-
-    return _Column(title, lambda entry: float(entry["metrics"][name]["value"]), _percent, max, small)
-
-
-_COLUMNS = (
-    _Column("parameters", lambda entry: entry["parameters"], short_number, min),
-    _Column("MACs/video", lambda entry: entry["macs_per_video"], short_number, min, _flops),
-    _Column("ms/video", _latency, lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}", min),
-    _metric_column("top-1, %", "top1"),
-    _metric_column("top-5, %", "top5"),
-    _metric_column("mean class, %", "mean_class"),
-)
-
-
-def _headline(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The table over all models; columns that nobody has are left out, the best of each column is marked."""
-    columns = [column for column in _COLUMNS if any(column.value(entry) is not None for _, entry in entries)]
-    tops = [entry["metrics"]["top1"] for _, entry in entries]
-    low, high = min(top["low"] for top in tops), max(top["high"] for top in tops)
-    span = max(high - low, 1e-9)
-    best = {}
-    for column in columns:
-        known = [value for _, entry in entries if (value := column.value(entry)) is not None]
-        best[column.title] = column.best(known) if len(known) > 1 else math.nan
-    rows = []
-    for name, entry in entries:
-        cells = [_cell(column, entry, best[column.title]) for column in columns]
-        top1 = entry["metrics"]["top1"]
-        bar = {key: round(100 * (top1[key] - low) / span, 2) for key in ("low", "value", "high")}
-        about = {"role": entry["role"], "streams": ", ".join(entry["streams"]), "backbone": entry["backbone"] or "–"}
-        rows.append({"name": name, "cells": cells, "bar": bar, **about})
-    return {"columns": [column.title for column in columns], "rows": rows}
-
-
-def _cell(column: _Column, entry: Mapping[str, Any], best: float) -> dict[str, Any]:
-    value = column.value(entry)
-    return {
-        "text": "–" if value is None else column.text(value),
-        "best": value is not None and value == best,
-        "small": column.small(entry),
-        "bar": column.title.startswith("top-1"),
-    }
+def _examples(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    """Clips with their streams and what each model says of them, those first that most models name rightly."""
+    examples: dict[str, dict[str, Any]] = {}
+    models = _models(runs)
+    for run in runs:
+        class_names = run.results["dataset"]["class_names"]
+        for example in run.results.get("examples", ()):
+            path, video_id = run.folder / "pictures" / example["picture"], example["video_id"]
+            answers = answers_to(video_id, models, class_names)
+            if path.is_file() and answers and video_id not in examples:
+                names = {"video_id": video_id, "class_name": example["class_name"]}
+                examples[video_id] = {**names, "source": _as_data(path), "answers": answers}
+    shown = list(examples.values())[:_MOST_EXAMPLES]
+    return sorted(shown, key=lambda example: -sum(answer.right for answer in example["answers"]))
 
 
 def _pictures(runs: Sequence[_Run]) -> list[dict[str, str]]:
-    """Each different picture once, as data, with a caption from its file's name."""
-    pictures: dict[bytes, dict[str, str]] = {}
+    """Each different picture that is no example's once, as data, with a caption from its file's name."""
+    pictures: dict[str, dict[str, str]] = {}
     for run in runs:
+        examples = {example["picture"] for example in run.results.get("examples", ())} if run.scores else set()
         for path in run.pictures:
-            content = path.read_bytes()
-            source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            pictures.setdefault(content, {"caption": path.stem.replace("-", " · "), "source": source})
+            if path.name not in examples:
+                source = _as_data(path)
+                pictures.setdefault(source, {"caption": path.stem.replace("-", " · "), "source": source})
     return list(pictures.values())
+
+
+def _early_exits(run: _Run, runs: Sequence[_Run]) -> dict[str, Any] | None:
+    """The curve of one run whose students have exits, and a table of the exits alone."""
+    curves = run.results.get("early_exit")
+    if not curves:
+        return None
+    alone: dict[str, list[Point]] = {}
+    rows = []
+    for name, entry in run.results["entries"].items():
+        student, _, part = name.partition(":")
+        if student not in curves or (part and not is_exit(entry)):
+            continue
+        top1, cost = entry["metrics"]["top1"], entry["macs_per_video"]
+        if cost and entry["role"] != "exits together":
+            ends = (100 * top1[key] for key in ("value", "low", "high"))
+            alone.setdefault(student, []).append(Point(part or "deepest", entry["role"], cost, *ends))
+        rows.append((student, part or "the whole network", entry))
+    rows.sort(
+        key=lambda row: (list(curves).index(row[0]), row[2]["macs_per_video"] or 0, row[2]["role"] == "exits together")
+    )
+    table = [
+        {
+            "student": student,
+            "exit": part,
+            "parameters": "–" if entry["parameters"] is None else short_number(entry["parameters"]),
+            "macs": "–" if entry["macs_per_video"] is None else short_number(entry["macs_per_video"]),
+            "top1": percent(entry["metrics"]["top1"]["value"]),
+            "interval": interval_text(entry["metrics"]["top1"]),
+        }
+        for student, part, entry in rows
+    ]
+    return {
+        "name": run.name if len(runs) > 1 else "",
+        "figure": Markup(early_exit_figure(curves, alone)),
+        "table": table,
+        "shares": _shares(curves),
+    }
+
+
+def _shares(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """How many videos leave where, at each threshold."""
+    return [
+        {
+            "student": student,
+            "threshold": f"{point['threshold']:g}",
+            "macs": short_number(point["macs_per_video"]),
+            "top1": percent(point["top1"]["value"]),
+            "interval": interval_text(point["top1"]),
+            "exits": ", ".join(f"{name} {100 * share:.0f} %" for name, share in point["exits"].items()),
+        }
+        for student, points in curves.items()
+        for point in points
+    ]
+
+
+def _reliabilities(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    entries = {_entry_name(run, name, runs): entry for run in runs for name, entry in run.results["entries"].items()}
+    figures = []
+    for name, scores in _models(runs).items():
+        error = entries[name]["metrics"].get("calibration_error")
+        about = f"{percent(error['value'])} % ({interval_text(error)})" if error else ""
+        figure = Markup(reliability_figure(reliability(scores), title=name))
+        figures.append({"name": name, "error": about, "figure": figure})
+    return figures
 
 
 def _cost_figures(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Accuracy over the first two costs that two models or more have."""
     costs: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
         "MACs per video": lambda entry: entry["macs_per_video"],
-        "ms per video": _latency,
+        "ms per video": latency,
         "parameters": lambda entry: entry["parameters"],
     }
     figures = []
@@ -258,17 +318,29 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _comparisons(runs: Sequence[_Run]) -> list[dict[str, str]]:
+def _comparisons(runs: Sequence[_Run], groups: Mapping[str, str]) -> list[dict[str, str]]:
+    """The runs' own comparisons, then every model against the fused teachers, or else against the best model."""
+    found = [
+        {**comparison, **{key: _entry_name(run, comparison[key], runs) for key in ("a", "b")}}
+        for run in runs
+        for comparison in run.results.get("comparisons", ())
+    ]
+    models = _models(runs)
+    if len(models) > 1:
+        entries = {
+            _entry_name(run, name, runs): entry for run in runs for name, entry in run.results["entries"].items()
+        }
+        fused = [name for name in models if entries[name]["role"] == "fused teachers"]
+        reference = max(fused or models, key=lambda name: float(entries[name]["metrics"]["top1"]["value"]))
+        known = [(comparison["a"], comparison["b"]) for comparison in found]
+        found += differences(models, reference=reference, groups=groups, known=known)
     rows = []
-    for run in runs:
-        for comparison in run.results.get("comparisons", ()):
-            difference = comparison["top1_difference"]
-            value, low, high = (f"{100 * difference[key]:+.1f}".replace("-", "−") for key in ("value", "low", "high"))
-            verdict = (
-                "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "no clear difference"
-            )
-            a, b = (_entry_name(run, comparison[key], runs) for key in ("a", "b"))
-            rows.append({"a": a, "b": b, "value": value, "interval": f"{low} to {high}", "verdict": verdict})
+    for comparison in found:
+        difference = comparison["top1_difference"]
+        value, low, high = (f"{100 * difference[key]:+.1f}".replace("-", "−") for key in ("value", "low", "high"))
+        verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "no clear difference"
+        row = {"a": comparison["a"], "b": comparison["b"], "value": value, "interval": f"{low} to {high}"}
+        rows.append({**row, "verdict": verdict})
     return rows
 
 
@@ -276,7 +348,7 @@ def _confusions(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     figures = []
     for run in runs:
         class_names = run.results["dataset"]["class_names"]
-        for name, entry in run.results["entries"].items():
+        for name, entry in _whole(run.results["entries"]).items():
             if "confusion" in entry["metrics"]:
                 title = _entry_name(run, name, runs)
                 svg = confusion_figure(entry["metrics"]["confusion"], class_names, title=title)
@@ -289,7 +361,7 @@ def _class_tables(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     tables: dict[tuple[str, ...], dict[str, Any]] = {}
     for run in runs:
         class_names = tuple(run.results["dataset"]["class_names"])
-        for name, entry in run.results["entries"].items():
+        for name, entry in _whole(run.results["entries"]).items():
             per_class = entry["metrics"].get("per_class")
             if per_class is None:
                 continue

@@ -11,9 +11,10 @@
          "metrics": what `videokd.evaluation.scores.metrics` returns; confusion and per_class may be missing}},
      "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}],
      "early_exit": {student: [{"threshold": 0.9, "top1": {"value", "low", "high"}, "macs_per_video": mean over the videos,
-                               "exits": {"exit1": share of the videos that leave by it, …, "deepest": share}}]}}
+                               "exits": {"exit1": share of the videos that leave by it, …, "deepest": share}}]},
+     "examples": [{"picture": file in pictures/, "video_id": …, "class_name": …}]}
 
-`comparisons` and `early_exit` may be missing; keys beyond these are kept and ignored. A student's exits are entries named
+`comparisons`, `early_exit` and `examples` may be missing; keys beyond these are kept and ignored. A student's exits are entries named
 `student:exit1` and so on, cut off there: their parameters and MACs are those of the network up to the exit. `student:ensemble` is
 the mean of the logits of all exits, the deepest among them. In `early_exit` a video leaves by the first exit whose largest
 probability is above the threshold, and pays for the exits it passed too; under "fused" each student leaves by itself, and the

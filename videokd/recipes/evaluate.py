@@ -7,7 +7,6 @@ import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +16,6 @@ from torch import nn
 from tqdm import tqdm
 
 import videokd
-from videokd.codec.index import VideoIndex
-from videokd.codec.picture import save_picture, streams_picture
-from videokd.codec.streams import open_video
 from videokd.datasets.dataset import ClipDataset, collate, evaluation_batches
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
@@ -28,6 +24,7 @@ from videokd.evaluation.results import write_results
 from videokd.evaluation.scores import Scores, metrics
 from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
+from videokd.recipes.examples import choose_examples, draw_examples
 from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to, with_ensembles
 from videokd.recipes.learn import predict_batches
 from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
@@ -55,7 +52,7 @@ class Evaluate:
         device: auto takes CUDA where there is one.
         precision: fp32, bf16, or fp16 (CUDA only).
         timed_videos: how many videos are timed from file to label, one at a time; 0 times none.
-        pictures: of how many videos the streams are drawn.
+        pictures: of how many videos the streams are drawn: half of them such that were named wrongly, if there are as many.
     """
 
     run: str
@@ -69,7 +66,7 @@ class Evaluate:
     device: Device = "auto"
     precision: PrecisionName = "fp32"
     timed_videos: int = 10
-    pictures: int = 3
+    pictures: int = 6
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.num_segments is not None and self.num_segments < 1):
@@ -125,8 +122,9 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
         "num_segments": dataset.num_segments,
         "entries": entries,
     } | ({"early_exit": curves} if curves else {})
+    shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
+    results["examples"] = draw_examples(manifest, shown, run.path / "pictures")
     write_results(run.path / "results.json", results)
-    _draw(manifest, clips, run.path / "pictures", count=settings.pictures)
     for name, entry in entries.items():
         top1 = entry["metrics"]["top1"]
         say(
@@ -285,21 +283,3 @@ def _time_networks(
     read = time_ms(lambda: dataset[next(waiting)], repeats=videos, warmup=1)["p50"]
     run = time_ms(network, repeats=min(videos, 5), warmup=1, device=precision.device)["p50"]
     return {"read": read, "network": run, "total": read + run}
-
-
-def _draw(manifest: Manifest, clips: Sequence[Clip], folder: Path, *, count: int) -> None:
-    """Pictures of the streams of a few videos, each of another class where there are as many."""
-    one_of_each = list({clip.class_name: clip for clip in reversed(clips)}.values())[::-1]
-    spread = np.linspace(0, len(one_of_each) - 1, min(count, len(one_of_each))).round().astype(int)
-    for clip in (one_of_each[at] for at in spread):
-        index = VideoIndex.from_json(clip.index)
-        gop = max(range(len(index.gops)), key=lambda number: index.gops[number].num_positions)
-        last = index.gops[gop].num_positions - 1
-        positions = sorted({min(1, last), last // 2, last})
-        with open_video(manifest.root / clip.path, index=index) as video:
-            streams = [
-                video.read(gop=gop, position=p, streams=("iframe", "motion", "residual", "frame")) for p in positions
-            ]
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = streams_picture(streams, title=clip.video_id)
-        save_picture(picture, folder / f"streams-{clip.class_name}.png")

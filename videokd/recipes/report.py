@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videokd.datasets.manifest import Manifest
+from videokd.errors import DataError
 from videokd.evaluation.report import write_report
+from videokd.evaluation.results import read_results
 from videokd.recipes.command_line import parse, say
 
 
@@ -28,4 +31,17 @@ class Report:
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Report, arguments, verb="report", positional=("runs",))
-    say(f"report: {write_report([Path(run) for run in settings.runs], Path(settings.save), title=settings.title)}")
+    runs = [Path(run) for run in settings.runs]
+    say(f"report: {write_report(runs, Path(settings.save), title=settings.title, groups=_groups(runs))}")
+
+
+def _groups(runs: Sequence[Path]) -> dict[str, str]:
+    """{video id: group} of the runs' manifests, as far as they are where they were."""
+    groups: dict[str, str] = {}
+    for run in runs:
+        try:
+            manifest = Manifest.read(read_results(run)["dataset"]["manifest"])
+        except DataError:
+            continue
+        groups |= {clip.video_id: clip.group for clip in manifest.clips}
+    return groups
