@@ -22,6 +22,7 @@ Selection = Literal["train", "val", "fit", "test"]
 
 MANIFEST_NAME = "manifest.parquet"
 _VERSION = 1
+_ROWS_AT_ONCE = 5_000
 _METADATA_KEY = b"videokd"
 _ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
@@ -138,12 +139,16 @@ class Manifest:
                 schema = file.schema_arrow
                 kinds = dict(zip(schema.names, schema.types, strict=True))
                 known = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
-                values = {name: _objects(file.read(columns=[name]).column(0)) for name in known}
+                same: dict[str, str] = {}
+                clips: list[Clip] = []
+                missing = [f.name for f in fields(Clip) if f.name not in known and f.default is MISSING]
+                for rows in file.iter_batches(_ROWS_AT_ONCE, columns=known) if not missing else ():
+                    values = {name: _objects(rows.column(name), same) for name in known}
+                    clips += map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip)))
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path} is no Parquet file ({str(error).splitlines()[0]}). Prepare the dataset again."
             ) from error
-        missing = [f.name for f in fields(Clip) if f.name not in values and f.default is MISSING]
         head = (schema.metadata or {}).get(_METADATA_KEY)
         if missing or head is None:
             lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
@@ -153,8 +158,7 @@ class Manifest:
             raise DataError(
                 f"{path} is a manifest of version {about['version']} (accepted: {_VERSION}). Prepare the dataset again."
             )
-        clips = tuple(map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip))))
-        return cls(path.parent, clips, tuple(about["class_names"]), about["flip"], about["settings"])
+        return cls(path.parent, tuple(clips), tuple(about["class_names"]), about["flip"], about["settings"])
 
     def write(self, path: Path | str | None = None) -> Path:
         """Write the manifest; the same manifest gives the same bytes. The file is replaced when the new one is whole.
@@ -249,20 +253,13 @@ def listed_ids(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _objects(column: pa.ChunkedArray) -> list[Any]:
-    """A column as Python objects; what occurs again and again, such as a class's name, is one object."""
-    if not pa.types.is_string(column.type):
-        return list(column.to_pylist())
-    same: dict[str, str] = {}
-    found: list[Any] = []
-    for chunk in column.chunks:
-        encoded = chunk.dictionary_encode()
-        if len(encoded.dictionary) > len(chunk) // 2:
-            found += chunk.to_pylist()
-            continue
-        texts = [same.setdefault(text, text) for text in encoded.dictionary.to_pylist()]
-        found += [texts[number] for number in encoded.indices.to_pylist()]
-    return found
+def _objects(column: pa.Array, same: dict[str, str]) -> list[Any]:
+    """A column as Python objects; of texts that occur again and again, such as a class's name, the one in `same`."""
+    if pa.types.is_string(column.type):
+        some = column.slice(0, 1000)
+        if len(some.unique()) <= len(some) // 2:
+            return [same.setdefault(text, text) for text in column.to_pylist()]
+    return list(column.to_pylist())
 
 
 def _size(path: Path) -> int:
