@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -102,6 +103,31 @@ def test_a_ray_cluster_does_the_same(cluster: Any, tmp_path: Path) -> None:
         list(workers.outcomes(halve, (-2,)))
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127.0.0.1:1 \(.+\). Start one with `ray start --head`"):
         list(Workers("ray", address="127.0.0.1:1").outcomes(halve, (2,)))
+
+
+def deadly(task: tuple[int, str]) -> int:
+    """A task that ends its worker if its number is 8, and notes the others."""
+    number, folder = task
+    if number == 8:
+        os._exit(9)
+    with (Path(folder) / str(number)).open("a") as file:
+        file.write("done\n")
+    return number
+
+
+@pytest.mark.slow
+def test_a_deadly_task_costs_its_bundle_nothing(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videokd.datasets.workers._BUNDLES_PER_CPU", 2)
+    tasks = [(number, str(tmp_path)) for number in range(30)]
+    outcomes = dict(Workers("ray", address=cluster.address).outcomes(deadly, tasks))
+    assert len(outcomes) == 30
+    for (number, _), outcome in outcomes.items():
+        if number == 8:
+            assert re.fullmatch(r"4 Ray workers that took this file died. Leave it out, .*", str(outcome))
+        else:
+            assert outcome == number
+    # It came before the deadly one in a bundle, whose tasks were taken again
+    assert (tmp_path / "7").read_text().count("\n") > 1
 
 
 @pytest.mark.slow

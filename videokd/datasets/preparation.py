@@ -303,7 +303,8 @@ class _Tasks(Sequence[Any]):
         return len(self.items)
 
     def __getitem__(self, number: Any) -> Any:
-        return self.make(self.items[number])
+        items = self.items[number]
+        return _Tasks(self.make, items) if isinstance(number, slice) else self.make(items)
 
 
 def _make_all(

@@ -23,7 +23,10 @@ Result = TypeVar("Result")
 
 _WAITING_PER_JOB = 4  # tasks handed out ahead of the one in work: few enough for memory, enough that no worker waits
 _CONNECT_SECONDS = 10
-_RETRIES = 3  # of a task whose Ray worker died
+_RETRIES = 3  # of a bundle whose Ray worker died
+# Ray takes about a millisecond for each task, whatever is in it: one at a time, a driver could not keep hundreds of cores at work
+_LARGEST_BUNDLE = 16
+_BUNDLES_PER_CPU = 64  # at least, where bundles are larger than one: what the last ones cost is little
 
 
 @dataclass(frozen=True)
@@ -142,24 +145,42 @@ def _interrupts_held_back() -> Iterator[None]:
 def _on_ray(
     function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None, address: str | None
 ) -> Iterator[tuple[Task, Result | DecodeError]]:
-    def attempt(task: Task) -> Result | VideoKDError:
-        try:
-            return function(task)
-        except VideoKDError as error:  # as a value: raised, it would arrive wrapped in Ray's own error
-            return error
+    def attempt(bundle: Sequence[Task]) -> list[Result | VideoKDError]:
+        outcomes: list[Result | VideoKDError] = []
+        for task in bundle:
+            try:
+                outcomes.append(function(task))
+            except VideoKDError as error:  # as a value: raised, it would arrive wrapped in Ray's own error
+                outcomes.append(error)
+        return outcomes
 
     with _cluster(address) as ray:
         remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(attempt)
-        limit = jobs or _WAITING_PER_JOB * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        running: dict[Any, Task] = {}
-        waiting = iter(tasks)
+        cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        limit = jobs or _WAITING_PER_JOB * cpus
+        size = min(max(len(tasks) // (_BUNDLES_PER_CPU * cpus), 1), _LARGEST_BUNDLE)
+        waiting = iter([tasks[start : start + size] for start in range(0, len(tasks), size)])
+        again: list[Sequence[Task]] = []
+        running: dict[Any, Sequence[Task]] = {}
         while True:
-            while len(running) < limit and (task := next(waiting, None)) is not None:
-                running[remote.remote(task)] = task
+            while len(running) < limit and (bundle := again.pop() if again else next(waiting, None)) is not None:
+                running[remote.remote(list(bundle))] = bundle
             if not running:
                 return
             for reference in ray.wait(list(running))[0]:
-                yield running.pop(reference), _fetched(ray, reference)
+                bundle = running.pop(reference)
+                outcomes = _fetched(ray, reference)
+                if outcomes is not None:
+                    yield from zip(bundle, outcomes, strict=True)
+                elif len(bundle) > 1:
+                    again += [bundle[at : at + 1] for at in range(len(bundle))]  # which of them was it?
+                else:
+                    yield (
+                        bundle[0],
+                        DecodeError(
+                            f"{_RETRIES + 1} Ray workers that took this file died. Leave it out, or give them more memory."
+                        ),
+                    )
 
 
 @contextlib.contextmanager
@@ -194,13 +215,13 @@ def _knock(address: str | None) -> None:
 
 
 def _fetched(ray: Any, reference: Any) -> Any:
+    """The outcomes of a bundle; None where its workers died."""
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     try:
-        outcome = ray.get(reference)
+        outcomes = ray.get(reference)
     except died:
-        return DecodeError(
-            f"{_RETRIES + 1} Ray workers that took this file died. Leave it out, or give them more memory."
-        )
-    if isinstance(outcome, VideoKDError) and not isinstance(outcome, DecodeError):
-        raise outcome
-    return outcome
+        return None
+    for outcome in outcomes:
+        if isinstance(outcome, VideoKDError) and not isinstance(outcome, DecodeError):
+            raise outcome
+    return outcomes
