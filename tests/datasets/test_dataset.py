@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +237,37 @@ def test_memory_stays_flat_over_ten_epochs(manifest: Manifest) -> None:
             next(batches)
         sizes.append(resident_bytes())
     assert sizes[-1] - sizes[1] < 8 * 2**20, sizes
+
+
+def proportional_bytes(processes: list[int]) -> int:
+    """Memory of processes, pages that several share divided between them."""
+    lines = [line for pid in processes for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
+def test_memory_of_workers_stays_flat_over_ten_epochs(manifest: Manifest) -> None:
+    clips = tuple(replace(clip, video_id=f"{clip.video_id}-{n}") for n in range(20) for clip in manifest.clips)
+    data = replace(dataset(manifest, streams=(*ALL, "rgb")), clips=clips)
+    batches = training_batches(data, EpochBatches(len(clips), 8), workers=2)
+    sizes = []
+    for _ in range(11):
+        for _ in range(len(clips) // 8):
+            next(batches)
+        sizes.append(proportional_bytes([os.getpid(), *(child.pid or 0 for child in active_children())]))
+    batches.close()
+    # The first epoch loads what is compiled; after it, ten epochs of 240 samples in three processes
+    assert max(sizes[1:]) - sizes[1] < 24 * 2**20, sizes
+
+
+def test_ranks_load_together_what_one_would(manifest: Manifest) -> None:
+    whole = first(training_batches(dataset(manifest), EpochBatches(12, 6, seed=4), workers=0), 3)
+    shares = [
+        first(training_batches(dataset(manifest), EpochBatches(12, 6, seed=4, rank=rank, num_ranks=2), workers=1), 3)
+        for rank in (0, 1)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for rank, part in enumerate(parts):
+            assert part.video_ids == batch.video_ids[rank::2]
+            assert all(torch.equal(part.streams[name], batch.streams[name][rank::2]) for name in ALL)

@@ -6,10 +6,12 @@ import csv
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -183,6 +185,26 @@ def test_splits_from_an_edited_plan(tmp_path: Path, capsys: pytest.CaptureFixtur
             *(("train", "test") if odd else ("test", "train")),
             "unused",
         ]
+
+
+def test_gestures_divided_by_subject(shared: Path, tmp_path: Path) -> None:
+    """The commands of data/README.md, awk and all, on real names."""
+    root, plan, subjects = shared / "utd-mhad-5", tmp_path / "plan.csv", tmp_path / "subjects.csv"
+    text = (Path(__file__).resolve().parents[2] / "data/README.md").read_text(encoding="utf-8")
+    command = re.search(r"  awk .*?> subjects.csv", text, re.DOTALL)
+    assert command is not None
+    assert main(["prepare", "folder", str(root), r"--group-pattern=_(s\d+)_", f"--plan={plan}"]) == 0
+    subprocess.run(command[0], shell=True, check=True, cwd=tmp_path)
+    assert main(["prepare", "folder", str(root), f"--groups={subjects}", f"--plan={plan}"]) == 0
+    rows = rows_of(plan)
+    assert Counter((row["split1"], row["split2"], row["split3"]) for row in rows) == {
+        ("train", "test", "unused"): 80,
+        ("test", "train", "unused"): 80,
+    }
+    for row in rows:
+        subject = int(row["path"].split("_s")[-1].split("_")[0])
+        assert row["group"] == f"{row['class_name']}/s{subject}"
+        assert (row["split1"] == "train") == bool(subject % 2)
 
 
 @pytest.mark.parametrize(
