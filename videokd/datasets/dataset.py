@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +29,9 @@ from videokd.types import STREAMS, Batch, Sample, check_streams
 
 #: In training a random part of the clip at random moments; otherwise the middles, seen through one or ten crops.
 Views = Literal["training", "quick", "full"]
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_MADV_POPULATE_WRITE = 23
 
 
 @dataclass(frozen=True)
@@ -247,9 +252,19 @@ def _empty(count: int, segments: int, channels: int, height: int, width: int) ->
     if get_worker_info() is not None:
         memory = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
         stack.set_(memory, 0, shape)  # type: ignore[call-overload]
+        _map_at_once(stack)
     else:
         stack.resize_(shape)
     return stack.permute(0, 1, 4, 2, 3)
+
+
+def _map_at_once(shared: Tensor) -> None:
+    """Has the kernel map all pages of fresh shared memory in one go: faulting them in one by one takes half as long again.
+
+    Where the kernel cannot (before Linux 5.14, or another system), they are faulted in.
+    """
+    if _LIBC is not None:
+        _LIBC.madvise(ctypes.c_void_p(shared.data_ptr()), ctypes.c_size_t(shared.numel()), _MADV_POPULATE_WRITE)
 
 
 def training_batches(
