@@ -8,10 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from av.codec.context import CodecContext
 
 import videokd
 from tests.codec.test_traps import X264, texture, write
 from videokd.codec.facts import read_facts
+
+# PyAV 17, the last for Python 3.10, does not tell the level
+KNOWS_LEVELS = hasattr(CodecContext, "level")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def test_profile_level_and_references(
     facts = read_facts(path)
     assert facts.profile == profile
     assert facts.references == references
-    if level is not None:
+    if level is not None and KNOWS_LEVELS:
         assert facts.level == level
     assert facts.container == "Matroska / WebM"
     assert facts.num_bytes == path.stat().st_size
@@ -122,7 +126,7 @@ def test_real_clips_against_ffprobe(shared: Path) -> None:
         assert facts.pixel_aspect == tuple(map(int, aspect.split(":"))), path.name
         if probed["codec_name"] == "h264":
             assert facts.references == traced_references(path), path.name
-            assert facts.level == f"{probed['level'] / 10:g}", path.name
+            assert facts.level == (f"{probed['level'] / 10:g}" if KNOWS_LEVELS else None), path.name
         others = [stream for stream in streams if stream["codec_type"] != "video"]
         assert [track.split(" (")[0] for track in facts.other_tracks] == [
             f"{other['codec_type']} {other['codec_name']}" for other in others
