@@ -7,23 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from tests.codec.made_up_streams import HEIGHT, WIDTH, made_up_streams
 from videokd.codec.panels import INVALID, MOST_PIXELS, flow_colours, full_colour_pixels, panels, shrunk, warp
 from videokd.types import Streams
-
-HEIGHT, WIDTH = 48, 64
-
-
-def made_up_streams(*, position: int = 5, seed: int = 0) -> Streams:
-    rng = np.random.default_rng(seed)
-    iframe = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    motion = np.zeros((HEIGHT, WIDTH, 2), np.int16)
-    motion[16:, 16:] = (7, -5)
-    motion[HEIGHT - 5 :] = 0
-    valid = np.ones((HEIGHT, WIDTH), np.bool_)
-    valid[:16, :16] = False
-    frame = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    residual = frame.astype(np.int16) - warp(iframe, motion)
-    return Streams(2, position, iframe, frame, motion, residual, valid)
 
 
 def test_warp_equals_a_loop_and_the_residual_completes_it() -> None:

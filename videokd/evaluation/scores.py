@@ -245,10 +245,7 @@ def top1(
     >>> top1(scores)["value"]
     0.5
     """
-    hits = _hits(scores, 1).astype(np.float64)
-    clusters = _clusters(scores, groups)
-    resampled = [w @ hits / w.sum(axis=1) for w in _weights(clusters, bootstrap=bootstrap, seed=seed)]
-    return _interval(float(hits.mean()), np.concatenate(resampled))
+    return _mean(_hits(scores, 1).astype(np.float64), _clusters(scores, groups), bootstrap=bootstrap, seed=seed)
 
 
 def first_sure(exits: Mapping[str, Scores], *, threshold: float) -> tuple[Scores, tuple[str, ...]]:
@@ -308,9 +305,13 @@ def paired_difference(
     """
     a, b = align({"a": a, "b": b}).values()
     gain = _hits(a, 1).astype(np.float64) - _hits(b, 1)
-    clusters = _clusters(a, groups)
-    differences = [w @ gain / w.sum(axis=1) for w in _weights(clusters, bootstrap=bootstrap, seed=seed)]
-    return _interval(float(gain.mean()), np.concatenate(differences))
+    return _mean(gain, _clusters(a, groups), bootstrap=bootstrap, seed=seed)
+
+
+def _mean(values: _Floats, clusters: npt.NDArray[np.intp], *, bootstrap: int, seed: int) -> dict[str, float]:
+    """The mean of a number for each video, with its interval."""
+    resampled = [w @ values / w.sum(axis=1) for w in _weights(clusters, bootstrap=bootstrap, seed=seed)]
+    return _interval(float(values.mean()), np.concatenate(resampled))
 
 
 def _interval(value: float, resampled: _Floats) -> dict[str, float]:
