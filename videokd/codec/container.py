@@ -160,15 +160,13 @@ class PictureDecoder:
             DecodeError: a packet cannot be read.
         """
         self._moved = True
-        demuxed = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(demuxed, None)
-            except (av.FFmpegError, OSError) as error:
-                raise DecodeError(f"{self.path} cannot be read on: {_reason(error)}. Copy the file again.") from error
-            if packet is None or not packet.size:
-                return
-            yield packet
+        try:
+            for packet in self.container.demux(self.stream):
+                if not packet.size:
+                    return
+                yield packet
+        except (av.FFmpegError, OSError) as error:
+            raise DecodeError(f"{self.path} cannot be read on: {_reason(error)}. Copy the file again.") from error
 
     def feed(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
         """Decodes one packet; None flushes.

@@ -270,10 +270,10 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
         return None
     bits = _Bits(packet[at + 4 : at + 35])
     kind = _MPEG4_VOP_TYPES[bits.take(2)]
-    while bits.take(1):
+    while bits.take(1):  # a whole second since the last picture
         pass
-    bits.take(1 + time_bits + 1)
-    if not bits.take(1):
+    coded = bits.take(1 + time_bits + 1 + 1) & 1
+    if not coded:
         return None
     return "b" if kind == "B" else kind
 

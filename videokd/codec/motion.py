@@ -8,8 +8,6 @@ I_0(a_t(p)) = I_0(a_{t−1}(p − d_t(p))), so that no pixel of it need ever be 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -61,13 +59,18 @@ class Follower:
         self._identity = start_chain(height, width)
         self.chain, self._next_chain = self._identity.copy(), np.empty_like(self._identity)
         self.warped, self._next_warped = (np.empty((height, 3 * width), np.uint8) for _ in range(2))
+        macroblocks = ((height + 15) // 16, (width + 15) // 16)
         # Which 4×4 cells of each macroblock have a vector; working memory of the kernel
-        self._cells = np.empty(((height + 15) // 16, (width + 15) // 16), np.uint16)
+        self._cells = np.empty(macroblocks, np.uint16)
+        # Where the last frame left a macroblock as it was: both chains hold the same there, so that the next need not copy it
+        self._still, self._still_before = np.zeros(macroblocks, np.bool_), np.zeros(macroblocks, np.bool_)
+        self._carried_before = False
         self._nothing = np.empty((0, 0), np.uint8)
 
     def restart(self) -> None:
         """Sets the chain to that of an I-frame."""
         np.copyto(self.chain, self._identity)
+        self._still[:] = False
 
     def follow(self, vectors: Vectors, *, carried: bool) -> None:
         """The chain one frame later: a_t(p) = a_{t−1}(p − d_t(p)); and the warped picture one frame later.
@@ -80,31 +83,41 @@ class Follower:
             vectors: int16 [N, 20], of a P-frame; none for a frame that is all intra.
             carried: whether `warped`, uint8 [H, 3·W], which the chain warps, is to go along.
         """
+        if carried and not self._carried_before:
+            self._still[:] = False
+        self._still, self._still_before = self._still_before, self._still
+        warped = (self.warped, self._next_warped) if carried else (self._nothing, self._nothing)
+        _follow(self.chain, self._next_chain, *warped, vectors, self._cells, self._still_before, self._still)
         if carried:
-            _follow(self.chain, self._next_chain, self.warped, self._next_warped, vectors, self._cells)
             self.warped, self._next_warped = self._next_warped, self.warped
-        else:
-            _follow(self.chain, self._next_chain, self._nothing, self._nothing, vectors, self._cells)
         self.chain, self._next_chain = self._next_chain, self.chain
+        self._carried_before = carried
 
     def start_warping(self, picture: Rows) -> None:
         """Sets the warped picture to one that has not moved: uint8 [H, 3·W or more], RGB."""
         np.copyto(self.warped, picture[:, : self.warped.shape[1]])
+        self._carried_before = False
 
     def moved(self, vectors: Vectors) -> Rows:
         """uint8 [H, 3·W], good until the next call: `warped` moved by the vectors of one frame; nothing else changes."""
-        _follow(self._identity, self._next_chain, self.warped, self._next_warped, vectors, self._cells)
+        self._still_before[:] = False
+        warped = (self.warped, self._next_warped)
+        _follow(self._identity, self._next_chain, *warped, vectors, self._cells, self._still_before, self._still)
+        self._still[:] = False
         return self._next_warped
 
 
 @compiled
-def _mark_cells(vectors: Vectors, cells: npt.NDArray[np.uint16]) -> bool:  # pragma: no cover (compiled)
-    """Marks the 4×4 cells that vectors cover, 16 bits a macroblock.
+def _mark_cells(
+    vectors: Vectors, cells: npt.NDArray[np.uint16], still: npt.NDArray[np.bool_]
+) -> bool:  # pragma: no cover (compiled)
+    """Marks the 4×4 cells that vectors cover, 16 bits a macroblock, and the macroblocks that stay as they are.
 
     Returns:
         whether every block lies on this grid and none covers another, which makes their order irrelevant.
     """
     cells[:] = 0
+    still[:] = True
     for n in range(len(vectors)):
         if vectors[n, 0] > 0:  # points to a later frame
             continue
@@ -113,12 +126,16 @@ def _mark_cells(vectors: Vectors, cells: npt.NDArray[np.uint16]) -> bool:  # pra
         column, row = left & 15, top & 15
         inside = 0 <= left < 16 * cells.shape[1] and 0 <= top < 16 * cells.shape[0]
         if not inside or (left | top | wide | high) & 3 or column + wide > 16 or row + high > 16:
+            still[:] = False
             return False
         mask = ((((1 << (wide >> 2)) - 1) * 0x1111) & ((1 << high) - 1)) << (row + (column >> 2))
         marked = np.int64(cells[top >> 4, left >> 4])
         if marked & mask:
+            still[:] = False
             return False
         cells[top >> 4, left >> 4] = marked | mask
+        if vectors[n, 3] != vectors[n, 5] or vectors[n, 4] != vectors[n, 6]:
+            still[top >> 4, left >> 4] = False
     return True
 
 
@@ -188,16 +205,25 @@ def _move(
 
 @compiled
 def _follow(
-    chain: Chain, chain_after: Chain, picture: Rows, picture_after: Rows, vectors: Vectors, cells: Any
+    chain: Chain,
+    chain_after: Chain,
+    picture: Rows,
+    picture_after: Rows,
+    vectors: Vectors,
+    cells: npt.NDArray[np.uint16],
+    alike: npt.NDArray[np.bool_],
+    still: npt.NDArray[np.bool_],
 ) -> None:  # pragma: no cover (compiled)
+    """`alike`: macroblocks of which "before" and "after" hold the same when this begins; `still`: when it ends."""
     height, width = chain.shape
     before, after = chain.reshape(-1), chain_after.reshape(-1)
     warped, warped_after = picture.reshape(-1), picture_after.reshape(-1)
-    disjoint = _mark_cells(vectors, cells)
+    disjoint = _mark_cells(vectors, cells, still)
     if disjoint:
         for y in range(cells.shape[0]):
             for x in range(cells.shape[1]):
                 if cells[y, x] != 0xFFFF:
+                    still[y, x] = False
                     right, bottom = min(16 * x + 16, width), min(16 * y + 16, height)
                     _stay(before, after, warped, warped_after, width, 16 * x, 16 * y, right, bottom)
     else:
@@ -210,6 +236,8 @@ def _follow(
                 continue  # zero vectors have the first turn: they never override others
             wide, high = np.int64(vectors[n, 2]) & 255, (np.int64(vectors[n, 2]) >> 8) & 255
             left, top = np.int64(vectors[n, 5]) - wide // 2, np.int64(vectors[n, 6]) - high // 2
+            if disjoint and still[top >> 4, left >> 4] and alike[top >> 4, left >> 4]:
+                continue
             x_from, x_to = max(left, 0, right), min(left + wide, width, width + right)
             y_from, y_to = max(top, 0, down), min(top + high, height, height + down)
             if disjoint and (x_to - x_from < wide or y_to - y_from < high):

@@ -56,10 +56,11 @@ class _Scan:
         numbers = dict(zip(shown, display, strict=True))
         times = (self.stamps[packet][0] for packet in shown)
         start = min((time for time in times if time is not None), default=0)
+        scale, per = stream.time_base.numerator, stream.time_base.denominator
         seconds = []
         for packet in (packet for packet in shown if types[packet] == "I"):
             pts = self.stamps[packet][0]
-            at = numbers[packet] / rate if pts is None else float((pts - start) * stream.time_base)
+            at = numbers[packet] / rate if pts is None else (pts - start) * scale / per
             seconds.append(round(at, 6))
         return VideoIndex(
             codec=context.name,

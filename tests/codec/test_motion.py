@@ -1,0 +1,99 @@
+"""Following vectors frame by frame, against a pixel-by-pixel definition: whatever was skipped because it stood still."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from videokd.codec.motion import Follower, Vectors, displacement
+from videokd.codec.residual import gather
+
+HEIGHT, WIDTH = 50, 71  # no multiples of a macroblock
+
+
+class Slow:
+    """The definition: a source, a flag and a colour for every pixel."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        self.picture = picture
+        self.restart()
+
+    def restart(self) -> None:
+        self.source = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)  # [H, W, 2]
+        self.valid = np.ones((HEIGHT, WIDTH), np.bool_)
+
+    def follow(self, vectors: Vectors) -> None:
+        source, valid = self.source.copy(), np.zeros_like(self.valid)
+        for vector in vectors:
+            wide, high = int(vector[2]) & 255, int(vector[2]) >> 8
+            right, down = int(vector[5] - vector[3]), int(vector[6] - vector[4])
+            for y in range(int(vector[6]) - high // 2, int(vector[6]) + high // 2):
+                for x in range(int(vector[5]) - wide // 2, int(vector[5]) + wide // 2):
+                    inside = 0 <= x < WIDTH and 0 <= y < HEIGHT and 0 <= x - right < WIDTH and 0 <= y - down < HEIGHT
+                    if inside:
+                        source[y, x] = self.source[y - down, x - right]
+                        valid[y, x] = self.valid[y - down, x - right]
+        # A pixel that no vector covers stays where it was, and is not valid
+        self.source, self.valid = source, valid
+
+    def warped(self) -> np.ndarray:
+        return self.picture[self.source[..., 1], self.source[..., 0]]
+
+
+def frame_of_vectors(rng: np.random.Generator, *, still: float) -> Vectors:
+    """Blocks of one P-frame: most stand still, some are split, some are coded anew, some come from beyond the picture."""
+    vectors = []
+    for top in range(0, HEIGHT, 16):
+        for left in range(0, WIDTH, 16):
+            kind = rng.random()
+            size = 8 if kind > 0.9 else 16
+            if kind < 0.05:
+                continue
+            for y in range(top, top + 16, size):
+                for x in range(left, left + 16, size):
+                    moved = (0, 0) if rng.random() < still else rng.integers(-9, 10, 2)
+                    vector = np.zeros(20, np.int16)
+                    vector[0], vector[2] = -1, size | size << 8
+                    vector[5:7] = x + size // 2, y + size // 2
+                    vector[3:5] = vector[5:7] - moved
+                    vectors.append(vector)
+    return np.array(vectors, np.int16)
+
+
+@pytest.mark.parametrize("still", [0.0, 0.8, 1.0])
+def test_any_sequence_of_frames_gives_what_the_definition_says(still: float) -> None:
+    rng = np.random.default_rng(round(10 * still))
+    picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    rows = picture.reshape(HEIGHT, -1)
+    follower, slow = Follower(HEIGHT, WIDTH), Slow(picture)
+    follower.restart()
+    follower.start_warping(rows)
+    carried_on = True
+    for _ in range(60):
+        what = rng.random()
+        if what < 0.08:
+            follower.restart()
+            slow.restart()
+            follower.start_warping(rows)
+            carried_on = True
+        elif what < 0.2:
+            # The motion of one frame alone, of another picture: it uses the same memory
+            follower.start_warping(rows[::-1])
+            follower.moved(frame_of_vectors(rng, still=still))
+            carried_on = False
+        vectors = frame_of_vectors(rng, still=still)
+        if not carried_on and rng.random() < 0.5:
+            gather(rows, follower.chain, follower.warped)
+            carried_on = True
+        carried_on &= rng.random() < 0.8
+        follower.follow(vectors, carried=carried_on)
+        slow.follow(vectors)
+        motion, valid = displacement(follower.chain)
+        pixels = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)
+        assert np.array_equal(valid, slow.valid)
+        assert np.array_equal(motion, pixels - slow.source)
+        if carried_on:
+            assert np.array_equal(follower.warped.reshape(picture.shape), slow.warped())
+        warped = np.empty_like(follower.warped)
+        gather(rows, follower.chain, warped)
+        assert np.array_equal(warped.reshape(picture.shape), slow.warped())
