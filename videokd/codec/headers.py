@@ -15,7 +15,7 @@ _START_CODE = b"\x00\x00\x01"
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 # H.264 table 7-6: slice_type modulo 5; SP counts as P and SI as I
 _H264_SLICE_TYPES = "PBIPI"
-_MPEG4_VOP_TYPES = "IPBS"
+_MPEG4_VOP_TYPES = "IPbS"  # nothing refers to a B-VOP
 # Bytes that hold a sequence parameter set as far as it is read, scaling lists included
 _LONGEST_SPS = 1024
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
@@ -230,6 +230,8 @@ def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     for unit in (*_units(extradata), *_heads(packet, 64)):
         if unit and 0x20 <= unit[0] <= 0x2F:
             return _mpeg4_layer(_Bits(unit[1:64]))
+        if unit[:1] == b"\xb6":  # a picture; its layer comes before it
+            break
     return None
 
 
@@ -265,17 +267,18 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
     None where there are several ("packed" XviD), none, or one that is not coded.
     """
-    at = packet.find(_MPEG4_VOP)
-    if at < 0 or packet.find(_MPEG4_VOP, at + 4) >= 0:
+    at = packet.rfind(_MPEG4_VOP)
+    if at < 0 or packet.find(_MPEG4_VOP, 0, at + 3) >= 0:
         return None
-    bits = _Bits(packet[at + 4 : at + 35])
-    kind = _MPEG4_VOP_TYPES[bits.take(2)]
-    while bits.take(1):  # a whole second since the last picture
-        pass
-    coded = bits.take(1 + time_bits + 1 + 1) & 1
-    if not coded:
-        return None
-    return "b" if kind == "B" else kind
+    head = packet[at + 4 : at + 35]
+    bits, left = int.from_bytes(head, "big"), 8 * len(head) - 3
+    while left > 0 and bits >> left & 1:  # a whole second since the last picture
+        left -= 1
+    left -= 1 + time_bits + 1 + 1
+    if left < 0:
+        raise IndexError("header ends early")
+    coded = bits >> left & 1
+    return _MPEG4_VOP_TYPES[bits >> 8 * len(head) - 2] if coded else None
 
 
 def mpeg12_sequence(packet: bytes) -> Sequence | None:
