@@ -35,10 +35,21 @@ SCHEDULES = {  # dataset: epochs of teachers and of students, clips of a batch
 }
 TESTED_SEGMENTS = 8
 CORE = ("hard", "own", "fused", "mutual", "mutual-fused", "exits", "everything")
-EXTRAS = ("one-hard", "one-fused", "from-iframe", "from-motion", "from-residual", "dist", "standardised", "four")
+#: Runs like another one but for a few options; `longer` doubles the epochs.
+LONGER = "longer"
+VARIATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "dist": ("fused", ("--objective.target_loss", "dist")),
+    "standardised": ("fused", ("--objective.standardise", "true")),
+    "fused-T4": ("fused", ("--objective.temperature", "4")),
+    "hard-mixup": ("hard", ("--optim.mixup", "0.4")),
+    "fused-mixup": ("fused", ("--optim.mixup", "0.4")),
+    "hard-longer": ("hard", (LONGER,)),
+    "fused-longer": ("fused", (LONGER,)),
+}
+EXTRAS = ("one-hard", "one-fused", "from-iframe", "from-motion", "from-residual", "fitted", "four", *VARIATIONS)
 #: What else could be trained on the same clips: the same backbone on RGB frames and on optical flow, and a 3-D network.
 BASELINES = ("two-stream", "r2plus1d")
-WITHOUT_TEACHERS = ("hard", "mutual", "exits", "one-hard", *BASELINES)
+WITHOUT_TEACHERS = ("hard", "mutual", "exits", "one-hard", "hard-mixup", "hard-longer", *BASELINES)
 #: A 3-D network takes a second a clip and step: as many epochs as the time of one whole cell of the study allows.
 VIDEO, VIDEO_FRAMES, VIDEO_EPOCHS = "video:r2plus1d_18", 16, 4
 #: Ways of fusing the three teachers: weights (None: those fitted on held-out clips) and space.
@@ -110,6 +121,8 @@ def baseline_commands(cell: Cell, run: str) -> list[list[str]]:
 
 def distill_commands(cell: Cell, run: str, choice: Mapping[str, Any], *, held_out: float = 0.0) -> list[list[str]]:
     """What trains the students of one way of learning; one command, or one a stream where each has a teacher of its own."""
+    if run in VARIATIONS:
+        return _varied(cell, run, choice, held_out=held_out)
     heard, mutual = choice["distillation"], choice["mutual"]
     with_exits = run in ("exits", "everything")
     taught_by: Sequence[Sequence[str]] = [()]
@@ -133,11 +146,21 @@ def distill_commands(cell: Cell, run: str, choice: Mapping[str, Any], *, held_ou
             options += [f for stream in teachers for f in (f"--teachers.{stream}", str(cell.teacher(stream)))]
         if with_exits:
             options += ["--objective.exits", "true"]
-        if run == "dist":
-            options += ["--objective.target_loss", "dist"]
-        if run == "standardised":
-            options += ["--objective.standardise", "true"]
+        if run == "fitted":
+            options += ["--weights", json.dumps(choice["weights"][cell.dataset]["logits"])]
         commands.append(["distill", *options, *cell.common(role="student", held_out=held_out)])
+    return commands
+
+
+def _varied(cell: Cell, run: str, choice: Mapping[str, Any], *, held_out: float) -> list[list[str]]:
+    same_but, changes = VARIATIONS[run]
+    _, epochs, _ = SCHEDULES[cell.dataset]
+    if changes == (LONGER,):
+        changes = ("--optim.epochs", str(2 * epochs))
+    commands = distill_commands(cell, same_but, choice, held_out=held_out)
+    for command in commands:
+        command[command.index("--out") + 1] = str(cell.folder / run)
+        command.extend(changes)
     return commands
 
 
