@@ -30,7 +30,7 @@ def made_up_entry(role: str, streams: tuple[str, ...], skill: float, *, seed: in
         "backbone": "resnet18" if size < 30e6 else "resnet50",
         "parameters": int(size),
         "macs_per_video": 100 * size,
-        "latency_ms": {"read": 4.0, "network": size / 1e6, "total": 4.0 + size / 1e6},
+        "latency_ms": {"read": 4.0, "network": size / 1e6, "total": 4.0 + size / 1e6, "p95": 9.0},
         "metrics": metrics(scores, class_names=CLASSES, groups=groups, bootstrap=50),
     }
 

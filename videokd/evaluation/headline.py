@@ -39,6 +39,13 @@ def _flops(entry: Mapping[str, Any]) -> str:
     return "" if entry["macs_per_video"] is None else f"{short_number(2 * entry['macs_per_video'])}FLOPs"
 
 
+def _latency_parts(entry: Mapping[str, Any]) -> str:
+    """What the median consists of, and what one video in twenty exceeds."""
+    measured = entry["latency_ms"] or {}
+    names = {"read": "read", "network": "network", "p95": "p95"}
+    return ", ".join(f"{text} {measured[key]:.1f}" for key, text in names.items() if measured.get(key) is not None)
+
+
 def _metric_column(title: str, name: str) -> _Column:
     return _Column(
         title,
@@ -66,7 +73,7 @@ def _calibration_error(entry: Mapping[str, Any], end: str) -> float | None:
 _COLUMNS = (
     _Column("parameters", lambda entry: entry["parameters"], short_number, min),
     _Column("MACs/video", lambda entry: entry["macs_per_video"], short_number, min, _flops),
-    _Column("ms/video", latency, lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}", min),
+    _Column("ms/video", latency, lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}", min, _latency_parts),
     _metric_column("top-1, %", "top1"),
     _metric_column("top-5, %", "top5"),
     _metric_column("mean class, %", "mean_class"),

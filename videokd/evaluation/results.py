@@ -7,7 +7,8 @@
      "entries": {name: {
          "role": "teacher" | "fused teachers" | "student" | "students fused" | "exit" | "exits together" | any other words,
          "streams": [names], "backbone": name or null, "parameters": count or null, "macs_per_video": count or null,
-         "latency_ms": {"read": …, "network": …, "total": …} (medians a video, from file to label) or null,
+         "latency_ms": {"read": …, "network": …, "total": …, "p95": …} (a video, from file to label: medians, and the 95th
+                       percentile of the total, which may be missing) or null,
          "metrics": what `videokd.evaluation.scores.metrics` returns; confusion and per_class may be missing}},
      "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}],
      "early_exit": {student: [{"threshold": 0.9, "top1": {"value", "low", "high"}, "macs_per_video": mean over the videos,

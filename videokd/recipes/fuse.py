@@ -132,7 +132,7 @@ def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:
         **{name: _sum([entry[name] for entry in entries]) for name in _COUNTED},
         "latency_ms": None
         if None in latency
-        else {part: _sum([each[part] for each in latency]) for part in latency[0]},
+        else {part: _sum([each[part] for each in latency]) for part in ("read", "network", "total")},
         "metrics": metrics(fused, class_names=results["dataset"]["class_names"], groups=_groups(results, fused)),
     }
     fused.save(out / "scores-fused.npz")
