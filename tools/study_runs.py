@@ -73,6 +73,7 @@ class Cell:
         split: 1, 2 or 3.
         seed: of weights, order and views.
         out: the study's folder.
+        records: where the runs' files lie.
     """
 
     dataset: str
@@ -80,13 +81,14 @@ class Cell:
     split: int
     seed: int
     out: Path
+    records: Path = RECORDS
 
     @property
     def folder(self) -> Path:
         return self.out / f"{self.dataset}-{self.split}-{self.seed}"
 
     def record(self, run: str) -> Path:
-        return RECORDS / f"{self.dataset}-{self.split}-{self.seed}-{run}.json"
+        return self.records / f"{self.dataset}-{self.split}-{self.seed}-{run}.json"
 
     def common(self, *, role: Literal["teacher", "student"], held_out: float = 0.0) -> list[str]:
         of_teachers, of_students, batch = SCHEDULES[self.dataset]
