@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from videokd.errors import DataError as DataError
     from videokd.errors import DecodeError as DecodeError
     from videokd.errors import VideoKDError as VideoKDError
+    from videokd.models.saved import load_students as load_students
     from videokd.models.students import Students as Students
-    from videokd.models.students import load_students as load_students
     from videokd.recipes.predict import Prediction as Prediction
     from videokd.recipes.predict import predict as predict
     from videokd.types import STREAMS as STREAMS
@@ -36,7 +36,7 @@ _WHERE = {
     "VideoKDError": "videokd.errors",
     "VideoReader": "videokd.codec.streams",
     "fuse": "videokd.distill.fusion",
-    "load_students": "videokd.models.students",
+    "load_students": "videokd.models.saved",
     "open": "videokd.codec.streams:open_video",
     "predict": "videokd.recipes.predict",
 }

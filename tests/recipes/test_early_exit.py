@@ -17,7 +17,7 @@ from tests.recipes.conftest import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.evaluation.scores import Scores
 from videokd.models.exits import DEEPEST
-from videokd.models.students import load_students
+from videokd.models.saved import load_students
 from videokd.recipes.exit_results import PathToExit, cost_of, path_to
 from videokd.recipes.runs import load_run
 

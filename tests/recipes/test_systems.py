@@ -12,7 +12,7 @@ import yaml
 
 from tests.recipes.conftest import STUDENTS, TINY
 from videokd.__main__ import main
-from videokd.models.students import load_students
+from videokd.models.saved import load_students
 from videokd.recipes.command_line import preset_names, preset_text
 
 SYSTEMS = [name for name in preset_names() if "students" in yaml.safe_load(preset_text(name))]

@@ -17,7 +17,7 @@ import videokd
 from tests.recipes.conftest import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.evaluation.scores import Scores
-from videokd.models.students import load_students
+from videokd.models.saved import load_students
 from videokd.training.checkpoint import load_checkpoint
 
 

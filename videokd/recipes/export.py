@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from videokd.errors import ConfigError
-from videokd.models.students import save_students
+from videokd.models.saved import save_students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.onnx_export import export_onnx
 from videokd.recipes.runs import load_run

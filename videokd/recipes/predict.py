@@ -24,7 +24,8 @@ from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import Pictures, apply_crop, central_crop
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError, VideoKDError
-from videokd.models.students import Students, load_students
+from videokd.models.saved import load_students
+from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.settings import Device, PrecisionName
 from videokd.training.session import Precision, pick_device
