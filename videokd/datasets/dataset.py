@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.streams import open_video
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.reading import read_pictures
 from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import Crop, Pictures, View, apply_crop, central_crop, random_crop, ten_crops
 from videokd.errors import DataError, VideoKDError
@@ -143,31 +143,8 @@ class ClipDataset(Dataset[Sample]):
         self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
     ) -> dict[str, Pictures]:
         """{stream: a picture [H, W, C] for each (gop, position)} in the streams' own units."""
-        path = self.manifest.root / clip.path
-        pictured = [name for name in streams if STREAMS[name].from_pictures]
-        coded = tuple(name for name in streams if name not in pictured)
-        raw = self._read_coded(path, index, coded, positions) if coded else {}
-        if pictured:
-            from videokd.codec.rgb import read_rgb  # brings a second FFmpeg along
-
-            numbers = [index.gops[gop].frame_numbers[position] for gop, position in positions]
-            raw |= dict.fromkeys(pictured, read_rgb(path, numbers))
-        return raw
-
-    def _read_coded(
-        self, path: Path, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
-    ) -> dict[str, Pictures]:
-        # reading motion brings the mask of valid pixels along
-        wanted = (*streams, "motion") if self.blank_invalid and "motion" not in streams else streams
-        with open_video(path, index=index) as video:
-            parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in positions]
-        raw: dict[str, Pictures] = {n: [getattr(part, n) for part in parts] for n in streams}
-        if self.blank_invalid:
-            valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]
-            for name in streams:
-                if STREAMS[name].first_position:
-                    raw[name] = [values * seen for values, seen in zip(raw[name], valid, strict=True)]
-        return raw
+        with open_video(self.manifest.root / clip.path, index=index) as video:
+            return read_pictures(video, streams, positions, blank_invalid=self.blank_invalid)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.streams import VideoReader, open_video
 from videokd.codec.transcode import Encoding, transcode
+from videokd.datasets.reading import read_pictures
 from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import Pictures, apply_crop, central_crop
+from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError, VideoKDError
 from videokd.models.saved import load_students
@@ -224,14 +225,7 @@ def _sampled(video: VideoReader, students: Students, *, num_segments: int) -> di
         num_segments=num_segments,
         first_position=max(STREAMS[name].first_position for name in names),
     )
-    coded = tuple(name for name in names if not STREAMS[name].from_pictures)
-    parts = [video.read(gop=gop, position=position, streams=coded) for gop, position in positions] if coded else []
-    pictures: dict[str, Pictures] = {name: [getattr(part, name) for part in parts] for name in coded}
-    if pictured := [name for name in names if name not in coded]:
-        from videokd.codec.rgb import read_rgb  # brings a second FFmpeg along
-
-        numbers = [video.gops[gop].frame_numbers[position] for gop, position in positions]
-        pictures |= dict.fromkeys(pictured, read_rgb(video.path, numbers))
+    pictures = read_pictures(video, names, positions)
     cropped = {
         name: apply_crop(pictures[name], crop, spec=STREAMS[name], size=students.input_size)  # [S, C, H, W]
         for name in names
