@@ -103,7 +103,9 @@ def apply_crop(
     height, width = (size, size) if isinstance(size, int) else size
     # PyTorch resizes pictures of three or four interleaved channels twice as fast as others: two of motion share one
     shared = 1 if spec.channels > 2 else 4 // spec.channels
-    cut = np.zeros((-(-len(values) // shared), crop.height, crop.width, shared * spec.channels), np.uint8)
+    cut = np.empty((-(-len(values) // shared), crop.height, crop.width, shared * spec.channels), np.uint8)
+    if len(values) % shared:
+        cut[-1] = 0  # where only some of the channels are filled
     as_they_are = quantised or (values[0].dtype == np.uint8 and spec.gain == 1 and spec.offset == 0)
     zero, gain = (spec.offset, 1.0) if quantised else (0, spec.gain)
     gains = np.array(spec.flip_signs if crop.flip else (1,) * spec.channels, np.float32) * np.float32(gain)
