@@ -227,11 +227,10 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
 
 def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     """The video object layer, ISO/IEC 14496-2 section 6.2.3; None if there is none or its shape is not rectangular."""
-    for unit in (*_units(extradata), *_heads(packet, 64)):
+    before_picture, _, _ = packet.partition(_MPEG4_VOP)  # nowhere else is a layer; the rest need not be searched
+    for unit in (*_units(extradata), *_heads(before_picture, 64)):
         if unit and 0x20 <= unit[0] <= 0x2F:
             return _mpeg4_layer(_Bits(unit[1:64]))
-        if unit[:1] == b"\xb6":  # a picture; its layer comes before it
-            break
     return None
 
 

@@ -126,12 +126,10 @@ def _mark_cells(
         column, row = left & 15, top & 15
         inside = 0 <= left < 16 * cells.shape[1] and 0 <= top < 16 * cells.shape[0]
         if not inside or (left | top | wide | high) & 3 or column + wide > 16 or row + high > 16:
-            still[:] = False
             return False
         mask = ((((1 << (wide >> 2)) - 1) * 0x1111) & ((1 << high) - 1)) << (row + (column >> 2))
         marked = np.int64(cells[top >> 4, left >> 4])
         if marked & mask:
-            still[:] = False
             return False
         cells[top >> 4, left >> 4] = marked | mask
         if vectors[n, 3] != vectors[n, 5] or vectors[n, 4] != vectors[n, 6]:
@@ -227,6 +225,7 @@ def _follow(
                     right, bottom = min(16 * x + 16, width), min(16 * y + 16, height)
                     _stay(before, after, warped, warped_after, width, 16 * x, 16 * y, right, bottom)
     else:
+        still[:] = False
         _stay(before, after, warped, warped_after, width, 0, 0, width, height)
     for turn in range(1 if disjoint else 2):
         for n in range(len(vectors)):
