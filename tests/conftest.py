@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +36,24 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real clips at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """Imports a program of tools/, which has no suffix to be imported by."""
+
+    def load(name: str) -> ModuleType:
+        folder = str(ROOT / "tools")
+        loader = SourceFileLoader(name, f"{folder}/{name}")
+        spec = spec_from_loader(name, loader)
+        assert spec is not None
+        module = module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [folder, *sys.path])  # for what it imports from its own folder
+            loader.exec_module(module)
+        return module
+
+    return load
 
 
 def moving_texture(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import json
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,14 +18,8 @@ PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """tools/scale, which has no suffix to be imported by."""
-    loader = SourceFileLoader("scale", str(ROOT / "tools" / "scale"))
-    spec = importlib.util.spec_from_loader("scale", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("scale")
 
 
 def test_the_page_is_that_of_the_results() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +15,8 @@ SUMMARIES = sorted((ROOT / "tools/results").glob("study-20*.json"))
 
 
 @pytest.fixture(scope="module")
-def study_sum() -> ModuleType:
-    """tools/study_sum, which has no suffix to be imported by."""
-    loader = SourceFileLoader("study_sum", str(ROOT / "tools" / "study_sum"))
-    spec = spec_from_loader("study_sum", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def study_sum(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("study_sum")
 
 
 def test_the_summary_in_the_repository_is_that_of_its_records(study_sum: ModuleType) -> None:

@@ -34,6 +34,9 @@ SCHEDULES = {  # dataset: epochs of teachers and of students, clips of a batch
     "utd-mhad-5": (150, 100, 16),
 }
 TESTED_SEGMENTS = 8
+INPUT_SIZE, CACHED_POSITIONS = 64, 24
+#: The seed of the teachers that the hyper-parameters were chosen with; a part of the training clips was held out of theirs.
+SEED_OF_TUNING = 100
 CORE = ("hard", "own", "fused", "mutual", "mutual-fused", "exits", "everything")
 #: Runs like another one but for a few options; `longer` doubles the epochs.
 LONGER = "longer"
@@ -95,9 +98,9 @@ class Cell:
         epochs = of_teachers if role == "teacher" else of_students
         return [
             *("--manifest", str(self.data), "--split", str(self.split), "--seed", str(self.seed), "--device", "cpu"),
-            *("--data.input_size", "64", "--data.num_segments", "1", "--data.batch_size", str(batch)),
+            *("--data.input_size", str(INPUT_SIZE), "--data.num_segments", "1", "--data.batch_size", str(batch)),
             *("--data.workers", "0", "--data.val_fraction", str(held_out)),
-            *("--data.cache", str(self.out / "cache"), "--data.cache_positions", "24"),
+            *("--data.cache", str(self.out / "cache"), "--data.cache_positions", str(CACHED_POSITIONS)),
             *("--optim.epochs", str(epochs), "--optim.lr", "0.003", "--optim.weight_decay", "0.05"),
             *("--optim.warmup_epochs", "2"),
         ]
