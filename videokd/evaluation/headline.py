@@ -42,8 +42,8 @@ def _flops(entry: Mapping[str, Any]) -> str:
 def _latency_parts(entry: Mapping[str, Any]) -> str:
     """What the median consists of, and what one video in twenty exceeds."""
     measured = entry["latency_ms"] or {}
-    names = {"read": "read", "network": "network", "p95": "p95"}
-    return ", ".join(f"{text} {measured[key]:.1f}" for key, text in names.items() if measured.get(key) is not None)
+    parts = ("read", "network", "p95")
+    return "\n".join(f"{part} {measured[part]:.1f}" for part in parts if measured.get(part) is not None)
 
 
 def _metric_column(title: str, name: str) -> _Column:
