@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from videokd.recipes.command_line import parse
+from videokd.recipes.distill import Distill
+from videokd.recipes.teach import Teach
+
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARIES = sorted((ROOT / "tools/results").glob("study-20*.json"))
 
@@ -68,3 +72,21 @@ def test_a_run_counts_in_the_cells_that_have_it(study_sum: ModuleType) -> None:
     assert found["top1_difference"].keys() == {"one"}
     assert found["top1_difference"]["one"]["value"] == pytest.approx(-0.5)
     assert study_sum.difference(pools, "z over x", ("z", "fused"), ("x", "fused")) is None
+
+
+def test_the_commands_of_every_run_are_accepted(load_tool: Callable[[str], ModuleType]) -> None:
+    study = load_tool("study")
+    cell = study.Cell("utd-mhad-5", Path("data"), split=1, seed=0, out=Path("runs"))
+    choice = json.loads((ROOT / "tools/results/study/choice.json").read_text())
+    learned = {run: study.distill_commands(cell, run, choice) for run in (*study.CORE, *study.EXTRAS)}
+    for run, commands in learned.items():
+        for verb, *options in commands:
+            settings = parse(Distill, options, verb=verb)
+            assert settings.out.startswith(f"runs/utd-mhad-5-1-0/{run}")
+            assert bool(settings.teachers) == (run not in study.WITHOUT_TEACHERS)
+    assert len(learned["own"]) == 3
+    for stream in study.STREAMS:
+        verb, *options = study.teach_command(cell, stream)
+        assert parse(Teach, options, verb=verb).optim.epochs == 150
+    ((_, *once),), ((_, *longer),) = learned["fused"], learned["fused-longer"]
+    assert parse(Distill, longer, verb="distill").optim.epochs == 2 * parse(Distill, once, verb="distill").optim.epochs
