@@ -54,7 +54,8 @@ VARIATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 EXTRAS = ("one-hard", "one-fused", "from-iframe", "from-motion", "from-residual", "fitted", "four", *VARIATIONS)
 #: What else could be trained on the same clips: the same backbone on RGB frames and on optical flow, and a 3-D network.
 BASELINES = ("two-stream", "r2plus1d")
-WITHOUT_TEACHERS = ("hard", "mutual", "exits", "one-hard", "hard-mixup", "hard-longer", "one-hard-longer", *BASELINES)
+_WITHOUT_TEACHERS = ("hard", "mutual", "exits", "one-hard", *BASELINES)
+WITHOUT_TEACHERS = (*_WITHOUT_TEACHERS, *(run for run, (like, _) in VARIATIONS.items() if like in _WITHOUT_TEACHERS))
 #: A 3-D network takes a second a clip and step: as many epochs as the time of one whole cell of the study allows.
 VIDEO, VIDEO_FRAMES, VIDEO_EPOCHS = "video:r2plus1d_18", 16, 4
 #: Ways of fusing the three teachers: weights (None: those fitted on held-out clips) and space.

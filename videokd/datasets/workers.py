@@ -100,7 +100,7 @@ def _in_processes(
     waiting = iter(tasks)
     try:
         while True:
-            with _interrupts_held_back():
+            with interrupts_held_back():
                 while len(running) < jobs * _WAITING_PER_JOB and (task := next(waiting, None)) is not None:
                     running[executor.submit(_attempt, function, task)] = task
             if not running:
@@ -130,7 +130,7 @@ def _follow(parent: Any) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def interrupts_held_back() -> Iterator[None]:
     """Ctrl-C waits meanwhile, and processes started meanwhile do not see it before they can ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
