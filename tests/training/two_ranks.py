@@ -18,7 +18,9 @@ from videokd.models.students import Students, build_students
 from videokd.recipes.settings import OptimSettings
 from videokd.recipes.update import Update
 from videokd.training.ranks import Ranks, join_ranks
-from videokd.training.session import Precision, RunFolder, RunLog, finite_values
+from videokd.training.record import RunLog, finite_values
+from videokd.training.run_folder import RunFolder
+from videokd.training.session import Precision
 from videokd.types import Batch
 
 CASES = {"plain": (1, False), "accumulated": (2, False), "alternating": (1, True), "both": (3, True)}

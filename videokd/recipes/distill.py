@@ -19,7 +19,8 @@ from videokd.recipes.runs import check_same_classes, load_teacher, network_of, p
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
-from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
+from videokd.training.run_folder import RunFolder
+from videokd.training.session import Precision, pick_device, seed_everything
 from videokd.types import STREAMS, check_streams
 
 

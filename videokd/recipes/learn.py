@@ -29,8 +29,10 @@ from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.update import Update, Updated, UpdateOrder
 from videokd.training.ranks import Ranks
+from videokd.training.record import RunLog, finite_values, memory_gib
+from videokd.training.run_folder import RunFolder
 from videokd.training.schedule import EMA, learning_rate
-from videokd.training.session import Precision, RunFolder, RunLog, StopSignal, finite_values, memory_gib
+from videokd.training.session import Precision, StopSignal
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16

@@ -14,8 +14,8 @@ from videokd.models.students import Students
 from videokd.recipes.command_line import say
 from videokd.recipes.update import Update
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.training.run_folder import RunFolder
 from videokd.training.schedule import EMA
-from videokd.training.session import RunFolder
 
 
 @dataclass

@@ -15,7 +15,7 @@ from videokd.models.backbone import Network
 from videokd.models.students import Students
 from videokd.training.checkpoint import load_checkpoint, strict_load
 from videokd.training.ranks import Ranks
-from videokd.training.session import RunFolder
+from videokd.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

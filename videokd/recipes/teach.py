@@ -14,7 +14,8 @@ from videokd.recipes.learn import learn
 from videokd.recipes.runs import prepare_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
 from videokd.training.ranks import join_ranks
-from videokd.training.session import Precision, RunFolder, pick_device, seed_everything
+from videokd.training.run_folder import RunFolder
+from videokd.training.session import Precision, pick_device, seed_everything
 from videokd.types import check_streams
 
 

@@ -1,0 +1,148 @@
+"""What a run records: the parts of its loss as numbers, its memory, and the log."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.utils.tensorboard.writer import FileWriter
+
+from videokd.errors import VideoKDError
+from videokd.files import write_whole
+
+
+def finite_values(
+    parts: Mapping[str, Tensor],
+    *,
+    step: int,
+    streams: Mapping[str, Sequence[str]] | None = None,
+    beside: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
+    """The parts of a loss as numbers, in one transfer from the device.
+
+    Args:
+        parts: {name: scalar}; the total, if it is among them, best comes last, as it only sums up what is wrong.
+        step: the present one, for the error.
+        streams: {student: the streams it sees}, for the error; a part's name starts with its student's.
+        beside: further scalars for the same transfer, which may be anything: fp16's gradients are infinite until their scale is found.
+
+    Returns:
+        {name: number}, of both.
+
+    Raises:
+        VideoKDError: one of the parts is not finite; it names the step, the first such part, and the streams of its student.
+
+    >>> finite_values({"a/ce": torch.tensor(0.5)}, step=3)
+    {'a/ce': 0.5}
+    """
+    together = {**(beside or {}), **parts}
+    if not together:
+        return {}
+    numbers = torch.stack([value.detach().float() for value in together.values()]).tolist()
+    values = dict(zip(together, numbers, strict=True))
+    for name in parts:
+        if not math.isfinite(value := values[name]):
+            seen = (streams or {}).get(name.partition("/")[0])
+            where = f" (the student sees {', '.join(seen)})" if seen else ""
+            raise VideoKDError(
+                f"step {step}: {name} is {value}{where}. Lower the learning rate, warm up for longer, or pass `--precision fp32`; "
+                "the last checkpoint is good."
+            )
+    return values
+
+
+def memory_gib(device: torch.device) -> dict[str, float]:
+    """What this process holds: `resident_gib` now, and on CUDA `cuda_peak_gib` since it began; workers count apart.
+
+    >>> memory_gib(torch.device("cpu"))["resident_gib"] > 0
+    True
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # only Linux has it; elsewhere the peak stands in, which macOS gives in bytes
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"resident_gib": resident / 2**30}
+    if device.type == "cuda":
+        memory["cuda_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return memory
+
+
+class RunLog:
+    """A run's log: one line of JSON per record in `log.jsonl`, and the same as TensorBoard events.
+
+    Each line holds `step`, `epoch` and the values by name; a value that is not finite is null.
+
+    Args:
+        folder: of the run.
+        resume_step: the step that the run continues after: later records, of a run that got further than its last
+            checkpoint, are removed. Without it, the log starts anew.
+        writes: False for all ranks but the first: nothing is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None, writes: bool = True) -> None:
+        self.path = Path(folder) / "log.jsonl"
+        self._writes = writes
+        if not writes:
+            return
+        kept = b"" if resume_step is None else _lines_until(self.path, resume_step)
+        write_whole(self.path, kept)
+        self._file = self.path.open("a", encoding="utf-8")
+        first_step = 0 if resume_step is None else resume_step + 1
+        self._events = FileWriter(str(folder))
+        # TensorBoard drops what an earlier start of the run wrote from this step on (its format's second version)
+        self._events.add_event(Event(step=first_step, file_version="brain.Event:2"))
+        self._events.add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def record(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Adds one line, written through at once.
+
+        Args:
+            step: number of the step, from 0.
+            epoch: number of the epoch, from 0.
+            values: {name: number}.
+        """
+        if not self._writes:
+            return
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "epoch": epoch} | finite, allow_nan=False) + "\n")
+        self._file.flush()
+        # one event for all: an event each would cost more than the rest of the logging together
+        scalars = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
+        self._events.add_summary(Summary(value=scalars), step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Closes both files; also at the end of a `with` block."""
+        if not self._writes:
+            return
+        self._file.close()
+        self._events.close()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+    """The log's lines up to and with a step; a last line that was cut off while it was written is left out."""
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return b"".join(kept)
