@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from videokd.evaluation.cost import macs, parameters, time_ms
 
@@ -32,6 +34,74 @@ def test_resnet18_costs_what_the_papers_say() -> None:
     assert counted == resnet18_macs(224, 1000)
     assert counted == 1_814_073_344
     assert parameters(network) == 11_689_512
+
+
+def vit_macs(side: int, patch: int, width: int, depth: int, classes: int) -> int:
+    """Counted by hand from the paper (Dosovitskiy et al. 2021): projections, attention and MLP of each block."""
+    tokens = (side // patch) ** 2
+    embedding = tokens * width * 3 * patch * patch
+    tokens += 1  # the class token
+    linear = tokens * width * (3 * width + width + 4 * width + 4 * width)
+    attention = 2 * tokens * tokens * width
+    return embedding + depth * (linear + attention) + width * classes
+
+
+def test_attention_counts() -> None:
+    network = timm.create_model("deit_tiny_patch16_224", pretrained=False)
+    assert macs(network, torch.zeros(1, 3, 224, 224)) == vit_macs(224, 16, 192, 12, 1000)
+    assert macs(network, torch.zeros(2, 3, 224, 224)) == 2 * vit_macs(224, 16, 192, 12, 1000)
+
+
+def test_windows_of_attention_count() -> None:
+    """A Swin stage by hand: its windows of 7 × 7 attend within themselves."""
+    network = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False).layers[0].blocks[0]
+    tokens, width = 56 * 56, 96
+    assert macs(network, torch.zeros(1, 56, 56, width)) == tokens * width * 12 * width + 2 * tokens * 49 * width
+
+
+def test_a_network_without_attention_costs_what_its_convolutions_do() -> None:
+    network = timm.create_model("convnext_atto", pretrained=False)
+    side, total = 56, 40 * 3 * 16 * 56 * 56
+    for depth, width, before in ((2, 40, 40), (2, 80, 40), (6, 160, 80), (2, 320, 160)):
+        if width != before:
+            side //= 2
+            total += width * before * 4 * side * side
+        total += depth * side * side * width * (49 + 8 * width)  # 7 × 7 within each channel, then the MLP
+    assert macs(network, torch.zeros(1, 3, 224, 224)) == total + 320 * 1000
+
+
+class Called(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.function(*values)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (lambda q: F.scaled_dot_product_attention(q, q, q), [(2, 3, 10, 8)], 2 * 2 * 3 * 10 * 10 * 8),
+        (lambda q, k: F.scaled_dot_product_attention(q, k, k), [(1, 2, 5, 4), (1, 2, 9, 4)], 2 * 2 * 5 * 9 * 4),
+        (lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True), [(1, 1, 6, 4)], 2 * 6 * 6 * 4),
+        (torch.matmul, [(5, 4), (4,)], 20),
+        (torch.matmul, [(4,), (4,)], 4),
+        (torch.matmul, [(2, 3, 5, 4), (4, 6)], 2 * 3 * 5 * 4 * 6),
+        (lambda a, b: torch.einsum("bij,bkj->bik", a, b), [(2, 5, 4), (2, 6, 4)], 2 * 5 * 6 * 4),
+        (lambda a, b: torch.addmv(torch.zeros(5), a, b), [(5, 4), (4,)], 20),
+        (lambda a, b: torch.addbmm(torch.zeros(5, 6), a, b), [(2, 5, 4), (2, 4, 6)], 2 * 5 * 4 * 6),
+        (lambda a: F.layer_norm(F.gelu(a), (8,)), [(2, 10, 8)], 0),
+    ],
+)
+def test_products_by_hand(function: Callable[..., Tensor], shapes: list[tuple[int, ...]], expected: int) -> None:
+    assert macs(Called(function), tuple(map(torch.zeros, shapes))) == expected
+
+
+def test_fused_layers_count_as_their_parts() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert macs(layer, torch.zeros(2, 10, 8)) == 20 * (8 * 24 + 8 * 8 + 2 * 8 * 16) + 2 * 2 * 10 * 10 * 8
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_macs_grow_with_the_batch_and_take_several_arguments() -> None:

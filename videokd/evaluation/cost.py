@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -39,13 +42,50 @@ def macs(module: nn.Module, inputs: Any) -> int:
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _unfused_attention(), counter:
             module(*inputs) if isinstance(inputs, tuple) else module(inputs)
     finally:
         for part, training in modes:
             part.training = training
     return int(counter.get_total_flops()) // 2
+
+
+def _dot_flops(first: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any) -> int:
+    """FLOPs of the products of a matrix or a vector with a vector: every value of the first is used once."""
+    return 2 * math.prod(first)
+
+
+def _addmv_flops(bias: Sequence[int], matrix: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _addbmm_flops(bias: Sequence[int], a: Sequence[int], b: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(a) * b[-1]
+
+
+_ATEN = torch.ops.aten
+# Matrix products that PyTorch's counter does not know
+_UNCOUNTED = {
+    _ATEN.mv: _dot_flops,
+    _ATEN.dot: _dot_flops,
+    _ATEN.vdot: _dot_flops,
+    _ATEN.addmv: _addmv_flops,
+    _ATEN.addbmm: _addbmm_flops,
+}
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Attention as matrix products, which the counter knows: each device has fused kernels of its own, and it knows some of them."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def time_ms(
