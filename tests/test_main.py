@@ -63,8 +63,8 @@ def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     wanted = ("--stream=motion", "--manifest=x", f"--out={tmp_path / 'run'}")
     assert "Did you mean --optim.lr?" in refused(capsys, "teach", *wanted, "--optim.lrr", "3")
-    assert "required: manifest, stream" in refused(capsys, "teach", "--out=x")
-    assert "Got value: lion" in refused(capsys, "teach", *wanted, "--optim.name=lion")
+    assert "required: --manifest, --stream" in refused(capsys, "teach", "--out=x")
+    assert "--optim.name is lion (accepted: adam, adamw, sgd)" in refused(capsys, "teach", *wanted, "--optim.name=lion")
     assert "stream: motin (accepted: one or more of iframe, motion" in refused(
         capsys, "teach", *wanted, "--stream", "motin"
     )

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+import yaml
+from jsonargparse import ArgumentError
 
 from videokd.errors import ConfigError
+from videokd.recipes.config_values import (
+    checked,
+    missing_settings,
+    plain_default,
+    read_option,
+    read_yaml,
+    setting_type,
+)
+from videokd.recipes.help_text import help_parser, help_text
 
 Settings = TypeVar("Settings")
 
 _PRESETS = resources.files("videokd.presets")
-_WITHOUT_VALUE = ("-h", "--help", "--print_config")
 
 
 def preset_names() -> list[str]:
@@ -49,7 +57,8 @@ def parse(settings: type[Settings], arguments: Sequence[str], *, verb: str, posi
     """A recipe's settings from its command line.
 
     `--config` takes a preset's name or a file; options win over it wherever they stand; hyphens and underscores both
-    serve in option names; what is unknown is refused.
+    serve in option names; what is unknown or not of its type is refused, before jsonargparse sees it: that would import
+    the modules that some values name, and read the files.
 
     Args:
         settings: the recipe's dataclass; its docstring is the help.
@@ -60,100 +69,130 @@ def parse(settings: type[Settings], arguments: Sequence[str], *, verb: str, posi
     Raises:
         ConfigError: something is missing, unknown, or not of its type.
     """
-    parser = _parser(settings, verb=verb, positional=positional)
-    options = _as_options(settings, arguments, verb=verb, positional=positional)
+    given = _split(settings, arguments, verb=verb)
+    if given.asks == "help":
+        sys.stdout.write(help_text(settings, verb=verb, positional=positional))
+        raise SystemExit(0)
     try:
-        values = parser.instantiate(parser.parse_args(options))
-        return settings(**{field.name: values[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+        values: dict[str, Any] = {}
+        for name in given.configs:
+            values = _merged(settings, values, _read_config(settings, name, verb=verb))
+        for dotted, value in [*_positional_options(settings, given.values, positional=positional), *given.options]:
+            _put(settings, values, dotted, value)
+    except ConfigError as error:
+        raise ConfigError(f"{verb}: {error} See `videokd {verb} --help`.") from error
+    parser = help_parser(settings, verb=verb, positional=positional)
+    if given.asks == "print_config":
+        everything = {field.name: plain_default(field) for field in fields(settings)}  # type: ignore[arg-type]
+        sys.stdout.write(yaml.safe_dump(_merged(settings, everything, values), sort_keys=False, allow_unicode=True))
+        raise SystemExit(0)
+    missing = missing_settings(settings, values)
+    if missing:
+        names = ", ".join(name.upper() if name in positional else f"--{name}" for name in missing)
+        raise ConfigError(f"{verb}: required: {names}. See `videokd {verb} --help`.")
+    try:
+        made = parser.instantiate(parser.parse_object(values, env=False))
+        return settings(**{field.name: made[field.name] for field in fields(settings)})  # type: ignore[arg-type]
     except ArgumentError as error:
-        raise ConfigError(_in_one_line(str(error), parser, verb=verb)) from error
+        raise ConfigError(f"{verb}: {error} See `videokd {verb} --help`.") from error
 
 
-def _parser(settings: type[Any], *, verb: str, positional: Sequence[str]) -> ArgumentParser:
-    shown = " ".join(name.upper() for name in positional)
-    parser = ArgumentParser(
-        prog=f"videokd {verb}",
-        usage=f"videokd {verb} {shown} [--config PRESET-OR-FILE] [--dotted.override value …]".replace("  ", " "),
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="A preset's name (see `videokd presets`) or a YAML file.")
-    parser.add_class_arguments(settings, None)
-    parser.set_defaults({f.name: _plain_default(f) for f in fields(settings) if _plain_default(f) is not None})
-    return parser
+@dataclass(frozen=True)
+class _Given:
+    """A command line, taken apart: what is asked for instead of running, config files, (name, value) pairs, bare words."""
+
+    asks: str
+    configs: Sequence[str]
+    options: Sequence[tuple[str, Any]]
+    values: Sequence[str]
 
 
-def _plain_default(field: Any) -> dict[str, Any] | None:
-    """Dictionaries of dataclasses as plain dictionaries, so that `--print_config` can write them."""
-    if field.default_factory is MISSING:
-        return None
-    value = field.default_factory()
-    if not isinstance(value, dict) or not any(map(is_dataclass, value.values())):
-        return None
-    return {key: asdict(item) for key, item in value.items()}
-
-
-def _as_options(settings: type[Any], arguments: Sequence[str], *, verb: str, positional: Sequence[str]) -> list[str]:
-    """The arguments as `--name=value`, the config first."""
-    configs, options, values = [], [], []
-    hints = get_type_hints(settings)
+def _split(settings: type[Any], arguments: Sequence[str], *, verb: str) -> _Given:
+    asks, configs, options, values = "", [], [], []
     waiting = list(arguments)
     while waiting:
         token = waiting.pop(0)
+        if token == "--":
+            values += waiting
+            break
         if not token.startswith("-") or token == "-":
             values.append(token)
             continue
         name, given, value = token.partition("=")
-        name = name.replace("_", "-") if name.startswith("-h") else "--" + name.lstrip("-").replace("-", "_")
-        if name in _WITHOUT_VALUE:
-            options.append(token if name in ("-h", "--help") else name)
+        name = name.lstrip("-").replace("-", "_")
+        if name in ("h", "help", "print_config"):
+            asks = "print_config" if name == "print_config" else "help"
             continue
-        if not given:
-            is_switch = _type_of(settings, name[2:]) is bool and (not waiting or waiting[0] not in ("true", "false"))
-            if not is_switch and not waiting:
-                raise ConfigError(f"videokd {verb}: {token} has no value. Give one, or see `videokd {verb} --help`.")
-            value = "true" if is_switch else waiting.pop(0)
-        if name == "--config":
-            configs.append(f"--config={_config_file(value)}")
-        else:
-            options.append(f"{name}={value}")
-    return configs + _positional_options(hints, values, verb=verb, positional=positional) + options
+        try:
+            if name == "config":
+                if not given and not waiting:
+                    raise ConfigError(f"{token} has no value (accepted: a preset's name or a YAML file).")
+                configs.append(value if given else waiting.pop(0))
+                continue
+            hint = setting_type(settings, name)
+            if not given:
+                is_switch = hint is bool and (not waiting or waiting[0] not in ("true", "false"))
+                if not is_switch and not waiting:
+                    raise ConfigError(f"{token} has no value.")
+                value = "true" if is_switch else waiting.pop(0)
+            options.append((name, read_option(settings, name, value)))
+        except ConfigError as error:
+            raise ConfigError(f"{verb}: {error} See `videokd {verb} --help`.") from error
+    return _Given(asks, configs, options, values)
 
 
-def _type_of(settings: type[Any], dotted: str) -> object:
-    """The type of a setting such as objective.exits; None where there is no such field."""
-    name, _, rest = dotted.partition(".")
-    hint = get_type_hints(settings).get(name)
-    return _type_of(hint, rest) if rest and is_dataclass(hint) and isinstance(hint, type) else None if rest else hint
-
-
-def _positional_options(hints: dict[str, Any], values: list[str], *, verb: str, positional: Sequence[str]) -> list[str]:
-    options = []
+def _positional_options(
+    settings: type[Any], words: Sequence[str], *, positional: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    values = list(words)
     for name in positional:
-        if "tuple" in str(hints[name]):
+        if get_origin(setting_type(settings, name)) is tuple:
             if values:
-                options.append(f"--{name}={json.dumps(values)}")
+                yield name, values
             values = []
         elif values:
-            options.append(f"--{name}={values.pop(0)}")
+            yield name, read_option(settings, name, values.pop(0))
     if values:
         accepted = " ".join(name.upper() for name in positional) or "options only"
-        raise ConfigError(
-            f"videokd {verb}: {values[0]!r} is one too many (accepted: {accepted}). See `videokd {verb} --help`."
-        )
-    return options
+        raise ConfigError(f"{values[0]!r} is one too many (accepted: {accepted}).")
 
 
-def _config_file(name: str) -> str:
-    if Path(name).is_file():
-        return name
-    preset_text(name.removesuffix(".yaml"))
-    return str(_PRESETS / f"{name.removesuffix('.yaml')}.yaml")
+def _put(settings: type[Any], values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets one value; the rest of a mapping that it belongs to stays as the config or the defaults have it."""
+    first, *rest = dotted.split(".")
+    if not rest:
+        values[first] = value
+        return
+    if first not in values:
+        (field,) = (field for field in fields(settings) if field.name == first)
+        values[first] = plain_default(field)
+    inside = values[first]
+    for name in rest[:-1]:
+        inside = inside.setdefault(name, {})
+    inside[rest[-1]] = value
 
 
-def _in_one_line(message: str, parser: ArgumentParser, *, verb: str) -> str:
-    line = " ".join(message.replace('Parser key "', '"').split()).replace("typing.", "")
-    known = [option for action in parser._actions for option in action.option_strings]
-    wrong = next((word.partition("=")[0] for word in line.split() if word.startswith("--")), "")
-    close = difflib.get_close_matches(wrong, known, n=1) if wrong not in known else []
-    hint = f"Did you mean {close[0]}?" if close else f"`videokd {verb} --help` lists what is accepted."
-    return f"videokd {verb}: {line.rstrip('.')}. {hint}"
+def _merged(settings: type[Any], values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The second over the first, group by group."""
+    hints = get_type_hints(settings)
+    merged = dict(values)
+    for name, value in others.items():
+        group = hints[name]
+        merged[name] = _merged(group, merged[name], value) if is_dataclass(group) and name in merged else value  # type: ignore[arg-type]
+    return merged
+
+
+def _read_config(settings: type[Any], name: str, *, verb: str) -> dict[str, Any]:
+    """The values of a config file or preset, checked; those of required settings may be null, as `--print_config` has them."""
+    path = Path(name)
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else preset_text(name.removesuffix(".yaml"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name} cannot be read ({error}; accepted: a YAML file or a preset).") from error
+    values = read_yaml(text, where=name)
+    if isinstance(values, dict):
+        missing = missing_settings(settings, {})
+        values = {key: value for key, value in values.items() if value is not None or key not in missing}
+        if values.get("verb") == verb and "verb" not in missing:  # a run's config.yaml names the verb that wrote it
+            del values["verb"]
+    return dict(checked(settings, {} if values is None else values, where=name))
