@@ -281,7 +281,7 @@ def test_bad_files(tmp_path: Path, make_clip) -> None:
         (tmp_path / "missing.mp4", "is not there"),
         (tmp_path, "is a directory"),
         (empty, "is empty"),
-        (text, "cannot be read as a video"),
+        (text, "is a text file"),
         (cut, "cannot be read as a video"),
     ):
         with pytest.raises(videokd.DecodeError, match=f"{path.name}.*{message}"):

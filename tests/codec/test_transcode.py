@@ -276,14 +276,14 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
         container.mux(stream.encode(samples))
         container.mux(stream.encode(None))
     return {
-        "missing": (folder / "missing.mp4", r"missing.mp4: no such file. Check the path"),
+        "missing": (folder / "missing.mp4", r"missing.mp4 is not there .*Check the path"),
         "directory": (folder / "folder.mp4", r"folder.mp4 is a directory \(accepted: a video file\)"),
-        "empty": (folder / "empty.mp4", r"empty.mp4 is empty \(0 bytes\). Fetch it again"),
-        "text": (folder / "text.mp4", r"text.mp4 is no video that FFmpeg reads \(.+\). Check"),
-        "without index": (folder / "cut.mp4", r"cut.mp4 is no video that FFmpeg reads \(.+\). Check"),
+        "empty": (folder / "empty.mp4", r"empty.mp4 is empty .*again"),
+        "text": (folder / "text.mp4", r"text.mp4 is a text file"),
+        "without index": (folder / "cut.mp4", r"cut.mp4 cannot be read as a video: .+ Check"),
         "cut off": (folder / "cut_later.mp4", r"cut_later.mp4: decoding stopped after \d+ pictures \(.+\). Damaged"),
         "noise": (folder / "noise.mp4", r"noise.mp4: (decoding stopped after 0 pictures|no picture could be decoded)"),
-        "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg decodes \(it holds: audio\)"),
+        "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode, only audio"),
     }
 
 
@@ -306,7 +306,7 @@ def test_a_file_without_any_picture_is_an_error(tmp_path: Path) -> None:
         stream = container.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         container.start_encoding()
-    with pytest.raises(DecodeError, match=r"none.mkv(: no picture could be decoded| is no video)"):
+    with pytest.raises(DecodeError, match=r"none.mkv(: no picture could be decoded| cannot be read as a video)"):
         transcode(tmp_path / "none.mkv", tmp_path / "x.mp4", Encoding())
 
 

@@ -140,7 +140,7 @@ def test_failures_are_listed_after_everything_else_is_done(damaged: Path, tmp_pa
     with (out / "failures.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["hop/bad_g3_c1.mp4", "run/short_g3_c1.mp4"]
-    assert "is no video that FFmpeg reads" in rows[0]["reason"]
+    assert "is a text file" in rows[0]["reason"]
     assert "has one picture alone (accepted: two or more, to see motion)" in rows[1]["reason"]
 
 

@@ -326,9 +326,9 @@ def test_bad_files_are_reported_and_the_good_prepared(tmp_path: Path, make_clip:
         files = {
             "empty": (b"", "is empty"),
             "cut": (whole[: len(whole) * 2 // 3], "Damaged or cut off"),
-            "beheaded": (front[: len(front) // 2], "is no video that FFmpeg reads"),
-            "text": (b"not a video\n" * 50, "is no video that FFmpeg reads"),
-            "unknown codec": (whole.replace(b"avc1", b"zzzz"), "has no video track that FFmpeg decodes"),
+            "beheaded": (front[: len(front) // 2], "cannot be read as a video"),
+            "text": (b"not a video\n" * 50, "is a text file"),
+            "unknown codec": (whole.replace(b"avc1", b"zzzz"), "has no video track that FFmpeg can decode"),
             "forbidden": (whole, "Permission denied"),
             "one picture": (write_clip(tmp_path / "one.mp4", num_frames=1).read_bytes(), "one picture alone"),
             "sound": (sound_alone(tmp_path / "sound.mp4"), "has no video track"),

@@ -14,10 +14,10 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from videokd.codec import scan
-from videokd.codec.boxes import check_tables
 from videokd.codec.index import VideoIndex
 from videokd.codec.limits import Limits
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
+from videokd.codec.opening import open_container, reason
 from videokd.errors import DecodeError
 
 #: Codecs of which FFmpeg's decoders export motion vectors.
@@ -25,12 +25,11 @@ MOTION_CODECS = (
     *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv"),
     *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20"),
 )
-#: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
-LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1
 _B_PICTURE = 3  # AVPictureType
+_EXPORT_VECTORS = {"flags2": "+export_mvs"}
 # Where only vectors are wanted, no pixel need be right: this leaves them as they are, and decoding takes up to a third less
 _VECTORS_ALONE = {"skip_loop_filter": "all", "skip_idct": "all"}
 # These can also decode at an eighth of the size, which makes motion compensation nearly free
@@ -39,68 +38,6 @@ _SHRINK_BITS = 3
 _VECTOR_WORDS = 20
 _DEFAULT_LIMITS = Limits()
 _SIDE_DATA: Any = SideDataContainer
-
-
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if there is a file that may be a video.
-
-    Raises:
-        DecodeError: there is none, it is a directory, a pipe or a device, or it is empty.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise DecodeError(f"{path} is a directory (accepted: a video file). Name one of the files in it.")
-    if not path.exists():
-        raise DecodeError(f"{path} is not there (accepted: a video file). Check the path.")
-    if not path.is_file():
-        raise DecodeError(f"{path} is a pipe or a device (accepted: a video file). Write it to a file first.")
-    if not path.stat().st_size:
-        raise DecodeError(f"{path} is empty (accepted: a video file). Copy or download it again.")
-    return path
-
-
-def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMITS) -> tuple[Any, Any]:
-    """(container, video stream) of a file, its decoder set to one thread and to export motion vectors.
-
-    One thread because frame-threaded H.264 decoding with exported vectors is a race in FFmpeg: vectors go missing, at
-    each run others, while the pictures are right. Parallelism is across videos.
-
-    Raises:
-        DecodeError: FFmpeg cannot read the file, there is no video in it, or its pictures are too large.
-    """
-    path = check_path(path)
-    try:
-        container: Any = av.open(os.path.abspath(path), timeout=limits.stall_seconds, **LENIENT)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(
-            f"{path} cannot be read as a video: {_reason(error)} (accepted: any container and codec that FFmpeg reads). "
-            "Check that it plays, or copy it again."
-        ) from error
-    try:
-        # Where a file has no track at all, PyAV's streams.best fails
-        stream = container.streams.best("video") if len(container.streams) else None
-        if stream is None or stream.codec_context is None:
-            raise DecodeError(
-                f"{path} has no video track that FFmpeg can decode (accepted: a file with video). Check that it plays."
-            )
-        context = stream.codec_context
-        if max(context.width, context.height) > limits.side:
-            raise DecodeError(
-                f"{path} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
-                "If that is no damage, open it with limits=Limits(side=…)."
-            )
-    except DecodeError:
-        container.close()
-        raise
-    context.thread_type = "NONE"
-    context.thread_count = 1
-    # Without "unaligned" a left crop of H.264 would be cut off by whatever number of pixels suits vector instructions
-    context.options = {"flags": "+unaligned", "flags2": "+export_mvs", "max_pixels": str(limits.side**2)}
-    return container, stream
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class PictureDecoder:
@@ -119,6 +56,7 @@ class PictureDecoder:
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path, self.limits)
         self.context = self.stream.codec_context
+        self.context.options = self.context.options | _EXPORT_VECTORS
         self._moved = False
         if not self._pictures:
             self._leave_pictures()
@@ -166,7 +104,7 @@ class PictureDecoder:
                     return
                 yield packet
         except (av.FFmpegError, OSError) as error:
-            raise DecodeError(f"{self.path} cannot be read on: {_reason(error)}. Copy the file again.") from error
+            raise DecodeError(f"{self.path} cannot be read on: {reason(error)}. Copy the file again.") from error
 
     def feed(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
         """Decodes one packet; None flushes.
@@ -189,7 +127,7 @@ class PictureDecoder:
         except (av.FFmpegError, OSError, ValueError) as error:
             where = "its end" if number is None else f"packet {number}"
             raise DecodeError(
-                f"{self.path}: {where} cannot be decoded: {_reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
+                f"{self.path}: {where} cannot be decoded: {reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
             ) from error
         numbered = [(frame.pts, frame) for frame in frames]
         return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
@@ -298,7 +236,7 @@ class Colours:
         try:
             plane: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
         except (av.FFmpegError, ValueError) as error:
-            raise DecodeError(f"{frame.format.name} cannot be converted to RGB: {_reason(error)}") from error
+            raise DecodeError(f"{frame.format.name} cannot be converted to RGB: {reason(error)}") from error
         return np.frombuffer(plane, np.uint8, plane.height * plane.line_size).reshape(plane.height, plane.line_size)
 
 
@@ -326,7 +264,6 @@ def index_video(path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMIT
 
 def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
     """Opens and indexes a file, and leaves it open; errors as for `index_video`."""
-    check_tables(check_path(path))
     decoder = PictureDecoder(path, limits=limits)
     try:
         index = scan.from_headers(decoder)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import Colours, check_path, open_container
+from videokd.codec.container import Colours
+from videokd.codec.opening import check_path, open_container
 from videokd.errors import DecodeError
 
 try:
@@ -42,19 +43,21 @@ def read_rgb(path: str | os.PathLike[str], frame_numbers: Sequence[int]) -> Fram
         raise DecodeError(
             f"{path}: frames {list(frame_numbers)} (accepted: one or more numbers from 0 on). Correct them."
         )
-    if decord is None or path.suffix.lower() == ".avi":
+    if decord is None or path.suffix.lower() == ".avi" or not str(path).isprintable():
         return read_by_pyav(path, frame_numbers)
     return read_by_decord(path, frame_numbers)
 
 
 def read_by_decord(path: Path, frame_numbers: Sequence[int]) -> Frames:
-    """As `read_rgb`, by decord."""
+    """As `read_rgb`, by decord, which would open anything that FFmpeg can: only after the rules of opening.py hold."""
+    container, _ = open_container(path)
+    container.close()
     try:
         # a reader a call: decord's memory grows with the number of reads
         reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
         _check_numbers(path, frame_numbers, len(reader))
         frames: Frames = reader.get_batch(list(frame_numbers)).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
+    except (decord.DECORDError, RuntimeError, IndexError, UnicodeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise DecodeError(
             f"{path} cannot be decoded by decord: {reason}. Check that it plays, or copy it again."

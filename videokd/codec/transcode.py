@@ -14,12 +14,11 @@ from typing import Any, Literal, get_args
 import av
 import numpy as np
 import numpy.typing as npt
-from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from videokd.codec.container import LENIENT
+from videokd.codec.opening import open_container
 from videokd.errors import ConfigError, DataError, DecodeError
 
 Codec = Literal["mpeg4", "h264"]
@@ -119,10 +118,16 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
     """
     encoding = encoding or Encoding()
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    if target.exists() and source.exists() and target.samefile(source):
-        raise DataError(f"{target}: source and target are the same file. Give the target another name or folder.")
-    _check_file(source)
-    with _aside(target) as temporary, _opened(source) as (container, stream):
+    container, stream = open_container(source)
+    with container:
+        if target.exists() and target.samefile(source):
+            raise DataError(f"{target}: source and target are the same file. Give the target another name or folder.")
+        return _written(source, container, stream, target, encoding)
+
+
+def _written(source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding) -> SourceForm:
+    """Writes the pictures of an open file; how they were encoded."""
+    with _aside(target) as temporary:
         rate = stream.average_rate or stream.guessed_rate
         types: list[str] = []
         with _Writer(temporary, shown_as=target, rate=rate, encoding=encoding) as writer:
@@ -178,35 +183,6 @@ def encode(
             if not writer.num_frames:
                 raise ValueError("no frames (accepted: at least one)")
             return writer.finish()
-
-
-def _check_file(source: Path) -> None:
-    if not source.exists():
-        raise DecodeError(f"{source}: no such file. Check the path.")
-    if source.is_dir():
-        raise DecodeError(f"{source} is a directory (accepted: a video file). Name a file in it.")
-    if source.stat().st_size == 0:
-        raise DecodeError(f"{source} is empty (0 bytes). Fetch it again.")
-
-
-@contextlib.contextmanager
-def _opened(source: Path) -> Iterator[tuple[Any, VideoStream]]:
-    try:
-        container = av.open(str(source), **LENIENT)
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(
-            f"{source} is no video that FFmpeg reads ({_cause(error)}). Check that it is one, whole and readable."
-        ) from error
-    with container:
-        streams = [
-            s for s in container.streams.video if s.codec_context and not s.disposition & Disposition.attached_pic
-        ]
-        if not streams:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise DecodeError(f"{source} has no video track that FFmpeg decodes (it holds: {kinds}). Leave it out.")
-        # One thread per video: clips are transcoded side by side, and the output must not depend on the machine.
-        streams[0].codec_context.thread_count = 1
-        yield container, streams[0]
 
 
 def _pictures(container: Any, stream: VideoStream, source: Path) -> Iterator[VideoFrame]:

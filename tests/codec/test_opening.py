@@ -1,0 +1,217 @@
+"""What is opened: one file by its name, in a container format of videos, and one of its tracks, alike for every reader."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+import videokd
+from videokd.codec import rgb
+from videokd.codec.opening import CONTAINERS, open_container
+from videokd.codec.transcode import transcode
+
+PLAYLISTS = {
+    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10.0,\n{other}\n#EXT-X-ENDLIST\n",
+    "ffconcat": "ffconcat version 1.0\nfile {other}\n",
+    "sdp": "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 5004 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n",
+    "mpd": '<?xml version="1.0"?>\n<MPD type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="video/mp4">'
+    '<Representation id="1" bandwidth="1"><BaseURL>{other}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "imf": '<?xml version="1.0"?>\n<CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2016"/>',
+    "pls": "[playlist]\nFile1={other}\n",
+    "asx": '<asx version="3.0"><entry><ref href="{other}"/></entry></asx>',
+}
+
+
+def readers(target: Path) -> dict[str, Callable[[Path], Any]]:
+    """Every way by which a file is opened."""
+    given: dict[str, Callable[[Path], Any]] = {
+        "open": videokd.open,
+        "transcode": lambda path: transcode(path, target),
+        "pyav": lambda path: rgb.read_by_pyav(path, [0]),
+        "rgb": lambda path: rgb.read_rgb(path, [0]),
+    }
+    if rgb.decord is not None:
+        given["decord"] = lambda path: rgb.read_by_decord(path, [0])
+    return given
+
+
+@pytest.mark.parametrize("suffix", ["own", "mp4", "avi", "png"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_no_playlist_opens_another_file(tmp_path: Path, make_clip, kind: str, suffix: str) -> None:
+    other = tmp_path / "other.ts"
+    other.write_bytes(make_clip("libx264", container="ts").read_bytes())
+    path = tmp_path / f"list.{kind if suffix == 'own' else suffix}"
+    path.write_bytes(PLAYLISTS[kind].format(other=other.name).encode())
+    if kind in ("m3u8", "ffconcat") and suffix == "own":  # FFmpeg by itself would
+        with av.open(str(path)) as container:
+            assert container.streams.video
+    for name, read in readers(tmp_path / "out.mp4").items():
+        with pytest.raises(videokd.DecodeError, match=r"list\.\w+ is a playlist.*which names other files"):
+            read(path)
+        assert not (tmp_path / "out.mp4").exists(), name
+
+
+def test_a_playlist_that_names_itself(tmp_path: Path) -> None:
+    path = tmp_path / "self.mp4"
+    path.write_text(f"ffconcat version 1.0\nfile {path.name}\n")
+    with pytest.raises(videokd.DecodeError, match="is a playlist"):
+        videokd.open(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a.ts|b.ts", "http:", "file:clip.ts", "-", "subfile,,start,0,end,9,,:a.ts", "a%03d.ts", "pipe:0"]
+)
+def test_a_path_is_a_file_name_and_nothing_else(
+    tmp_path: Path, make_clip, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = make_clip("libx264", container="ts").read_bytes()
+    for other in ("a.ts", "b.ts", "clip.ts", "a001.ts"):
+        Path(other).write_bytes(data)
+    for read in readers(tmp_path / "out.mp4").values():
+        with pytest.raises(videokd.DecodeError, match="is not there"):
+            read(Path(name))
+    Path(name).write_bytes(make_clip("mpeg4", container="avi", num_frames=7).read_bytes())
+    with videokd.open(name) as video:
+        assert (video.codec, video.num_frames) == ("mpeg4", 7)
+    assert transcode(name, tmp_path / "out.mp4").num_frames == 7
+
+
+def test_strange_names(tmp_path: Path, make_clip) -> None:
+    data = make_clip("mpeg4").read_bytes()
+    for name in (
+        os.fsdecode(b"gr\xfc\xdfe-\xff.mp4"),
+        "a" * 251 + ".mp4",
+        "new\nline.mp4",
+        "日本語.mp4",
+        "no-suffix",
+        ".hidden",
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with videokd.open(path) as video:
+            assert video.num_frames == 30
+        assert transcode(path, tmp_path / "out.mp4").num_frames == 30
+        assert rgb.read_rgb(path, [3]).shape == (1, 96, 128, 3)
+    for name in ("b" * 256 + ".mp4", "zero\0byte.mp4"):
+        for read in readers(tmp_path / "other.mp4").values():
+            with pytest.raises(videokd.DecodeError, match="cannot be opened|is not there"):
+                read(tmp_path / name)
+
+
+def jpeg() -> bytes:
+    codec: Any = av.CodecContext.create("mjpeg", "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
+    picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24").reformat(format="yuvj420p")
+    return b"".join(bytes(packet) for packet in [*codec.encode(picture), *codec.encode(None)])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("picture.jpg", "is a picture"),
+        ("picture.mp4", "is a picture"),
+        ("text.txt", "is a text file"),
+        ("text.mp4", "is a text file"),
+        ("clips.zip", "is an archive.*Unpack it"),
+        ("clips.mp4", "is an archive.*Unpack it"),
+        ("sound.mp3", "is audio without pictures"),
+        ("paper.pdf", "is a document"),
+        ("noise.mp4", "cannot be read as a video|is not in a container format"),
+        ("empty.mp4", "is empty"),
+        ("folder.mp4", "is a directory.*Name one of the files in it"),
+    ],
+)
+def test_what_is_not_a_video_is_named(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    if name == "folder.mp4":
+        path.mkdir()
+    elif name.startswith("clips"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.mp4", b"x")
+    else:
+        kinds = {"picture": jpeg(), "text": b"no video\n" * 99, "sound": b"ID3\4" + bytes(999), "paper": b"%PDF-1.7\n"}
+        kinds |= {"noise": np.random.default_rng(0).bytes(5000), "empty": b""}
+        path.write_bytes(kinds[path.stem])
+    for read in readers(tmp_path / "out.mp4").values():
+        with pytest.raises(videokd.DecodeError, match=f"{path.name} ({message})"):
+            read(path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to become a user who may not read")
+def test_a_file_that_may_not_be_read(tmp_path: Path, make_clip) -> None:
+    path = tmp_path / "secret.mp4"
+    path.write_bytes(make_clip("mpeg4").read_bytes())
+    path.chmod(0)
+    program = (
+        "import os, sys\nfrom videokd.codec.opening import check_path\nos.seteuid(65534)\n"
+        "try: check_path('secret.mp4')\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    tmp_path.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("DecodeError secret.mp4 cannot be opened: Permission denied"), done.stderr
+
+
+MUXERS = (
+    *(("mpeg4", name) for name in ("3gp", "avi", "ipod", "ismv", "m4v", "matroska", "mov", "mp4", "nut", "wtv")),
+    *(("mpeg2video", name) for name in ("dvd", "mpeg", "mpeg2video", "mpegts", "mxf", "svcd", "vob")),
+    *(("libvpx", name) for name in ("webm", "ivf", "ogg")),
+    *(
+        ("libx264", "h264"),
+        ("libx264", "f4v"),
+        ("libx265", "hevc"),
+        ("libsvtav1", "obu"),
+        ("wmv2", "asf"),
+        ("rv10", "rm"),
+    ),
+    *(("flv", "flv"), ("flv", "swf"), ("h263", "h263"), ("h261", "h261"), ("dvvideo", "dv"), ("mjpeg", "mjpeg")),
+    *(("gif", "gif"), ("apng", "apng"), ("wrapped_avframe", "yuv4mpegpipe")),
+)
+
+
+@pytest.mark.parametrize(("codec", "form"), MUXERS)
+def test_every_container_that_ffmpeg_writes_for_video_is_accepted(tmp_path: Path, codec: str, form: str) -> None:
+    path = tmp_path / "clip.mkv"  # the name tells nothing
+    try:
+        with av.open(str(path), "w", format=form) as output:
+            stream: Any = output.add_stream(codec, rate=25)
+            stream.width, stream.height = (720, 576) if codec == "dvvideo" else (352, 288)
+            stream.pix_fmt = {"gif": "rgb8", "apng": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+            for shade in range(4):
+                picture = np.full((stream.height, stream.width, 3), 20 * shade, np.uint8)
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            output.mux(stream.encode(None))
+        with av.open(str(path)) as container:
+            assert container.streams.video
+    except (av.FFmpegError, ValueError, OSError, AssertionError) as error:
+        pytest.skip(f"this FFmpeg does not write and read {codec} in {form}: {error}")
+    container, track = open_container(path)
+    with container:
+        assert len(list(container.decode(track))) >= 3
+
+
+def test_formats_that_open_other_files_are_not_on_the_list() -> None:
+    assert not {
+        "hls",
+        "dash",
+        "imf",
+        "concat",
+        "sdp",
+        "rtsp",
+        "image2",
+        "vobsub",
+        "mlv",
+        "avisynth",
+        "lavfi",
+        "tty",
+    } & set(CONTAINERS)

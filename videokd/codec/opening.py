@@ -1,0 +1,250 @@
+"""Opens a video file for every reader: which files, container formats and protocols, and which of the video tracks.
+
+FFmpeg also opens playlists, scripts, devices, pictures and network addresses, and some of these open further files. Here a
+path names one file, its container format is one of a list, and nothing but that file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from videokd.codec.boxes import check_tables
+from videokd.codec.foreign import what_it_is
+from videokd.codec.limits import Limits
+from videokd.errors import DecodeError
+
+#: FFmpeg's names of the formats that hold a whole video in one file. One that a build of FFmpeg lacks does no harm. Not here, as
+#: they open other files: hls, dash, imf, concat, sdp, rtsp, image2, vobsub, mlv, avisynth, vapoursynth, dvdvideo, and devices.
+CONTAINERS = (
+    *(
+        "mov",
+        "mp4",
+        "matroska",
+        "webm",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "flv",
+        "live_flv",
+        "kux",
+        "asf",
+        "asf_o",
+        "wtv",
+        "rm",
+        "ivr",
+    ),
+    *(
+        "ogg",
+        "nut",
+        "swf",
+        "mxf",
+        "gxf",
+        "lxf",
+        "dv",
+        "nsv",
+        "nuv",
+        "ty",
+        "pva",
+        "dhav",
+        "vividas",
+        "vivo",
+        "xmv",
+        "mgsts",
+    ),
+    # One track without a container
+    *("m4v", "mpegvideo", "h261", "h263", "h264", "hevc", "vvc", "evc", "av1", "obu", "ivf", "vc1", "vc1test", "dirac"),
+    *(
+        "dnxhd",
+        "cavsvideo",
+        "avs2",
+        "avs3",
+        "mjpeg",
+        "mjpeg_2000",
+        "mpjpeg",
+        "ingenient",
+        "smjpeg",
+        "yuv4mpegpipe",
+        "ipu",
+        "apv",
+    ),
+    # Animations and cameras
+    *("gif", "apng", "jpegxl_anim", "webp", "webp_anim", "cine", "ser", "r3d", "pdv", "ipmovie", "luodat", "svs"),
+    # Games and early multimedia
+    *(
+        "4xm",
+        "ace",
+        "anm",
+        "argo_brp",
+        "avs",
+        "bethsoftvid",
+        "bfi",
+        "bink",
+        "bmv",
+        "c93",
+        "cdg",
+        "cdxl",
+        "dfa",
+        "dsicin",
+    ),
+    *(
+        "dxa",
+        "ea",
+        "ea_cdata",
+        "film_cpk",
+        "filmstrip",
+        "flic",
+        "frm",
+        "gdv",
+        "hnm",
+        "idcin",
+        "ifv",
+        "iff",
+        "iss",
+        "iv8",
+        "jv",
+    ),
+    *(
+        "lmlm4",
+        "lvf",
+        "mm",
+        "mods",
+        "moflex",
+        "msnwctcp",
+        "mtv",
+        "mv",
+        "mvi",
+        "mxg",
+        "nc",
+        "paf",
+        "pmp",
+        "psxstr",
+        "rl2",
+        "roq",
+    ),
+    *("rpl", "sdr2", "sga", "siff", "smk", "smush", "thp", "tiertexseq", "tmv", "usm", "vmd", "wc3movie", "wsvqa"),
+    *("xmd", "yop", "hxvs", "vidc", "simbiosis_imx"),
+)
+_ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+#: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
+_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+_DEFAULT_LIMITS = Limits()
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if there is a file that may be a video. It is a file's name, whatever it looks like: no URL, no option.
+
+    Raises:
+        DecodeError: there is none, it is a directory, a pipe or a device, it may not be read, or it is empty.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise DecodeError(f"{path} is a directory (accepted: a video file). Name one of the files in it.")
+        if not path.exists():
+            raise DecodeError(f"{path} is not there (accepted: a video file). Check the path.")
+        if not path.is_file():
+            raise DecodeError(f"{path} is a pipe or a device (accepted: a video file). Write it to a file first.")
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise DecodeError(f"{path} is empty (accepted: a video file). Copy or download it again.")
+    except (OSError, ValueError) as error:  # not allowed, a name that is too long, a zero byte in it
+        raise DecodeError(
+            f"{path} cannot be opened: {reason(error)} (accepted: a video file). Check its name and permissions."
+        ) from error
+    return path
+
+
+def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMITS) -> tuple[Any, Any]:
+    """(container, video track) of a file, whose decoder is set to one thread.
+
+    One thread because frame-threaded H.264 decoding with exported vectors is a race in FFmpeg: vectors go missing, at
+    each run others, while the pictures are right. Parallelism is across videos.
+
+    Raises:
+        DecodeError: FFmpeg cannot read the file, it is no container format of a video, there is no video in it, or its pictures
+            are too large.
+    """
+    path = check_path(path)
+    check_tables(path)
+    try:
+        container: Any = av.open(
+            _name_or_file(path), options=dict(_ONLY_THIS_FILE), timeout=limits.stall_seconds, **_LENIENT
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _refused(path, error) from error
+    try:
+        stream = video_track(container, path)
+        context = stream.codec_context
+        if max(context.width, context.height) > limits.side:
+            raise DecodeError(
+                f"{path} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
+                "If that is no damage, open it with limits=Limits(side=…)."
+            )
+    except BaseException:
+        container.close()
+        raise
+    context.thread_type = "NONE"
+    context.thread_count = 1
+    # Without "unaligned" a left crop of H.264 would be cut off by whatever number of pixels suits vector instructions
+    context.options = {"flags": "+unaligned", "max_pixels": str(limits.side**2)}
+    return container, stream
+
+
+def _name_or_file(path: Path) -> Any:
+    """What PyAV opens: an absolute path, which is no URL to FFmpeg whatever its name is; the open file where that is not UTF-8."""
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return open(name, "rb")  # closed with the container's last reference
+    return name
+
+
+def video_track(container: Any, path: Path) -> Any:
+    """The video track that every reader takes: FFmpeg's choice (default tracks, then the highest bit rate) but for covers.
+
+    Raises:
+        DecodeError: there is none that FFmpeg can decode.
+    """
+    tracks = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic
+    ]
+    if not tracks:
+        kinds = ", ".join(sorted({stream.type or "data" for stream in container.streams})) or "nothing"
+        if any(stream.disposition & Disposition.attached_pic for stream in container.streams.video):
+            kinds = kinds.replace("video", "a cover picture")
+        raise DecodeError(
+            f"{path} has no video track that FFmpeg can decode, only {kinds} (accepted: a file with video). Check that it plays."
+        )
+    best = container.streams.best("video")
+    return next((track for track in tracks if best is not None and track.index == best.index), tracks[0])
+
+
+def _refused(path: Path, error: Exception) -> DecodeError:
+    """Says what the file is, where its first bytes tell; FFmpeg's own reason otherwise."""
+    with open(path, "rb") as file:
+        found = what_it_is(file.read(4096))
+    if found is not None:
+        kind, advice = found
+        return DecodeError(f"{path} is {kind} (accepted: one video in one file, such as MP4, MKV, AVI or TS). {advice}")
+    if isinstance(error, av.error.ArgumentError):  # FFmpeg's word for a format that is not on the list
+        return DecodeError(
+            f"{path} is not in a container format of videos (accepted: MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, WMV, …). "
+            "If it plays, write it as one of these: `ffmpeg -i FILE video.mkv`."
+        )
+    return DecodeError(
+        f"{path} cannot be read as a video: {reason(error)} (accepted: any codec that FFmpeg reads). "
+        "Check that it plays, or copy it again."
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What FFmpeg or the system says, without numbers and names of functions."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
