@@ -125,9 +125,7 @@ def test_groups_from_a_csv_file(tmp_path: Path) -> None:
     plan = tmp_path / "plan.csv"
     assert main(["prepare", "folder", str(tmp_path / "in"), f"--plan={plan}", f"--groups={groups}"]) == 0
     rows = rows_of(plan)
-    assert {row["group"] for row in rows} == {
-        f"{label}/film {number}" for label in ("hop", "run") for number in range(3)
-    }
+    assert {row["group"] for row in rows} == {"film 0", "film 1", "film 2"}
     for group in {row["group"] for row in rows}:
         assert len({row["split1"] for row in rows if row["group"] == group}) == 1
 
@@ -145,6 +143,52 @@ def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert main([*common, *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "warning"),
+    [
+        (
+            "hop/s1_a hop/s1_b hop/s2_a run/s1_a run/s2_b",
+            [],
+            "look as if they show 2 scenes or persons (s1, s2 …), and no groups",
+        ),
+        ("hop/s1_a hop/s1_b hop/s2_a run/s1_a run/s2_b", ["--group-pattern=(s.)"], None),
+        ("hop/1 hop/2 run/1 run/2", [], None),
+        ("Train/hop/1 Train/run/1 Test/hop/2 Test/run/2", ["--group-pattern=(.)"], None),
+        (
+            "Train/hop/s1 Train/run/s1 Test/hop/s1 Test/run/s2",
+            ["--group-pattern=(s.)"],
+            "1 group is divided between training and test: s1",
+        ),
+        ("hop/train_1 hop/test_1 run/train_1 run/test_1", [], "4 clips are named after a part of the dataset"),
+    ],
+)
+def test_what_names_tell_before_anything_is_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str, options: list[str], warning: str | None
+) -> None:
+    for name in names.split():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / f"{name}.mp4").touch()
+    assert main(["prepare", "folder", str(tmp_path / "in"), f"--plan={tmp_path / 'plan.csv'}", *options]) == 0
+    told = capsys.readouterr().err
+    assert ("warning: " in told) == (warning is not None)
+    assert (warning or "") in told
+
+
+def test_splits_of_a_file_that_divide_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"{label}/{n}.mp4", f"s{n}", part) for label in ("hop", "run") for n, part in ((1, "train"), (2, "test"))]
+    for path, _, _ in rows:
+        write_clip(tmp_path / "in" / path, seed=len(path))
+    text = "\n".join(["path,group,split1", *map(",".join, rows), "run/gone.mp4,s1,train"])
+    groups = tmp_path / "groups.csv"
+    groups.write_text(text.replace("run/2.mp4,s2", "run/2.mp4,s1"))
+    command = ["prepare", "folder", str(tmp_path / "in"), f"--groups={groups}", f"--out={tmp_path / 'out'}", *SMALL]
+    assert main([*command, "--jobs=1"]) == 0
+    told = capsys.readouterr().err
+    assert "1 group is divided between training and test: s1 is in training and test of split 1." in told
+    assert "names 1 clips that are not there, or are no videos by their suffix (first: run/gone.mp4)" in told
+    assert Manifest.read(tmp_path / "out").settings["checks"]["divided_groups"] == 1
 
 
 def test_splits_from_an_edited_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,12 +219,12 @@ def test_splits_from_an_edited_plan(tmp_path: Path, capsys: pytest.CaptureFixtur
         "--jobs=1",
     ]
     assert main(command) == 0
-    assert "8 clips of 2 classes in 8 groups" in capsys.readouterr().err
+    assert "8 clips of 2 classes in 4 groups" in capsys.readouterr().err
     manifest = Manifest.read(out)
     assert not manifest.flip
     for clip in manifest.clips:
         odd = int(clip.video_id.split("_s")[-1][0]) % 2
-        assert clip.group == f"{clip.class_name}/s{clip.video_id.split('_s')[-1][0]}"
+        assert clip.group == f"s{clip.video_id.split('_s')[-1][0]}"
         assert [clip.part(split) for split in (1, 2, 3)] == [
             *(("train", "test") if odd else ("test", "train")),
             "unused",
@@ -203,7 +247,7 @@ def test_gestures_divided_by_subject(shared: Path, tmp_path: Path) -> None:
     }
     for row in rows:
         subject = int(row["path"].split("_s")[-1].split("_")[0])
-        assert row["group"] == f"{row['class_name']}/s{subject}"
+        assert row["group"] == f"s{subject}"
         assert (row["split1"] == "train") == bool(subject % 2)
 
 

@@ -4,16 +4,19 @@ class that its encoding gives away."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from videokd.codec.index import VideoIndex
+from videokd.datasets.clip_names import grouping_clue, part_in_names, warning_of
+from videokd.datasets.groups_file import GroupsFile
+from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Clip
-from videokd.datasets.official_lists import NUM_SPLITS
+from videokd.datasets.official_lists import NUM_SPLITS, Splits
 
 #: What of an encoding can be made alike for all clips; size follows the content too.
 FORM = ("gop", "b_frames", "frame_rate")
@@ -55,7 +58,7 @@ def check_clips(
     counts = _class_counts(clips, class_names, official)
     duplicates = _duplicates(clips)
     across = sum(finding.check == "duplicates" for finding in duplicates)
-    groups = _divided_groups(clips)
+    groups = _divided_groups((clip.group, (clip.split1, clip.split2, clip.split3)) for clip in clips)
     leak, leaks = _codec_leak(clips, len(class_names))
     warnings = [finding.detail for finding in leaks]
     if counts and official is not None:
@@ -63,7 +66,7 @@ def check_clips(
     if duplicates:
         warnings.append(f"{len(duplicates)} clips equal another one, byte for byte: {duplicates[0].detail}")
     if groups:
-        warnings.append(f"{len(groups)} groups are divided between training and test: {groups[0].detail}")
+        warnings.append(_divided_message(groups))
     figures: dict[str, object] = {
         "clips": len(clips),
         "official_clips": None if official is None else sum(official.values()),
@@ -73,6 +76,36 @@ def check_clips(
         "warnings": warnings,
     }
     return figures, [*counts, *duplicates, *groups, *leaks]
+
+
+def check_listing(listing: Listing, *, groups: Path | str | None = None, grouped: bool = False) -> list[str]:
+    """Look at the names of a folder of clips for what would make results on it wrong, before anything is prepared.
+
+    Args:
+        listing: the dataset as it lies on disk, read as a `folder`.
+        groups: the CSV file that names its groups.
+        grouped: whether the groups were given, by that file or by a pattern.
+
+    Returns:
+        One line for a person for each thing found.
+    """
+    warnings = []
+    paths: list[PurePath] = [entry.path for entry in listing.entries]
+    if groups is not None:
+        unused = GroupsFile.read(Path(groups)).unused(listing.root, [entry.path for entry in listing.entries])
+        if unused:
+            warnings.append(
+                f"{groups} names {len(unused)} clips that are not there, or are no videos by their suffix (first: {unused[0]})."
+            )
+    if not grouped:
+        clue = grouping_clue(paths, [entry.class_name for entry in listing.entries])
+        in_folders = len({entry.splits for entry in listing.entries} & {("train",) * 3, ("test",) * 3}) == 2
+        parts: dict[PurePath, str] = {entry.path: entry.splits[0] for entry in listing.entries}
+        warnings += [] if clue is None else [warning_of(clue, parts if in_folders else None)]
+    named = part_in_names(paths)
+    warnings += [] if named is None else [named]
+    divided = _divided_groups((entry.group, entry.splits) for entry in listing.entries)
+    return warnings + ([_divided_message(divided)] if divided else [])
 
 
 def _class_counts(
@@ -109,18 +142,24 @@ def _name(clip: Clip) -> str:
     return clip.source_path or PurePosixPath(clip.path).name
 
 
-def _divided_groups(clips: Sequence[Clip]) -> list[Finding]:
-    findings = []
-    for split in range(1, NUM_SPLITS + 1):
-        parts: dict[str, set[str]] = defaultdict(set)
-        for clip in clips:
-            parts[clip.group].add(clip.part(split))
-        findings += [
-            Finding("groups", group, f"{group} is in training and test of split {split}.")
-            for group, found in parts.items()
-            if {"train", "test"} <= found
-        ]
-    return findings
+def _divided_groups(rows: Iterable[tuple[str, Splits]]) -> list[Finding]:
+    """Groups in training and test at once; rows are a clip's group and parts."""
+    parts: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in range(NUM_SPLITS)])
+    for group, splits in rows:
+        for found, part in zip(parts[group], splits, strict=True):
+            found.add(part)
+    return [
+        Finding("groups", group, f"{group} is in training and test of split {split}.")
+        for split in range(1, NUM_SPLITS + 1)
+        for group, found in parts.items()
+        if {"train", "test"} <= found[split - 1]
+    ]
+
+
+def _divided_message(findings: Sequence[Finding]) -> str:
+    groups = len({finding.what for finding in findings})
+    subject = "1 group is" if groups == 1 else f"{groups} groups are"
+    return f"{subject} divided between training and test: {findings[0].detail}"
 
 
 def _codec_leak(clips: Sequence[Clip], num_classes: int) -> tuple[dict[str, object], list[Finding]]:

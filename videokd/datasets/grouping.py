@@ -2,112 +2,25 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_args
 
-from videokd.datasets.official_lists import NUM_SPLITS, Part, Splits
+from videokd.datasets.official_lists import NUM_SPLITS, Splits
 from videokd.errors import ConfigError, DataError
 
 GroupOf = Callable[[Path, str], str]
-"""A clip's group, which starts with its class, from its path and class."""
+"""A clip's group from its path and class. Clips with the same group belong together, whatever their classes."""
 
 #: UCF101's way to number the scenes of a class.
 DEFAULT_GROUP = re.compile(r"_g(\d+)_")
-_SPLIT_COLUMNS = tuple(f"split{number + 1}" for number in range(NUM_SPLITS))
-
-
-@dataclass(frozen=True)
-class GroupsFile:
-    """A CSV file with the columns path (relative to the dataset's root) and group, and maybe split1, split2, split3.
-
-    What `prepare --plan` writes is such a file. Lines for files that are not there do no harm.
-
-    Args:
-        file: the CSV file.
-        groups: {path: group}.
-        splits: {path: its parts}, "unused" where a split has no column; None where no split has one.
-    """
-
-    file: Path
-    groups: Mapping[str, str]
-    splits: Mapping[str, Splits] | None
-
-    @classmethod
-    def read(cls, file: Path) -> GroupsFile:
-        """The content of such a file.
-
-        Raises:
-            ConfigError: it cannot be read, lacks a column, names a clip twice, or a part that is none.
-        """
-        try:
-            with file.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets put a mark in front
-                table = csv.DictReader(lines)
-                rows = list(table)
-            groups = {row["path"]: row["group"] for row in rows}
-        except (OSError, ValueError, KeyError, csv.Error) as error:
-            raise ConfigError(
-                f"{file} has no groups (accepted: a CSV file with columns path and group, and maybe split1 to split3). "
-                "Mend it."
-            ) from error
-        if len(groups) < len(rows):
-            names = [row["path"] for row in rows]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError(f"{file} names {twice} twice (accepted: one line a clip). Leave one out.")
-        columns = [name for name in _SPLIT_COLUMNS if name in (table.fieldnames or ())]
-        splits = {row["path"]: _parts(file, row, columns) for row in rows} if columns else None
-        return cls(file, groups, splits)
-
-    def group(self, name: str, class_name: str) -> str:
-        """The group of a clip.
-
-        Raises:
-            DataError: the file names none for it.
-        """
-        if not self.groups.get(name):
-            raise DataError(f"{self.file} names no group for {name}. Add a line for it.")
-        group = self.groups[name]
-        return group if group.startswith(f"{class_name}/") else f"{class_name}/{group}"
-
-    def splits_of(self, root: Path, classes: Mapping[str, Sequence[Path]]) -> dict[Path, Splits] | None:
-        """Each clip's parts; None where the file leaves the splits to videokd.
-
-        Args:
-            root: of the dataset.
-            classes: {class: its clips}, each named in the file.
-
-        Raises:
-            DataError: a class has nothing to train on in a split that the file describes.
-        """
-        if self.splits is None:
-            return None
-        splits = {path: self.splits[path.relative_to(root).as_posix()] for paths in classes.values() for path in paths}
-        for number in range(NUM_SPLITS):
-            found = {name: {splits[path][number] for path in paths} for name, paths in classes.items()}
-            untrained = [name for name, parts in found.items() if "train" not in parts]
-            if untrained and any(parts != {"unused"} for parts in found.values()):
-                raise DataError(
-                    f"{self.file}: split{number + 1} has nothing to train {len(untrained)} of {len(classes)} classes on "
-                    f"(first: {untrained[0]}). Mark some of its clips `train`."
-                )
-        return splits
-
-
-def _parts(file: Path, row: Mapping[str, str], columns: Sequence[str]) -> Splits:
-    parts = [row[name] if name in columns else "unused" for name in _SPLIT_COLUMNS]
-    for name, part in zip(_SPLIT_COLUMNS, parts, strict=True):
-        if part not in get_args(Part):
-            raise ConfigError(
-                f"{file}: {name} of {row['path']} is {part!r} (accepted: {', '.join(get_args(Part))}). Correct it."
-            )
-    return cast(Splits, tuple(parts))
+_ATTEMPTS = 64  # to divide groups that classes have in common
 
 
 def pattern_rule(group_pattern: str | None) -> GroupOf:
-    """Groups by a regular expression whose first capture group names them.
+    """Groups by a regular expression whose first capture group names them: the same name is the same group in all classes.
 
     Args:
         group_pattern: searched for in file names; None: `_g(\\d+)_`, and a clip without it is a group of its own.
@@ -128,7 +41,7 @@ def pattern_rule(group_pattern: str | None) -> GroupOf:
         match = pattern.search(path.name)
         if match is None or not match[1]:
             raise DataError(f"{path}: group_pattern {pattern.pattern!r} does not match its name. Correct the pattern.")
-        return f"{class_name}/{match[1]}"
+        return match[1]
 
     return group
 
@@ -146,7 +59,9 @@ def default_group(path: Path, class_name: str) -> str:
 def splits_by_group(
     classes: Mapping[str, Sequence[Path]], groups: Mapping[Path, str], test_fraction: float
 ) -> dict[Path, Splits]:
-    """Three splits that each test a share of every class's groups, other ones each time.
+    """Three splits that each test a share of every class's groups, other ones each time as far as there are others.
+
+    A group is tested with all its clips, in whatever classes they are.
 
     Args:
         classes: {class: its clips}.
@@ -154,25 +69,112 @@ def splits_by_group(
         test_fraction: of each class's groups; a third at most.
 
     Raises:
-        DataError: a class has one group alone.
+        DataError: a class has only one group, or the groups that classes have in common leave no way to divide them.
     """
-    splits: dict[Path, Splits] = {}
-    for name, paths in classes.items():
-        ordered = sorted({groups[path] for path in paths}, key=_natural)
+    groups_of = {name: sorted({groups[path] for path in paths}, key=_natural) for name, paths in classes.items()}
+    for name, ordered in groups_of.items():
         if len(ordered) < 2:
             raise DataError(
-                f"{name} has one group alone, {ordered[0]} (accepted: two or more, one of them to test on). "
+                f"{name} has only one group, {ordered[0]} (accepted: two or more, one of them to test on). "
                 "Add clips of other scenes, or make the folders train and test."
             )
-        # A third at most, so that no group is tested twice; from two groups split 3 must test the first again.
-        tested = max(1, min(round(test_fraction * len(ordered)), len(ordered) // 3 or 1))
-        rank = {group: index for index, group in enumerate(ordered)}
-        for path in paths:
-            splits[path] = tuple(  # type: ignore[assignment]
-                "test" if (rank[groups[path]] - split * tested) % len(ordered) < tested else "train"
-                for split in range(NUM_SPLITS)
-            )
-    return splits
+    # A third at most, so that no group is tested twice; from two groups split 3 must test the first again.
+    wanted = {
+        name: max(1, min(round(test_fraction * len(ordered)), len(ordered) // 3 or 1))
+        for name, ordered in groups_of.items()
+    }
+    classes_of: dict[str, list[str]] = defaultdict(list)
+    for name, ordered in groups_of.items():
+        for group in ordered:
+            classes_of[group].append(name)
+    times = dict.fromkeys(sorted(classes_of, key=_natural), 0)
+    tested: list[set[str]] = []
+    for split in range(NUM_SPLITS):
+        tested.append(_tested_groups(times, classes_of, groups_of, wanted, split=split))
+        for group in tested[-1]:
+            times[group] += 1
+    return {
+        path: tuple("test" if groups[path] in chosen else "train" for chosen in tested)  # type: ignore[misc]
+        for paths in classes.values()
+        for path in paths
+    }
+
+
+def _tested_groups(
+    times: Mapping[str, int],
+    classes_of: Mapping[str, Sequence[str]],
+    groups_of: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, int],
+    *,
+    split: int,
+) -> set[str]:
+    """Groups that test each class and leave each something to train on, those first that were tested least.
+
+    Classes that have groups in common can make this a puzzle: other orders are tried where the first does not solve it.
+    """
+    order = list(times)
+    for attempt in range(_ATTEMPTS):
+        chosen, untested = _choose(sorted(order, key=times.__getitem__), classes_of, groups_of, wanted)
+        if not untested:
+            return chosen
+        order.sort(key=lambda group: hashlib.sha256(f"{attempt}/{group}".encode()).digest())
+    raise DataError(
+        f"split {split + 1} cannot test {untested[0]}: each of its {len(groups_of[untested[0]])} groups is also all that "
+        "another class has left to train on. Name the splits in a CSV file for --groups, or make the folders train and test."
+    )
+
+
+def _choose(
+    order: Sequence[str],
+    classes_of: Mapping[str, Sequence[str]],
+    groups_of: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, int],
+) -> tuple[set[str], list[str]]:
+    """The first groups of an order that fit, and the classes that are still not tested."""
+    chosen: set[str] = set()
+    count = dict.fromkeys(groups_of, 0)
+    # First the groups that all their classes want; then those that some class wants, if it has none yet
+    for fits in (all, any):
+        for group in order:
+            names = classes_of[group]
+            lacking = (count[name] < (wanted[name] if fits is all else 1) for name in names)
+            if group not in chosen and fits(lacking) and all(count[name] + 1 < len(groups_of[name]) for name in names):
+                chosen.add(group)
+                for name in names:
+                    count[name] += 1
+    return chosen, [name for name in groups_of if not count[name]]
+
+
+def held_out_groups(groups_of: Mapping[str, Collection[str]], *, fraction: float, key: str) -> set[str]:
+    """Groups to validate on: a share of each class's, the same ones in all classes as far as they have them.
+
+    Args:
+        groups_of: {class: its training groups}.
+        fraction: of each class's groups; one at least, but a class with only one keeps it.
+        key: chooses them.
+    """
+    classes_of: dict[str, list[str]] = defaultdict(list)
+    for name, groups in groups_of.items():
+        for group in groups:
+            classes_of[group].append(name)
+    held_out: set[str] = set()
+    held = dict.fromkeys(groups_of, 0)
+    for class_name, groups in groups_of.items():
+
+        def order(group: str, prefix: str = f"{class_name}/") -> bytes:
+            # A hash, not a random generator: the choice is the same on every machine and version. Without the class, so
+            # that scenes of the same number are held out of all classes.
+            return hashlib.sha256(f"{key}/{group.removeprefix(prefix)}".encode()).digest()
+
+        count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+        for group in sorted(groups, key=order):
+            if held[class_name] >= count:
+                break
+            if group not in held_out and all(held[name] + 1 < len(groups_of[name]) for name in classes_of[group]):
+                held_out.add(group)
+                for name in classes_of[group]:
+                    held[name] += 1
+    return held_out
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
-from videokd.datasets.grouping import GroupOf, GroupsFile, default_group, pattern_rule, splits_by_group
+from videokd.datasets.folders import DividedTree, did_you_mean, divided_tree
+from videokd.datasets.grouping import DEFAULT_GROUP, default_group, pattern_rule, splits_by_group
+from videokd.datasets.groups_file import GroupsFile
 from videokd.datasets.official_lists import Splits, listed_splits, read_hmdb51_lists, read_ucf101_lists
 from videokd.errors import ConfigError, DataError
 
@@ -37,8 +39,9 @@ class Entry:
             two files of a folder differ in nothing else).
         label: class number, from 0.
         class_name: the class's name.
-        group: clips of one group show the same scene, person or film and must not be divided between training and test;
-            starts with the class, as in "Archery/g01".
+        group: clips of one group show the same scene, person or film and must not be divided between training and test.
+            Starts with the class where classes have groups of their own, as in "Archery/g01"; a person who acts in
+            several classes is one group, "s3".
         splits: for splits 1, 2 and 3: "train", "test" or "unused".
     """
 
@@ -80,30 +83,30 @@ def folder_layout(
     groups: Path | str | None = None,
     test_fraction: float = 0.3,
 ) -> tuple[Entry, ...]:
-    """One folder a class, with clips at any depth in it; or the folders train, val and test with such folders in each.
+    """One folder a class, with clips at any depth in it; or such folders divided into train, val and test.
 
     In `class/clip` trees each split tests about `test_fraction` of every class's groups, whole groups, neighbours in
     the order of their names, other groups in each split. Where all files are named as UCF101 names them
     (`v_Name_g01_c01`) and UCF101's own rule leaves every class both parts, that rule decides: groups 1–7, 8–14, 15–21.
 
-    In `train|val|test` trees the three splits are alike: `test` is tested; `val` counts as training, from which
-    videokd holds its own validation part out, or is tested where there is no `test`.
+    In `part/class/clip` and `class/part/clip` trees the three splits are alike: `test` is tested; `val` counts as
+    training, from which videokd holds its own validation part out, or is tested where there is no `test`. The usual
+    spellings of the parts will do, in any case (Training, valid, test_set); what can be read in two ways is refused.
 
     Args:
         root: the dataset's folder.
-        group_pattern: regular expression searched for in file names; its first capture group names the clip's group
-            within the class. None: `_g(\\d+)_`, and a clip without it is a group of its own.
-        groups: a CSV file with the columns path (relative to the root) and group, instead of a pattern; where it has
-            columns split1 to split3 too, these are the splits, and a split without a column is unused. A plan is
-            such a file.
+        group_pattern: regular expression searched for in file names; its first capture group names the clip's group (a
+            person, a scene), which is the same one in all classes. None: `_g(\\d+)_`, which numbers the scenes of each
+            class, and a clip without it is a group of its own.
+        groups: a CSV file, instead of a pattern; see `GroupsFile`. A plan is such a file.
         test_fraction: between 0 and 1, of each class's groups.
 
     Returns:
         The entries, by class (sorted names), then path.
 
     Raises:
-        DataError: the root is missing or a file; fewer than two classes; a class without videos, or with one group
-            alone; a file name that the pattern does not match.
+        DataError: the root is missing or a file; fewer than two classes; a class without videos, or with only one
+            group; a file name that the pattern does not match; a tree that can be read in two ways.
         ConfigError: the pattern, the CSV file or the fraction is not what it should be.
     """
     root = _checked_root(root)
@@ -111,29 +114,31 @@ def folder_layout(
         raise ConfigError(f"test_fraction {test_fraction} (accepted: between 0 and 1, ends excluded). 0.3 is usual.")
     listed = None if groups is None else GroupsFile.read(Path(groups))
     if listed is not None and group_pattern is not None:
-        raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Leave one out.")
-
-    def group_by_list(path: Path, class_name: str) -> str:
-        assert listed is not None
-        return listed.group(path.relative_to(root).as_posix(), class_name)
-
-    group_of = pattern_rule(group_pattern) if listed is None else group_by_list
-    children = {child.name for child in _folders(root)}
-    parts = {"train", "val", "test"} & children
-    if "train" in parts and len(parts) > 1:
-        if listed is not None and listed.splits is not None:
+        raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Omit one.")
+    classes = {folder.name: _videos(folder) for folder in _folders(root)}
+    divided = divided_tree(root, classes)
+    if divided is not None:
+        if listed is not None and listed.has_splits:
+            parts = ", ".join(sorted(set(divided.parts.values())))
             raise ConfigError(
-                f"{groups} has columns of splits, and {root} the folders {', '.join(sorted(parts))} (accepted: one of them). "
+                f"{groups} has columns of splits, and {root} the folders {parts} (accepted: one of them). "
                 "Take the columns out of the file."
             )
-        return _divided_layout(root, sorted(parts), group_of)
-    classes = {folder.name: _videos(folder) for folder in _folders(root)}
+        classes = _classes_of_parts(root, divided)
     _check_classes(root, classes)
-    named = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
-    splits = listed.splits_of(root, classes) if listed is not None else None
-    if listed is None and group_pattern is None:
-        splits = _ucf_splits(classes)
-    splits = splits or splits_by_group(classes, named, test_fraction)
+    given = listed is not None or group_pattern is not None
+    if listed is not None:
+        named = listed.groups_of(root, classes)
+    else:
+        group_of = pattern_rule(group_pattern)
+        named = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
+    if divided is not None:
+        splits = _splits_of_parts(root, classes, divided)
+        named = named if given else {path: _group_in_part(group, path, divided) for path, group in named.items()}
+    else:
+        listed_parts = None if listed is None else listed.splits_of(root, classes)
+        official = None if given else _ucf_splits(classes)
+        splits = listed_parts or official or splits_by_group(classes, named, test_fraction)
     return _entries(root, sorted(classes), classes, named, splits)
 
 
@@ -233,7 +238,11 @@ def _check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
             "Put each class's clips into a folder with the class's name."
         )
     if len(classes) < 2:
-        raise DataError(f"{root} holds one class alone, {next(iter(classes))} (accepted: two or more). Add the others.")
+        only = next(iter(classes))
+        raise DataError(
+            f"{root} holds only one class, {only} (accepted: two or more). Add the others; if {only} holds the class "
+            f"folders, name {root / only}."
+        )
     empty = [name for name, paths in classes.items() if not paths]
     if empty:
         raise DataError(
@@ -250,8 +259,8 @@ def _official_classes(
     unknown = [name for name in folders if name.lower() not in official]
     if unknown:
         raise DataError(
-            f"{root}: {unknown[0]} is no class of {dataset} ({len(unknown)} such folders). "
-            "Remove it, or use the layout `folder`."
+            f"{root}: {unknown[0]} is no class of {dataset} ({len(unknown)} such folders)."
+            f"{did_you_mean(unknown[0], names)} Rename or remove it, or use the layout `folder`."
         )
     classes: dict[str, list[Path]] = {name: [] for name in names}
     for name, folder in folders.items():
@@ -292,27 +301,37 @@ def _ucf_splits(classes: Mapping[str, Sequence[Path]]) -> dict[Path, Splits] | N
     return splits
 
 
-def _divided_layout(root: Path, parts: Sequence[str], group_of: GroupOf) -> tuple[Entry, ...]:
-    """The entries of a train|val|test tree."""
-    tested = "test" if "test" in parts else "val"
-    classes: dict[str, list[Path]] = defaultdict(list)
-    splits: dict[Path, Splits] = {}
-    for part in parts:
-        for folder in _folders(root / part):
-            for path in _videos(folder):
-                classes[folder.name].append(path)
-                splits[path] = ("test",) * 3 if part == tested else ("train",) * 3
-    for name in (folder.name for part in parts for folder in _folders(root / part)):
-        classes.setdefault(name, [])
-    _check_classes(root, classes)
+def _classes_of_parts(root: Path, divided: DividedTree) -> dict[str, list[Path]]:
+    """The clips of each class of a divided tree; none of a class whose folders are empty."""
+    classes = {name: list(paths) for name, paths in divided.classes.items()}
+    if not divided.inner:
+        for part in {path.relative_to(root).parts[0] for path in divided.parts}:
+            for folder in _folders(root / part):
+                classes.setdefault(folder.name, [])
+    return classes
+
+
+def _splits_of_parts(root: Path, classes: Mapping[str, Sequence[Path]], divided: DividedTree) -> dict[Path, Splits]:
+    tested = "test" if "test" in divided.parts.values() else "val"
+    splits: dict[Path, Splits] = {
+        path: ("test",) * 3 if part == tested else ("train",) * 3 for path, part in divided.parts.items()
+    }
     untrained = [name for name in sorted(classes) if all(splits[path][0] == "test" for path in classes[name])]
     if untrained:
+        first = untrained[0]
+        others = [name for name in classes if name not in untrained]
         raise DataError(
-            f"{root}: {len(untrained)} classes have no training videos (first: {untrained[0]}). "
-            f"Add clips to {root / 'train' / untrained[0]}, or remove the class."
+            f"{root}: {len(untrained)} classes have no training videos (first: {first}).{did_you_mean(first, others)} "
+            "Add clips of it to the training part, rename its folder, or remove it."
         )
-    groups = {path: group_of(path, name) for name, paths in classes.items() for path in paths}
-    return _entries(root, sorted(classes), classes, groups, splits)
+    return splits
+
+
+def _group_in_part(group: str, path: Path, divided: DividedTree) -> str:
+    """A group by a clip's own name: 1.mp4 to train on and 1.mp4 to test on are two clips."""
+    numbered = DEFAULT_GROUP.search(path.name) is not None
+    class_name, _, name = group.partition("/")
+    return group if numbered or divided.parts[path] == "train" else f"{class_name}/{divided.parts[path]}/{name}"
 
 
 def _entries(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import repeat
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videokd.datasets.grouping import held_out_groups
 from videokd.datasets.official_lists import NUM_SPLITS, Part
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
@@ -36,7 +36,8 @@ class Clip:
         path: of the video, relative to the manifest's folder, with "/" between folders.
         label: class number, from 0.
         class_name: the class's name.
-        group: clips of one group must not be divided between training and test.
+        group: clips of one group must not be divided between training and test: "Archery/g01", a scene of one class; "s3", a
+            person in all classes. Manifests before version 0.2 have "wave/s3" for persons too.
         split1: "train", "test" or "unused" in the first split.
         split2: in the second.
         split3: in the third.
@@ -222,7 +223,10 @@ class Manifest:
         wanted = "test" if part == "test" else "train"
         clips = tuple(clip for clip in self.clips if clip.part(split) == wanted)
         if part in ("val", "fit"):
-            held_out = _held_out_groups(clips, split=split, val_fraction=val_fraction, seed=seed)
+            groups_of: dict[str, set[str]] = defaultdict(set)
+            for clip in clips:
+                groups_of[clip.class_name].add(clip.group)
+            held_out = held_out_groups(groups_of, fraction=val_fraction, key=f"{seed}/{split}")
             clips = tuple(clip for clip in clips if (clip.group in held_out) == (part == "val"))
         if not clips:
             raise DataError(
@@ -267,21 +271,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _held_out_groups(clips: Sequence[Clip], *, split: int, val_fraction: float, seed: int) -> set[str]:
-    by_class: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        by_class[clip.class_name].add(clip.group)
-    held_out: set[str] = set()
-    for class_name, groups in by_class.items():
-
-        def order(group: str, prefix: str = f"{class_name}/") -> bytes:
-            # A hash, not a random generator: the choice is the same on every machine and version. Without the class, so
-            # that a person who acts in all classes is held out of all of them.
-            return hashlib.sha256(f"{seed}/{split}/{group.removeprefix(prefix)}".encode()).digest()
-
-        ordered = sorted(groups, key=order)
-        count = min(max(1, round(val_fraction * len(ordered))), len(ordered) - 1)
-        held_out.update(ordered[:count])
-    return held_out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.codec.transcode import Encoding
+from videokd.datasets.checks import check_listing
 from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
 from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout
 from videokd.datasets.manifest import Manifest
@@ -32,9 +33,9 @@ class Prepare:
         out: the folder to write; outside the dataset's own.
         plan: write what would be made into this CSV file, from names alone, and stop.
         lists: folder of the official split lists; UCF101 does without by its rule of groups.
-        group_pattern: folder: regular expression whose first group names a clip's group (scene, person).
+        group_pattern: folder: regular expression whose first group names a clip's group (person, scene), the same in all classes.
         groups: folder: a CSV file with columns path and group, in place of a pattern; columns split1, split2, split3 (train,
-            test, unused) make the splits. A plan is such a file: edit it, and give it here.
+            test, unused) make the splits. A plan is such a file: edit its groups and splits, and give it here.
         test_fraction: folder: share of each class's groups that a split tests.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips made at the same time; by default one for each CPU.
@@ -147,7 +148,11 @@ def _listing(settings: Prepare) -> Listing:
             groups=settings.groups,
             test_fraction=settings.test_fraction,
         )
-        return Listing(root, entries, settings.flip)
+        listing = Listing(root, entries, settings.flip)
+        grouped = settings.groups is not None or settings.group_pattern is not None
+        for warning in check_listing(listing, groups=settings.groups, grouped=grouped):
+            say(f"warning: {warning}")
+        return listing
     lists = Path(settings.lists) if settings.lists else None
     if settings.layout == "ucf101":
         return Listing(root, ucf101_layout(root, lists=lists), settings.flip, UCF101_CLIPS)
