@@ -10,7 +10,8 @@ import pytest
 
 import videokd
 from videokd.codec import rgb
-from videokd.codec.transcode import Encoding, transcode
+from videokd.codec.encoding import Encoding
+from videokd.codec.transcode import transcode
 from videokd.errors import DecodeError
 
 NUMBERS = (0, 11, 12, 29, 3, 3)

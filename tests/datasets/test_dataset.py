@@ -15,8 +15,8 @@ import torch
 import videokd
 from tests.conftest import MakeClip
 from tests.datasets.conftest import listing
+from videokd.codec.encoding import Encoding
 from videokd.codec.rgb import read_rgb
-from videokd.codec.transcode import Encoding
 from videokd.datasets.dataset import ClipDataset, EpochBatches, collate, evaluation_batches, training_batches
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.preparation import prepare

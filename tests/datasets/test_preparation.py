@@ -17,8 +17,9 @@ import pytest
 import videokd
 from tests.conftest import MakeClip
 from tests.datasets.conftest import digests, listing, write_clip
+from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
-from videokd.codec.transcode import Encoding, SourceForm
+from videokd.codec.transcode import SourceForm
 from videokd.datasets import making, preparation
 from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Manifest
@@ -64,6 +65,23 @@ def test_prepares_clips_and_their_rows(dataset: Path, tmp_path: Path) -> None:
             stream = container.streams.video[0]
             assert (stream.codec_context.name, stream.width, stream.height) == (clip.codec, clip.width, clip.height)
             assert sum(1 for _ in container.decode(stream)) == clip.num_frames
+
+
+def test_resampled_clips_have_one_rate_and_keep_their_time(tmp_path: Path) -> None:
+    for number, rate in enumerate((10, 20, 50, 60)):
+        write_clip(
+            tmp_path / "in" / ["hop", "run"][number % 2] / f"a_g{number // 2}_.mp4", num_frames=rate, frame_rate=rate
+        )
+    resampling = Encoding(short_side=32, resample=25)
+    manifest = prepare(listing(tmp_path / "in"), tmp_path / "out", encoding=resampling, workers=ONE)
+    assert [(clip.num_frames, clip.seconds) for clip in manifest.clips] == [(25, 1.0)] * 4
+    assert [clip.source_frame_rate for clip in manifest.clips] == [10, 50, 20, 60]
+    assert manifest.settings["frame_rates"] == [25, 25]
+    assert manifest.settings["encoding"] == {
+        "codec": "mpeg4", "gop": 12, "quality": 3, "short_side": 32, "frame_rate": None, "resample": 25,
+    }  # fmt: skip
+    kept = prepare(listing(tmp_path / "in"), tmp_path / "out2", encoding=SMALL, workers=ONE)
+    assert kept.settings["frame_rates"] == [10, 60]
 
 
 def test_parallel_and_serial_runs_write_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
@@ -202,7 +220,7 @@ def test_a_disk_that_loses_pictures_stops_the_run(
 ) -> None:
     def losing(source: Path, target: Path, encoding: Encoding) -> SourceForm:
         write_clip(target, num_frames=5)
-        return SourceForm("h264", 20, "IPPPPP")
+        return SourceForm("h264", 20, "IPPPPP", 6)
 
     monkeypatch.setattr(making, "transcode", losing)
     with pytest.raises(DataError, match=r"6 pictures were written, 5 found. Check the disk"):
@@ -245,7 +263,7 @@ def test_the_bar_goes_to_stderr_and_only_when_asked(
 PROGRAM = """
 import sys
 from pathlib import Path
-from videokd.codec.transcode import Encoding
+from videokd.codec.encoding import Encoding
 from videokd.datasets.layouts import Listing, folder_layout
 from videokd.datasets.preparation import prepare
 from videokd.datasets.workers import Workers

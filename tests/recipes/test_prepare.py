@@ -292,6 +292,8 @@ def test_settings_that_do_not_go_together() -> None:
         Prepare("folder", "in")
     with pytest.raises(ConfigError, match=r"frame_rate fast \(accepted: keep, or frames a second\)"):
         Prepare("folder", "in", out="out", frame_rate="fast").encoding()
+    with pytest.raises(ConfigError, match=r"frame_rate 25.0 and resample 25 exclude each other"):
+        Prepare("folder", "in", out="out", frame_rate="25", resample=25).encoding()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 from videokd.codec import headers
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.limits import Limits
+from videokd.codec.orientation import orientation_of
 from videokd.errors import DecodeError
 
 # ISO/IEC 23091-2 (H.273), tables 4 and 8.3, as FFmpeg numbers them
@@ -44,6 +45,7 @@ class Facts:
         value_range: limited (16 to 235) or full; None where the file does not state it, and limited is taken.
         pixel_aspect: (width, height) of a pixel; (1, 1) where it is square or not stated.
         rotation: degrees, counter-clockwise, by which players turn the picture; streams are as coded.
+        mirrored: whether players mirror it left to right before they turn it.
         other_tracks: such as "audio aac"; empty where there is video alone.
     """
 
@@ -58,6 +60,7 @@ class Facts:
     value_range: str | None
     pixel_aspect: tuple[int, int]
     rotation: int
+    mirrored: bool
     other_tracks: tuple[str, ...]
 
 
@@ -74,6 +77,7 @@ def read_facts(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
         # The decoder may know better than the container
         source = frame if frame is not None else context
         aspect = stream.sample_aspect_ratio
+        rotation, mirrored = (0, False) if frame is None else _orientation(frame)
         return Facts(
             container=decoder.container.format.long_name or decoder.container.format.name,
             num_bytes=os.stat(path).st_size,
@@ -85,11 +89,20 @@ def read_facts(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
             matrix=_MATRICES.get(int(source.colorspace)),
             value_range="full" if source.format.name.startswith("yuvj") else _RANGES.get(int(source.color_range)),
             pixel_aspect=(aspect.numerator, aspect.denominator) if aspect else (1, 1),
-            rotation=0 if frame is None else int(frame.rotation),
+            rotation=rotation,
+            mirrored=mirrored,
             other_tracks=tuple(_track(other) for other in decoder.container.streams if other.index != stream.index),
         )
     finally:
         decoder.close()
+
+
+def _orientation(frame: Any) -> tuple[int, bool]:
+    try:
+        orientation = orientation_of(frame)
+    except DecodeError:  # an angle that is no quarter turn
+        return int(frame.rotation), False
+    return (90 * orientation.quarter_turns + 180) % 360 - 180, orientation.is_mirrored
 
 
 def _first(decoder: PictureDecoder) -> tuple[bytes, Any]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from videokd.codec.container import MOTION_CODECS, index_video
+from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
 from videokd.codec.streams import open_video
-from videokd.codec.transcode import Encoding, SourceForm, transcode
+from videokd.codec.transcode import SourceForm, transcode
+from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError
 from videokd.files import write_whole
 
@@ -79,7 +81,22 @@ def finished(task: Making) -> Facts | None:
 @lru_cache
 def described(encoding: Encoding) -> Mapping[str, object]:
     """An encoding as the manifest notes it."""
-    return {**asdict(encoding), "quality": encoding.resolved_quality}
+    values = {**asdict(encoding), "quality": encoding.resolved_quality}
+    if encoding.resample is None:
+        del values["resample"]  # as before there was such a setting: finished clips stay finished
+    return values
+
+
+def frame_rates_of(clips: Sequence[Clip], encoding: Mapping[str, object]) -> list[float]:
+    """The lowest and the highest number of pictures a second of the middle 90 % of clips; empty where no file states one.
+
+    Where a nominal rate was stamped on the files, it is their sources' that counts: how fast things move in them.
+    """
+    if "resample" in encoding:
+        return [float(str(encoding["resample"]))] * 2
+    rates = sorted(clip.source_frame_rate for clip in clips if clip.source_frame_rate > 0)
+    outliers = len(rates) // 20
+    return [round(rates[place], 4) for place in (outliers, -1 - outliers)] if rates else []
 
 
 def sha256_of(path: Path) -> str:
@@ -105,13 +122,13 @@ def _made_from(task: Making) -> dict[str, object]:
 
 def _transcoded(task: Making) -> Facts:
     form = transcode(task.source, task.target, task.encoding)
-    if form.num_frames < 2:
+    if form.num_written < 2:
         task.target.unlink()
         raise DecodeError(f"{task.source} has one picture alone (accepted: two or more, to see motion). Leave it out.")
     index = index_video(task.target)
-    if index.num_frames != form.num_frames or not index.exact:
+    if index.num_frames != form.num_written or not index.exact:
         raise DataError(
-            f"{task.target}: {form.num_frames} pictures were written, {index.num_frames} found. Check the disk."
+            f"{task.target}: {form.num_written} pictures were written, {index.num_frames} found. Check the disk."
         )
     return _facts(task, task.target, index, form)
 
@@ -127,7 +144,7 @@ def _kept(task: Making) -> Facts | None:
     order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
     types = "".join(kind.upper() for _, kind in order)
     task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
-    return _facts(task, task.source, index, SourceForm(index.codec, index.frame_rate, types))
+    return _facts(task, task.source, index, SourceForm(index.codec, index.frame_rate, types, index.num_frames))
 
 
 def _facts(task: Making, path: Path, index: VideoIndex, form: SourceForm) -> Facts:

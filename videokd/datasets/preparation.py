@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar, get_args
 from tqdm import tqdm
 
 from videokd.codec.container import index_video
-from videokd.codec.transcode import Encoding
+from videokd.codec.encoding import Encoding
 from videokd.datasets.checks import check_clips
 from videokd.datasets.layouts import Entry, Listing
 from videokd.datasets.lock import writing_alone
-from videokd.datasets.making import Facts, Making, described, finished, make, sha256_of
+from videokd.datasets.making import Facts, Making, described, finished, frame_rates_of, make, sha256_of
 from videokd.datasets.manifest import Clip, Manifest, listed_ids
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
 from videokd.datasets.shards import SHARDS_FOLDER, Shard, finished_shards
@@ -373,6 +373,7 @@ def _finish(manifest: Manifest, listing: Listing) -> Manifest:
     _remove_temporary(manifest.root)
     figures, findings = check_clips(manifest.clips, manifest.class_names, official=listing.official_clips)
     write_findings(manifest.root / FINDINGS_NAME, findings)
-    manifest = replace(manifest, settings={**manifest.settings, "checks": figures})
+    rates = frame_rates_of(manifest.clips, manifest.settings["encoding"])  # type: ignore[arg-type]
+    manifest = replace(manifest, settings={**manifest.settings, "frame_rates": rates, "checks": figures})
     manifest.write()
     return manifest

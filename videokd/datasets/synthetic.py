@@ -18,7 +18,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.transcode import Encoding, encode
+from videokd.codec.encoding import Encoding
+from videokd.codec.transcode import encode
 from videokd.errors import ConfigError, DataError
 
 Appearance = Literal["stripes", "checks", "dots"]

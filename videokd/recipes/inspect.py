@@ -77,6 +77,7 @@ def describe(index: VideoIndex, facts: Facts) -> dict[str, Any]:
         "range": facts.value_range,
         "pixel_aspect": list(facts.pixel_aspect),
         "rotation": facts.rotation,
+        "mirrored": facts.mirrored,
         "other_tracks": list(facts.other_tracks),
         "frame_rate": round(index.frame_rate, 3),
         "frames": index.num_frames,
@@ -183,8 +184,9 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "picture", f"{size}{aspect}, {facts['pixel_format']}, {facts['bits']} bits"
     if facts["pixel_format"].startswith("yuv"):
         yield "colour", f"matrix {matrix}, range {value_range}"
-    if facts["rotation"]:
-        yield "rotation", f"{facts['rotation']}° when played; streams are given as they are coded"
+    if facts["rotation"] or facts["mirrored"]:
+        mirrored = "mirrored left to right, then turned by " if facts["mirrored"] else ""
+        yield "orientation", f"{mirrored}{facts['rotation']}° when played; streams are given as they are coded"
     if facts["other_tracks"]:
         yield "other tracks", ", ".join(facts["other_tracks"])
     yield "length", f"{facts['seconds']:.2f} s, {facts['frames']} frames at {facts['frame_rate']:g} a second"

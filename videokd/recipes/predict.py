@@ -18,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from videokd.codec.container import MOTION_CODECS
+from videokd.codec.encoding import Encoding
 from videokd.codec.streams import VideoReader, open_video
-from videokd.codec.transcode import Encoding, transcode
+from videokd.codec.transcode import transcode
 from videokd.datasets.reading import read_pictures
 from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import apply_crop, central_crop

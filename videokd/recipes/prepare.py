@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from videokd.codec.transcode import Encoding
+from videokd.codec.encoding import Encoding
 from videokd.datasets.checks import check_listing
 from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
 from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout
@@ -50,7 +50,10 @@ class Prepare:
         gop: pictures from one I-frame to the next.
         quality: quantiser of mpeg4 (1 to 31) or CRF of h264 (0 to 51); small is good.
         short_side: in pixels; 4:3 pictures become 340×256 with the default.
-        frame_rate: keep, or the rate that every file states (every picture is kept); the rate can give the class away.
+        resample: pictures a second: pictures are dropped or repeated by time, so that motion keeps its speed. For clips of different rates,
+            such as your own; 25 is usual. `predict` then resamples alike.
+        frame_rate: keep, or the rate that every file states. Every picture is kept, so that motion becomes slower or faster than it
+            was; the rate no longer gives the class away. For datasets whose clips all have one rate.
     """
 
     layout: Literal["ucf101", "hmdb51", "folder"]
@@ -74,6 +77,7 @@ class Prepare:
     gop: int = 12
     quality: int | None = None
     short_side: int = 256
+    resample: float | None = None
     frame_rate: str = "keep"
 
     def __post_init__(self) -> None:
@@ -97,7 +101,14 @@ class Prepare:
             rate = None if self.frame_rate == "keep" else float(self.frame_rate)
         except ValueError as error:
             raise ConfigError(f"frame_rate {self.frame_rate} (accepted: keep, or frames a second). Pass 25.") from error
-        return Encoding(self.codec, gop=self.gop, quality=self.quality, short_side=self.short_side, frame_rate=rate)
+        return Encoding(
+            self.codec,
+            gop=self.gop,
+            quality=self.quality,
+            short_side=self.short_side,
+            frame_rate=rate,
+            resample=self.resample,
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
