@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from videokd.errors import DataError
+
+#: How a cell starts that a spreadsheet would compute, behind any marks that keep it from that
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 @contextmanager
@@ -68,3 +74,36 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     with written_whole(path) as aside:
         aside.write_bytes(content)
     return Path(path)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV whose texts a spreadsheet shows and does not compute; `from_cell` gives a text back.
+
+    >>> csv_text([("path", "rank"), ("=1+1", 2)])
+    "path,rank\\n'=1+1,2\\n"
+    """
+    lines = []
+    for row in rows:
+        line = io.StringIO(newline="")
+        # with this line end, Python quotes a lone carriage return too, which readers take for a line's end
+        csv.writer(line, lineterminator="\r\n").writerow([as_cell(c) if isinstance(c, str) else c for c in row])
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
+
+
+def as_cell(text: str) -> str:
+    """A text as a CSV file may hold it: a spreadsheet shows it, and does not compute it.
+
+    >>> as_cell("=1+1"), as_cell("'=1"), as_cell("clip.mp4")
+    ("'=1+1", "''=1", 'clip.mp4')
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(text: str) -> str:
+    """What `as_cell` was given.
+
+    >>> from_cell("'=1+1"), from_cell("''=1"), from_cell("=1+1"), from_cell("clip.mp4")
+    ('=1+1', "'=1", '=1+1', 'clip.mp4')
+    """
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

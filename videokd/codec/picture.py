@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videokd.codec.panels import INVALID, STRIPE, Picture, flow_colours, full_colour_pixels, panels, stripes
+from videokd.errors import printable
 from videokd.files import written_whole
 from videokd.types import Streams
 
@@ -140,6 +141,7 @@ def draw_title(figure: Figure, title: str) -> None:
     """A line at the top; what is too long for the figure is cut."""
     width, height = figure.get_size_inches()
     most = max(int((width - 0.3) / 0.125), 8)
+    title = printable(title)
     title = title if len(title) <= most else f"{title[: most - 1]}…"
     write(figure, 0.18, height - 0.3, title, size=14, weight="bold", color=INK, va="center")
 

@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 from videokd.datasets.official_lists import NUM_SPLITS, Part, Splits
 from videokd.errors import ConfigError, DataError
+from videokd.files import from_cell
 
 _SPLIT_COLUMNS = tuple(f"split{number + 1}" for number in range(NUM_SPLITS))
 #: A plan's own columns; `label` and `class_name` say what the folders say, and cannot change it.
@@ -52,7 +53,9 @@ class GroupsFile:
             lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
             header = tuple(name.strip().lower() for name in next(lines, ()))
             _check_columns(file, header)
-            found = [(lines.line_num, [cell.strip() for cell in row]) for row in lines if any(map(str.strip, row))]
+            found = [
+                (lines.line_num, [from_cell(cell.strip()) for cell in row]) for row in lines if any(map(str.strip, row))
+            ]
         except (OSError, ValueError, csv.Error) as error:
             raise ConfigError(
                 f"{file} has no groups (accepted: {_SHAPE}; found: {_reason(error)}). Correct it."

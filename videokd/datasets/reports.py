@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from videokd.datasets.checks import Finding
 from videokd.datasets.layouts import Listing
-from videokd.files import write_whole
+from videokd.files import csv_text, from_cell, write_whole
 
 FAILURES_NAME = "failures.csv"
 FINDINGS_NAME = "findings.csv"
@@ -46,7 +45,7 @@ def read_failures(path: Path) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+        return [(from_cell(row["path"]), from_cell(row["reason"])) for row in csv.DictReader(file)]
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
@@ -61,8 +60,4 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def _write(path: Path | str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
-    return write_whole(path, text.getvalue().encode())
+    return write_whole(path, csv_text([names, *rows]).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError
 
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, printable
 from videokd.recipes.config_values import (
     checked,
     missing_settings,
@@ -47,10 +47,16 @@ def preset_text(name: str) -> str:
     return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def say(text: str) -> None:
-    """A line for the person at the terminal; results go to standard output, this does not."""
-    sys.stderr.write(f"{text}\n")
+def say(*lines: str) -> None:
+    """Lines for the person at the terminal; results go to standard output, these do not."""
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
     sys.stderr.flush()
+
+
+def give(lines: Iterable[str]) -> None:
+    """Lines of a result, to standard output; names in them cannot steer a terminal."""
+    for line in lines:
+        sys.stdout.write(f"{printable(line)}\n")
 
 
 def parse(settings: type[Settings], arguments: Sequence[str], *, verb: str, positional: Sequence[str] = ()) -> Settings:

@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Demo, arguments, verb="demo", positional=("out",))
     started = time.perf_counter()
     page = demo(settings)
-    say(_figures(Path(settings.out)))
-    say(f"\n{time.perf_counter() - started:.0f} s. The report: {page.resolve()}")
+    say(*_figures(Path(settings.out)).splitlines())
+    say("", f"{time.perf_counter() - started:.0f} s. The report: {page.resolve()}")
 
 
 def demo(settings: Demo) -> Path:
@@ -67,7 +67,7 @@ def demo(settings: Demo) -> Path:
         shown = f"[{number}/{len(commands) + 1}] videokd {shlex.join(command)}"
         # what comes after a result that had to be made again is made again too
         if result is not None and _is_newer(result, _inputs(command)):
-            say(f"{shown}\n    done already")
+            say(shown, "    done already")
             continue
         say(shown)
         _VERBS[command[0]](command[1:])

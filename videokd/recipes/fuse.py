@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import read_results, write_results
 from videokd.evaluation.scores import Scores, align, metrics
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import give, parse, say
 from videokd.recipes.evaluate import about
 
 _COUNTED = ("parameters", "macs_per_video")
@@ -66,8 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Fuse, arguments, verb="fuse")
     results = fuse_scores(settings, command="videokd fuse " + shlex.join(arguments))
-    sys.stdout.write(json.dumps(results) if settings.format == "json" else _table(results))
-    sys.stdout.write("\n")
+    give([json.dumps(results)] if settings.format == "json" else _table(results))
 
 
 def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
@@ -102,7 +100,7 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
     }
 
 
-def _table(results: Mapping[str, Any]) -> str:
+def _table(results: Mapping[str, Any]) -> list[str]:
     lines = [f"{'':<16}{'weight':>8}{'T':>8}{'top-1 %':>10}"]
     for name, top1 in results["alone"].items():
         lines.append(
@@ -112,7 +110,7 @@ def _table(results: Mapping[str, Any]) -> str:
     lines.append(
         f"{results['num_videos']} videos; top-5 {100 * results['top5']:.2f}, mean class {100 * results['mean_class']:.2f}"
     )
-    return "\n".join(lines)
+    return lines
 
 
 def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from videokd.codec.facts import Facts, read_facts
 from videokd.codec.index import VideoIndex
 from videokd.codec.streams import VideoReader, open_video
 from videokd.errors import DecodeError
-from videokd.recipes.command_line import parse
+from videokd.recipes.command_line import give, parse
 
 _TRAINED_ON = ("iframe", "motion", "residual")
 _LONG_GOP = 60
@@ -51,9 +50,9 @@ def main(arguments: Sequence[str]) -> None:
             cost = measure(settings.file, video.index, seconds=settings.seconds_measured)
             facts["cost"] = {"index_ms": round(index_ms, 2)} | cost
     if settings.format == "json":
-        sys.stdout.write(json.dumps({"file": settings.file} | facts, ensure_ascii=False) + "\n")
-        return
-    sys.stdout.write("\n".join([settings.file, *_table(facts)]) + "\n")
+        give([json.dumps({"file": settings.file} | facts, ensure_ascii=False)])
+    else:
+        give([settings.file, *_table(facts)])
 
 
 def describe(index: VideoIndex, facts: Facts) -> dict[str, Any]:

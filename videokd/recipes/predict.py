@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -26,9 +23,10 @@ from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError, VideoKDError
+from videokd.files import csv_text
 from videokd.models.saved import load_students
 from videokd.models.students import Students
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import give, parse, say
 from videokd.recipes.settings import Device, PrecisionName
 from videokd.training.session import Precision, pick_device
 from videokd.types import STREAMS
@@ -117,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
             )
         except VideoKDError as error:
             failures.append(error)
-    sys.stdout.write(_FORMATS[settings.format](predictions))
+    give(_FORMATS[settings.format](predictions))
     for failure in failures[:-1]:
         say(f"videokd: {failure}")
     if failures:
@@ -234,7 +232,7 @@ def _sampled(video: VideoReader, students: Students, *, num_segments: int) -> di
     return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}
 
 
-def _as_table(predictions: Sequence[Prediction]) -> str:
+def _as_table(predictions: Sequence[Prediction]) -> list[str]:
     lines = []
     for prediction in predictions:
         seconds = sum(prediction.seconds.values())
@@ -242,26 +240,24 @@ def _as_table(predictions: Sequence[Prediction]) -> str:
         left_by = "".join(f", {student} by {name}" for student, name in prediction.exits.items())
         lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts}{left_by})")
         lines += [f"  {100 * label.probability:5.1f} %  {label.name}" for label in prediction.labels]
-    return "\n".join(lines) + "\n" if lines else ""
+    return lines
 
 
-def _as_json(predictions: Sequence[Prediction]) -> str:
-    return json.dumps([asdict(prediction) for prediction in predictions], indent=1) + "\n"
+def _as_json(predictions: Sequence[Prediction]) -> list[str]:
+    return json.dumps([asdict(prediction) for prediction in predictions], indent=1).split("\n")
 
 
-def _as_csv(predictions: Sequence[Prediction]) -> str:
-    text = io.StringIO()
-    writer: Any = csv.writer(text)
+def _as_csv(predictions: Sequence[Prediction]) -> list[str]:
     students = list(predictions[0].exits) if predictions else []
     columns = ["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"]
-    writer.writerow([*columns, *(f"exit_{student}" for student in students)])
+    rows: list[list[object]] = [[*columns, *(f"exit_{student}" for student in students)]]
     for prediction in predictions:
         times = [f"{value:.4f}" for value in prediction.seconds.values()]
         for rank, label in enumerate(prediction.labels, start=1):
-            writer.writerow(
+            rows.append(
                 [prediction.path, rank, label.name, f"{label.probability:.6f}", *times, *prediction.exits.values()]
             )
-    return text.getvalue()
+    return csv_text(rows).removesuffix("\n").split("\n")
 
 
 _FORMATS = {"table": _as_table, "json": _as_json, "csv": _as_csv}

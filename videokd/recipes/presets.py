@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videokd.recipes.command_line import parse, preset_names, preset_text
+from videokd.recipes.command_line import give, parse, preset_names, preset_text
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Presets, arguments, verb="presets", positional=("name",))
     if settings.name is not None:
-        sys.stdout.write(preset_text(settings.name.removesuffix(".yaml")))
+        give(preset_text(settings.name.removesuffix(".yaml")).splitlines())
         return
     for name in preset_names():
         # the first line of a preset says what it is
         first = preset_text(name).partition("\n")[0].removeprefix("# ")
-        sys.stdout.write(f"{name:<28}{first}\n")
+        give([f"{name:<28}{first}"])
