@@ -15,6 +15,10 @@ class DecodeError(VideoKDError):
     """A file could not be opened or decoded; the message names the path and, where known, the frame."""
 
 
+class NeedsTranscoding(DecodeError):
+    """A file plays, but its streams cannot be read as they are; those of a transcoded copy can."""
+
+
 class DataError(VideoKDError):
     """A dataset, manifest or run folder is not what it should be."""
 

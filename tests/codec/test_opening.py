@@ -17,8 +17,10 @@ import pytest
 
 import videokd
 from videokd.codec import rgb
+from videokd.codec.limits import Limits
 from videokd.codec.opening import CONTAINERS, open_container
 from videokd.codec.transcode import transcode
+from videokd.errors import NeedsTranscoding
 
 PLAYLISTS = {
     "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10.0,\n{other}\n#EXT-X-ENDLIST\n",
@@ -215,3 +217,51 @@ def test_formats_that_open_other_files_are_not_on_the_list() -> None:
         "lavfi",
         "tty",
     } & set(CONTAINERS)
+
+
+def test_a_cut_inside_a_gop_shows_no_i_frame_and_is_transcoded(tmp_path: Path, make_clip) -> None:
+    """A cut by `-c copy` keeps the pictures before it for decoding, and an edit list hides them, the I-frame among them."""
+    whole = make_clip("libx264", gop=250, num_frames=40)
+    path = tmp_path / "cut.mp4"
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"elst") + 4
+    with av.open(str(whole)) as container:
+        step = int(1 / (25 * container.streams.video[0].time_base))
+    data[at + 12 : at + 16] = (int.from_bytes(data[at + 12 : at + 16], "big") + 20 * step).to_bytes(4, "big")
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        shown = [int(frame.pict_type) for frame in container.decode(video=0)]
+    assert 10 < len(shown) <= 20
+    assert 1 not in shown
+    with pytest.raises(NeedsTranscoding, match=r"cut\.mp4 shows no I-frame.*cut inside a GOP.*videokd prepare folder"):
+        videokd.open(path)
+    assert transcode(path, tmp_path / "out.mp4").num_frames == len(shown)
+
+
+def test_intra_refresh_joined_late_shows_no_i_frame_and_is_transcoded(tmp_path: Path, make_clip) -> None:
+    refresh = (("x264-params", "intra-refresh=1:keyint=12:bframes=0:ref=1:scenecut=0"),)
+    whole, late = make_clip("libx264", container="ts", options=refresh, num_frames=60), tmp_path / "late.ts"
+    with av.open(str(whole)) as given, av.open(str(late), "w") as output:
+        copy: Any = output.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(video=0)):
+            if number > 17 and packet.size:
+                packet.stream = copy
+                output.mux(packet)
+    with pytest.raises(NeedsTranscoding, match=r"late\.ts shows no I-frame"):
+        videokd.open(late)
+    assert transcode(late, tmp_path / "out.mp4").num_frames > 20
+
+
+def test_what_only_transcoding_can_give_is_told_apart(tmp_path: Path, make_clip) -> None:
+    sizes = [make_clip("libx264", container="h264", size=size) for size in ((128, 96), (64, 48))]
+    changes = tmp_path / "changes.h264"
+    changes.write_bytes(b"".join(path.read_bytes() for path in sizes))
+    with pytest.raises(NeedsTranscoding, match=r"changes\.h264: frame \d+ is \d+×\d+"), videokd.open(changes) as video:
+        list(video.iterate())
+    with (
+        videokd.open(make_clip("mjpeg", container="avi", pixel_format="yuvj420p")) as video,
+        pytest.raises(NeedsTranscoding, match="is mjpeg, which exports no motion vectors"),
+    ):
+        video.read(gop=0, position=0)
+    with pytest.raises(NeedsTranscoding, match="a GOP of 12 frames"):
+        videokd.open(make_clip("mpeg4"), limits=Limits(gop_frames=11))

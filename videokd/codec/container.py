@@ -18,7 +18,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.limits import Limits
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.codec.opening import open_container, reason
-from videokd.errors import DecodeError
+from videokd.errors import DecodeError, NeedsTranscoding
 
 #: Codecs of which FFmpeg's decoders export motion vectors.
 MOTION_CODECS = (
@@ -284,9 +284,14 @@ def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits)
     Raises:
         DecodeError: no frame can be decoded, or a limit is broken.
     """
-    if not index.num_frames or not index.anchors:
+    if not index.num_frames:
         raise DecodeError(
             f"{path} has no frame that can be decoded (accepted: a file with video). Check that it plays."
+        )
+    if not index.anchors:
+        raise NeedsTranscoding(
+            f"{path} shows no I-frame, so no chain of motion vectors starts in it: it was cut inside a GOP, or refreshes its pictures "
+            "bit by bit (accepted: one I-frame or more). Run `videokd prepare folder` to transcode it."
         )
     longest = max(map(len, index.anchors))
     too_much: tuple[Literal["gop_frames", "reader_bytes"], str] | None = None
@@ -296,6 +301,6 @@ def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits)
         held, accepted = index.reader_bytes >> 20, limits.reader_bytes >> 20
         too_much = ("reader_bytes", f"pictures that take {held} MiB to read (accepted: up to {accepted} MiB)")
     if too_much is not None:
-        raise DecodeError(
+        raise NeedsTranscoding(
             f"{path} has {too_much[1]}. If that is no damage, open it with limits=Limits({too_much[0]}=…)."
         )

@@ -12,7 +12,7 @@ from videokd.codec.container import Colours, PictureDecoder, vectors_of
 from videokd.codec.index import VideoIndex
 from videokd.codec.motion import Chain, Follower, Rows, Vectors
 from videokd.codec.residual import gather
-from videokd.errors import DecodeError
+from videokd.errors import DecodeError, NeedsTranscoding
 
 #: uint8 [H, W, 3], RGB.
 Picture = npt.NDArray[np.uint8]
@@ -35,14 +35,14 @@ class Decoded:
         number: of the frame in display order, for messages.
 
     Raises:
-        DecodeError: the frame has not the size that the index says.
+        NeedsTranscoding: the frame has not the size that the index says.
     """
 
     __slots__ = ("_colours", "_rows", "_where", "frame")
 
     def __init__(self, frame: Any, colours: Colours, size: tuple[int, int], path: Path, number: int) -> None:
         if (frame.width, frame.height) != size:
-            raise DecodeError(
+            raise NeedsTranscoding(
                 f"{path}: frame {number} is {frame.width}×{frame.height} (accepted: {size[0]}×{size[1]}, as its "
                 "index says). If the file was replaced, index it again; if it changes its size, run `videokd prepare folder`."
             )
@@ -153,7 +153,9 @@ class Run:
                 raise DecodeError(f"{self._path}: frame {shown} cannot be decoded. Copy the file again, or repair it.")
             self._pending[number] = frame
             if len(self._pending) > _MOST_PENDING:
-                raise DecodeError(f"{self._path}: frame {shown} does not come out of the decoder. Transcode the file.")
+                raise NeedsTranscoding(
+                    f"{self._path}: frame {shown} does not come out of the decoder. Transcode the file."
+                )
         return Decoded(self._pending.pop(packet), self._colours, self._size, self._path, shown)
 
     def vectors(self) -> Vectors:

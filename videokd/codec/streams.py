@@ -15,7 +15,7 @@ from videokd.codec.limits import Limits
 from videokd.codec.motion import Follower, displacement, field
 from videokd.codec.residual import difference
 from videokd.codec.run import Decoded, Run
-from videokd.errors import ConfigError, DecodeError
+from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.types import Gop, Streams
 
 READABLE = ("iframe", "motion", "residual", "frame")
@@ -120,7 +120,7 @@ class VideoReader:
             given = ", ".join(str(name) for name in streams if name not in READABLE) or "nothing"
             raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}). Correct the names.")
         if wanted & _CHAINED and self.codec not in MOTION_CODECS:
-            raise DecodeError(
+            raise NeedsTranscoding(
                 f"{self.path} is {self.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Run `videokd prepare folder` to transcode it."
             )
