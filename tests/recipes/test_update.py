@@ -48,6 +48,14 @@ def same(one: Students, other: Students, *, tolerance: float = 0.0) -> bool:
     )
 
 
+def agrees(answers: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether answers are the largest logits, wherever the lead is more than rounding can turn around."""
+    best, second = logits.detach().topk(2).values.unbind(1)
+    clear = best - second > 1e-3
+    assert clear.any()
+    return torch.equal(answers[clear], logits.argmax(1)[clear])
+
+
 def divergence(student: torch.Tensor, peer: torch.Tensor) -> torch.Tensor:
     p = peer.detach().softmax(1)
     return (p * (p.log() - student.log_softmax(1))).sum(1).mean()
@@ -108,10 +116,12 @@ def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None
         precision=CPU,
         order=order,
     )
-    for _ in range(2):
+    for step in range(2):
+        expected = {name: network(batch.streams) for name, network in whole.members.items()}
         one, four = in_one(batch, batch.label, target, rate=0.1), in_four(batch, batch.label, target, rate=0.1)
         assert one.total.item() == pytest.approx(four.total.item(), rel=1e-5)
-        assert all(torch.equal(one.answers[name], four.answers[name]) for name in "ab")
+        if step == 0 or order == "simultaneous":  # in turns, the second student answers after the first has moved
+            assert all(agrees(updated.answers[name], expected[name]) for updated in (one, four) for name in "ab")
     assert same(whole, pieces, tolerance=1e-5)
 
 
@@ -165,18 +175,18 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
     teacher = Network(NetworkSpec(("motion",), "test_resnet", 3, 32))
     target = Target(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
     fused, said = target(batch, batch.label, CPU)
-    assert torch.equal(said["motion"], teacher(batch.streams).argmax(1))
+    assert agrees(said["motion"], teacher(batch.streams))
     with torch.no_grad():
-        expected = {name: network(batch.streams).argmax(1) for name, network in two_students().members.items()}
+        expected = {name: network(batch.streams) for name, network in two_students().members.items()}
     optim = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
     updated = Update(students, Objective(alpha=0.5), optim=optim, precision=CPU, order="simultaneous")(
         batch, batch.label, fused, rate=0.1
     )
     watched = _watched(updated, said, batch.label)
     assert set(watched) == {"a/train_top1", "b/train_top1", "agreement/a/motion", "agreement/b/motion", "gradient_norm"}
-    for name, own in expected.items():
-        assert torch.equal(updated.answers[name], own)
-        pairs = list(zip(own.tolist(), said["motion"].tolist(), batch.label.tolist(), strict=True))
+    for name, logits in expected.items():
+        assert agrees(updated.answers[name], logits)
+        pairs = list(zip(updated.answers[name].tolist(), said["motion"].tolist(), batch.label.tolist(), strict=True))
         assert watched[f"agreement/{name}/motion"].item() == pytest.approx(sum(a == t for a, t, _ in pairs) / 6)
         assert watched[f"{name}/train_top1"].item() == pytest.approx(sum(a == y for a, _, y in pairs) / 6)
 
