@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+#: The label of a clip whose class nobody has named: it has no cross-entropy, and is never validated or tested on.
+NO_LABEL = -1
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -165,7 +168,7 @@ class Sample(_ShapesInRepr):
 
     Args:
         streams: {stream: uint8 [S, C, H, W]}.
-        label: class number, from 0.
+        label: class number, from 0; -1 without a label.
         video_id: names the clip within its dataset.
     """
 
@@ -185,7 +188,7 @@ class Batch(_ShapesInRepr):
 
     Args:
         streams: {stream: uint8 [B, S, C, H, W]}.
-        label: int64 [B].
+        label: int64 [B]; -1 without a label.
         video_ids: B names.
     """
 

@@ -17,7 +17,14 @@ from tests.conftest import MakeClip
 from tests.datasets.conftest import listing
 from videokd.codec.encoding import Encoding
 from videokd.codec.rgb import read_rgb
-from videokd.datasets.dataset import ClipDataset, EpochBatches, collate, evaluation_batches, training_batches
+from videokd.datasets.dataset import (
+    ClipDataset,
+    EpochBatches,
+    JoinedClips,
+    collate,
+    evaluation_batches,
+    training_batches,
+)
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.preparation import prepare
 from videokd.datasets.view import apply_crop
@@ -271,3 +278,30 @@ def test_ranks_load_together_what_one_would(manifest: Manifest) -> None:
         for rank, part in enumerate(parts):
             assert part.video_ids == batch.video_ids[rank::2]
             assert all(torch.equal(part.streams[name], batch.streams[name][rank::2]) for name in ALL)
+
+
+def test_joined_clips_come_evenly_mixed_and_each_once_an_epoch() -> None:
+    batches = EpochBatches((9, 90), 11, seed=3)
+    assert batches.steps_per_epoch == 9
+    found = list(itertools.islice(batches, 18))
+    for epoch in range(2):
+        numbers = [number for batch in found[9 * epoch : 9 * epoch + 9] for _, number in batch]
+        assert sorted(numbers) == list(range(99))
+    assert all(1 <= sum(number < 9 for _, number in batch) <= 2 for batch in found)
+    resumed = EpochBatches((9, 90), 11, seed=3, first_step=7)
+    assert list(itertools.islice(resumed, 11)) == found[7:]
+    assert list(itertools.islice(EpochBatches((99,), 11, seed=3), 9)) == list(
+        itertools.islice(EpochBatches(99, 11, seed=3), 9)
+    )
+
+
+def test_joined_clips_are_those_of_their_parts(manifest: Manifest) -> None:
+    first_part, second = dataset(manifest), dataset(manifest, seed=9)
+    joined = JoinedClips((first_part, second))
+    assert len(joined) == 24
+    for number, expected in [(3, first_part[2, 3]), (12, second[2, 0]), (23, second[2, 11])]:
+        found = joined[2, number]
+        assert found.video_id == expected.video_id
+        assert all(np.array_equal(found.streams[name], expected.streams[name]) for name in ALL)
+    with pytest.raises(IndexError, match="no clip 24"):
+        joined[0, 24]

@@ -111,3 +111,10 @@ def test_one_teacher_and_none():
     assert confidence_weights({"a": torch.zeros(3, 2)}, torch.zeros(3, dtype=torch.int64))["a"].tolist() == [1, 1, 1]
     with pytest.raises(ConfigError, match="no teachers to weigh"):
         confidence_weights({}, torch.tensor([0]))
+
+
+def test_without_a_label_all_teachers_count_alike():
+    logits = {"a": torch.tensor([[5.0, 0.0], [5.0, 0.0]]), "b": torch.tensor([[0.0, 5.0], [0.0, 5.0]])}
+    weights = confidence_weights(logits, torch.tensor([0, -1]))
+    assert weights["a"][0] > 0.9
+    assert weights["a"][1].item() == weights["b"][1].item() == 0.5

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from videokd.distill.losses import cross_entropy, hint_loss, kd_loss, mutual_loss, self_distillation_loss
+from videokd.distill.mixup import MixedLabel
 from videokd.types import StudentOutput
 
 
@@ -43,6 +44,27 @@ def test_cross_entropy_equals_numpy(smoothing):
     expected = -(wanted * np.log(softmax(z))).sum(axis=1).mean()
     found = cross_entropy(float32(z), torch.tensor(label), label_smoothing=smoothing)
     assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_clips_without_a_label_have_no_cross_entropy(smoothing):
+    z, label = float32(logits(2), requires_grad=True), torch.tensor([0, -1, 3, -1, 1])
+    found = cross_entropy(z, label, label_smoothing=smoothing)
+    expected = cross_entropy(z[[0, 2, 4]], label[[0, 2, 4]], label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert z.grad[[1, 3]].abs().sum() == 0
+    nothing = cross_entropy(z, torch.full((5,), -1), label_smoothing=smoothing)
+    assert nothing.item() == 0
+    nothing.backward()  # and its gradient is a number
+
+
+def test_a_mixture_counts_the_label_that_it_has():
+    z = float32(logits(2))
+    label, other = torch.tensor([0, -1, 3, -1, 1]), torch.tensor([-1, 2, 3, -1, 0])
+    found = cross_entropy(z, MixedLabel(label, other, share=0.75))
+    of_label, of_other = cross_entropy(z[[0, 2, 4]], label[[0, 2, 4]]), cross_entropy(z[[1, 2, 4]], other[[1, 2, 4]])
+    torch.testing.assert_close(found, 0.75 * of_label + 0.25 * of_other)
 
 
 def test_mutual_loss_equals_numpy():

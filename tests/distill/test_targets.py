@@ -190,3 +190,11 @@ def test_wrong_arguments():
             loss(z, z, temperature=0.0)
     with pytest.raises(ValueError, match=r"student is \[2, 1\] .*K ≥ 2"):
         dkd_loss(z[:, :1], z[:, :1], label, temperature=1.0)
+
+
+def test_dkd_of_a_clip_without_a_label_takes_the_targets_own_class():
+    student, target = (torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    guessed = torch.tensor([2, -1, 0, -1])
+    given = torch.where(guessed < 0, target.argmax(1), guessed)
+    found, expected = (dkd_loss(student, target, label, temperature=4.0) for label in (guessed, given))
+    torch.testing.assert_close(found, expected)

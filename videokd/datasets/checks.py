@@ -59,7 +59,7 @@ def check_clips(
     duplicates = _duplicates(clips)
     across = sum(finding.check == "duplicates" for finding in duplicates)
     groups = _divided_groups((clip.group, (clip.split1, clip.split2, clip.split3)) for clip in clips)
-    leak, leaks = _codec_leak(clips, len(class_names))
+    leak, leaks = _codec_leak(clips, len(class_names)) if class_names else ({}, [])
     warnings = [finding.detail for finding in leaks]
     if counts and official is not None:
         warnings.insert(0, f"{len(clips)} clips, not the official {sum(official.values())}: {counts[0].detail}")

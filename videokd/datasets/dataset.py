@@ -148,9 +148,36 @@ class ClipDataset(Dataset[Sample]):
 
 
 @dataclass(frozen=True)
+class JoinedClips(Dataset[Sample]):
+    """Clips of several datasets as one, such as labelled and unlabelled ones; the first dataset's come first.
+
+    Args:
+        parts: each with clips of its own folder.
+    """
+
+    parts: tuple[ClipDataset, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """The sample of (epoch, number); errors as for `ClipDataset`."""
+        epoch, number = item
+        for part in self.parts:
+            if number < len(part):
+                return part[epoch, number]
+            number -= len(part)
+        raise IndexError(f"no clip {item[1]} (accepted: 0 to {len(self) - 1})")
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Sequence[Sample]:
+        """The samples of a batch, each loaded when it is asked for."""
+        return _Samples(self, items)
+
+
+@dataclass(frozen=True)
 class _Samples(Sequence[Sample]):
-    dataset: ClipDataset
-    items: Sequence[int | tuple[int, int]]
+    dataset: Dataset[Sample]
+    items: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -164,7 +191,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, number) without end, each epoch in its own order; a resumed run starts at its step.
 
     Args:
-        num_clips: clips of the dataset.
+        num_clips: clips of the dataset; of several joined ones, those of each: every batch has its share of them.
         batch_size: clips of a batch over all ranks; what is left of an epoch is dropped.
         seed: of the order.
         first_step: number of the first batch.
@@ -172,7 +199,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         num_ranks: shares of each batch.
     """
 
-    num_clips: int
+    num_clips: int | tuple[int, ...]
     batch_size: int
     seed: int = 0
     first_step: int = 0
@@ -182,12 +209,24 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches of an epoch; at least one."""
-        return max(self.num_clips // self.batch_size, 1)
+        return max(sum(self._parts) // self.batch_size, 1)
+
+    @property
+    def _parts(self) -> tuple[int, ...]:
+        return self.num_clips if isinstance(self.num_clips, tuple) else (self.num_clips,)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The clips' numbers as they come in one epoch; those of several datasets evenly mixed."""
+        rng = np.random.default_rng((self.seed, epoch))
+        starts = np.cumsum((0, *self._parts))
+        orders = [start + rng.permutation(count) for start, count in zip(starts, self._parts, strict=False)]
+        places = [(np.arange(count) + 0.5) / count for count in self._parts]
+        return np.concatenate(orders)[np.argsort(np.concatenate(places), kind="stable")]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         while True:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_clips)
+            order = self._order(epoch)
             for step in range(skip, self.steps_per_epoch):
                 numbers = order[step * self.batch_size : (step + 1) * self.batch_size]
                 yield [(epoch, int(number)) for number in numbers[self.rank :: self.num_ranks]]
@@ -245,7 +284,7 @@ def _map_at_once(shared: Tensor) -> None:
 
 
 def training_batches(
-    dataset: ClipDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False
+    dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Batches without end, loaded by `workers` processes (0: by this one)."""
     return _load(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
@@ -263,7 +302,7 @@ def evaluation_batches(
     return _load(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
 
 
-def _load(dataset: ClipDataset, *, workers: int, pin_memory: bool, batch_sampler: Any) -> Iterator[Batch]:
+def _load(dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batch_sampler,

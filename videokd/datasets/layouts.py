@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
@@ -14,6 +14,7 @@ from videokd.datasets.grouping import DEFAULT_GROUP, default_group, pattern_rule
 from videokd.datasets.groups_file import GroupsFile
 from videokd.datasets.official_lists import Splits, listed_splits, read_hmdb51_lists, read_ucf101_lists
 from videokd.errors import ConfigError, DataError
+from videokd.types import NO_LABEL
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -37,8 +38,8 @@ class Entry:
         path: relative to the dataset's root.
         video_id: unique in the dataset: the path without its suffix, with "/" between folders (with the suffix where
             two files of a folder differ in nothing else).
-        label: class number, from 0.
-        class_name: the class's name.
+        label: class number, from 0; -1 without a label.
+        class_name: the class's name; empty without a label.
         group: clips of one group show the same scene, person or film and must not be divided between training and test.
             Starts with the class where classes have groups of their own, as in "Archery/g01"; a person who acts in
             several classes is one group, "s3".
@@ -72,7 +73,7 @@ class Listing:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each label."""
-        names = {entry.label: entry.class_name for entry in self.entries}
+        names = {entry.label: entry.class_name for entry in self.entries if entry.label != NO_LABEL}
         return tuple(names[label] for label in sorted(names))
 
 
@@ -140,6 +141,27 @@ def folder_layout(
         official = None if given else _ucf_splits(classes)
         splits = listed_parts or official or splits_by_group(classes, named, test_fraction)
     return _entries(root, sorted(classes), classes, named, splits)
+
+
+def unlabelled_layout(root: Path | str) -> tuple[Entry, ...]:
+    """Clips at any depth of a folder, whose classes nobody has named: all of them are for training, in every split.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        The entries, by path, with label -1.
+
+    Raises:
+        DataError: the root is missing or a file, or holds no videos.
+    """
+    root = _checked_root(root)
+    paths = _videos(root)
+    if not paths:
+        raise DataError(f"{root} holds no videos (accepted suffixes: {' '.join(VIDEO_SUFFIXES)}). Check the folder.")
+    groups = {path: default_group(path, path.parent.relative_to(root).as_posix()) for path in paths}
+    entries = _entries(root, ("",), {"": paths}, groups, dict.fromkeys(paths, ("train",) * 3))
+    return tuple(replace(entry, label=NO_LABEL) for entry in entries)
 
 
 def ucf101_layout(root: Path | str, *, lists: Path | str | None = None) -> tuple[Entry, ...]:

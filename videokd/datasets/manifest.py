@@ -17,6 +17,7 @@ from videokd.datasets.grouping import held_out_groups
 from videokd.datasets.official_lists import NUM_SPLITS, Part
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
+from videokd.types import NO_LABEL
 
 Selection = Literal["train", "val", "fit", "test"]
 
@@ -34,8 +35,8 @@ class Clip:
     Args:
         video_id: unique in the dataset.
         path: of the video, relative to the manifest's folder, with "/" between folders.
-        label: class number, from 0.
-        class_name: the class's name.
+        label: class number, from 0; -1 without a label.
+        class_name: the class's name; empty without a label.
         group: clips of one group must not be divided between training and test: "Archery/g01", a scene of one class; "s3", a
             person in all classes. Manifests before version 0.2 have "wave/s3" for persons too.
         split1: "train", "test" or "unused" in the first split.
@@ -95,7 +96,7 @@ class Manifest:
     Args:
         root: the manifest's folder, from which the clips' paths start.
         clips: the rows.
-        class_names: the name of each label.
+        class_names: the name of each label; none where the clips have no labels.
         flip: whether a clip mirrored left to right still shows its class.
         settings: how the dataset was prepared; values that JSON holds.
 
@@ -115,11 +116,16 @@ class Manifest:
             if clip.video_id in seen:
                 raise DataError(f"{self.root}: two clips are named {clip.video_id}. Prepare the dataset again.")
             seen.add(clip.video_id)
-            if not 0 <= clip.label < len(self.class_names) or self.class_names[clip.label] != clip.class_name:
+            if clip.class_name != self._name_of(clip.label):
                 raise DataError(
                     f"{self.root}: {clip.video_id} has label {clip.label} and class {clip.class_name}, "
                     f"which do not fit the {len(self.class_names)} class names. Prepare the dataset again."
                 )
+
+    def _name_of(self, label: int) -> str | None:
+        if label == NO_LABEL:
+            return ""
+        return self.class_names[label] if 0 <= label < len(self.class_names) else None
 
     @classmethod
     def read(cls, path: Path | str) -> Manifest:

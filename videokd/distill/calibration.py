@@ -11,6 +11,7 @@ from torch import Tensor
 from videokd.distill.losses import full_precision, widen
 from videokd.distill.mixup import Label, over_labels
 from videokd.errors import ConfigError
+from videokd.types import NO_LABEL
 
 #: Temperatures between which `calibrate` looks.
 LOWEST, HIGHEST = 0.05, 20.0
@@ -77,7 +78,8 @@ def confidence_weights(logits: Mapping[str, Tensor], label: Label) -> dict[str, 
 
     Args:
         logits: {teacher: [B, K]}, divided by their own temperatures where teachers are calibrated; any float dtype.
-        label: int64 [B]; of a mixture, both labels' cross-entropies count by their shares.
+        label: int64 [B]; of a mixture, both labels' cross-entropies count by their shares. Without a label (-1) all teachers
+            have the same weight.
 
     Returns:
         {teacher: float32 [B]}, without a graph.
@@ -102,4 +104,5 @@ def confidence_weights(logits: Mapping[str, Tensor], label: Label) -> dict[str, 
 
 def _cross_entropies(logits: Tensor, label: Label) -> Tensor:
     """One for each sample, [B]."""
-    return over_labels(lambda label: F.cross_entropy(widen(logits), label, reduction="none"), label)
+    wide = widen(logits)
+    return over_labels(lambda label: F.cross_entropy(wide, label, reduction="none", ignore_index=NO_LABEL), label)

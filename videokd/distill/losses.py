@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videokd.distill.mixup import Label, over_labels
-from videokd.types import StudentOutput
+from videokd.types import NO_LABEL, StudentOutput
 
 
 def widen(values: Tensor) -> Tensor:
@@ -58,22 +58,32 @@ def divergence(log_student: Tensor, log_target: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, label: Label, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy against hard labels, mean over the batch.
+    """Cross-entropy against hard labels, mean over the clips that have one.
 
     Args:
         logits: [B, K], any float dtype; computed in float32.
-        label: int64 [B], class numbers from 0; of a mixture, both labels count by their shares.
+        label: int64 [B], class numbers from 0, or -1 for a clip without a label; of a mixture, both labels count by their
+            shares.
         label_smoothing: ε in [0, 1]: the target is 1 − ε + ε/K for the label and ε/K elsewhere (Szegedy et al. 2016).
 
     Returns:
-        A scalar.
+        A scalar; 0 if no clip of the batch has a label.
 
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).item()  # log 4
     1.386...
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([-1, -1])).item()
+    0.0
     """
     with full_precision(logits):
         wide = widen(logits)
-        return over_labels(lambda label: F.cross_entropy(wide, label, label_smoothing=label_smoothing), label)
+
+        def loss(label: Tensor) -> Tensor:
+            summed = F.cross_entropy(
+                wide, label, label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="sum"
+            )
+            return summed / (label != NO_LABEL).sum().clamp(min=1)
+
+        return over_labels(loss, label)
 
 
 def kd_loss(student: Tensor, target: Tensor, *, temperature: float) -> Tensor:

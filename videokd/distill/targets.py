@@ -11,6 +11,7 @@ from torch import Tensor
 
 from videokd.distill.losses import check_same_shape, check_temperature, divergence, full_precision, widen
 from videokd.distill.mixup import Label, over_labels
+from videokd.types import NO_LABEL
 
 
 def standardise(logits: Tensor) -> Tensor:
@@ -100,7 +101,8 @@ def dkd_loss(
     Args:
         student: [B, K] logits, K ≥ 2, any float dtype; computed in float32.
         target: [B, K] fused logits of the teachers; no gradient flows into it.
-        label: int64 [B]; of a mixture, both labels count by their shares.
+        label: int64 [B]; of a mixture, both labels count by their shares. Where there is none (-1), the target's most
+            probable class takes its place.
         temperature: T > 0.
         target_class: α ≥ 0.
         other_classes: β ≥ 0 (the authors: 0.5 on ImageNet, mostly 8 on CIFAR-100).
@@ -121,6 +123,7 @@ def dkd_loss(
         raise ValueError(f"student is {list(student.shape)} (accepted: [B, K], K ≥ 2)")
 
     def loss(label: Tensor) -> Tensor:
+        label = torch.where(label == NO_LABEL, target.argmax(dim=1), label)
         both = [_decoupled(values / temperature, label) for values in (widen(student), widen(target.detach()))]
         (student_class, student_rest), (target_of_class, target_rest) = both
         in_target = target_class * divergence(student_class, target_of_class)

@@ -9,14 +9,15 @@ from typing import Literal
 
 from videokd.datasets.manifest import Manifest
 from videokd.distill.objective import Objective
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse, say
-from videokd.recipes.learn import Target, Weighting, learn
+from videokd.recipes.learn import Target, Weighting, learn, streams_to_load
 from videokd.recipes.runs import check_same_classes, load_teacher, network_of, prepare_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.recipes.training_clips import training_clips
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
 from videokd.training.run_folder import RunFolder
@@ -110,6 +111,8 @@ class Distill:
     Args:
         out: the run folder; the same command with the same folder resumes.
         manifest: manifest.parquet, or the folder that holds it.
+        unlabelled: the manifest of clips without labels (`videokd prepare folder --unlabelled`) to train on beside the others: on
+            them the students follow the teachers and each other.
         teachers: {name: run folder of one network}; none trains on labels and peers alone. A teacher is named by its stream; a second
             one on it, or one on several streams, by a stream it sees and an ending of your own: iframe_large, motion_all.
         weights: {teacher: weight} for fusing the teachers; equal ones if left out.
@@ -130,6 +133,7 @@ class Distill:
 
     out: str
     manifest: str
+    unlabelled: str | None = None
     teachers: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     weighting: Weighting = "fixed"
@@ -163,6 +167,10 @@ class Distill:
             raise ConfigError(
                 "students: one or more, none called fused (that is all of them together). Choose other names."
             )
+        if self.unlabelled is not None and not self.teachers and len(self.students) < 2:
+            raise ConfigError(
+                "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
+            )
         resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
         object.__setattr__(self, "objective", resolved)
 
@@ -192,19 +200,28 @@ def main(arguments: Sequence[str]) -> None:
 def distill(settings: Distill) -> RunFolder:
     """Trains, or goes on training, a set of students; returns the run folder."""
     manifest = read_manifest(settings.manifest)
+    unlabelled = _read_unlabelled(settings, manifest)
     run = RunFolder(Path(settings.out))
     with join_ranks(pick_device(settings.device)) as ranks:
         precision = Precision(settings.precision, ranks.device)
         target = _target(settings, manifest) if settings.teachers else None
         prepare_run(run, {"verb": "distill"} | asdict(settings), ranks)
         seed_everything(settings.seed)
+        students = _new_students(settings, manifest)
+        clips = training_clips(
+            manifest,
+            unlabelled,
+            streams_to_load(students, target),
+            split=settings.split,
+            seed=settings.seed,
+            data=settings.data,
+        )
         learn(
-            _new_students(settings, manifest),
+            students,
             target=target,
             objective=settings.objective.loss(label_smoothing=settings.optim.label_smoothing),
             order=settings.objective.update,
-            manifest=manifest,
-            split=settings.split,
+            clips=clips,
             seed=settings.seed,
             data=settings.data,
             optim=settings.optim,
@@ -216,6 +233,28 @@ def distill(settings: Distill) -> RunFolder:
         if ranks.is_first:
             say(f"{run.path}: done. Next: videokd evaluate {run.path}")
     return run
+
+
+def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
+    """The clips without labels, if there are any.
+
+    Raises:
+        DataError: they have labels, files of them are missing, or some are tested or held out.
+    """
+    if settings.unlabelled is None:
+        return None
+    unlabelled = read_manifest(settings.unlabelled, labelled=False)
+    parts: list[Literal["test", "val"]] = ["test", "val"] if settings.data.val_fraction else ["test"]
+    for part in parts:
+        clips = manifest.select(part, split=settings.split, val_fraction=settings.data.val_fraction, seed=0)
+        unseen = {digest for clip in clips for digest in (clip.sha256, clip.source_sha256)}
+        seen = [clip for clip in unlabelled.clips if {clip.sha256, clip.source_sha256} & unseen]
+        if seen:
+            raise DataError(
+                f"{len(seen)} clips of {settings.unlabelled} are {part} clips of split {settings.split} of {settings.manifest} "
+                f"(first: {seen[0].source_path or seen[0].path}). Remove them from the unlabelled ones, and prepare these again."
+            )
+    return unlabelled
 
 
 def _target(settings: Distill, manifest: Manifest) -> Target:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, evaluation_batches, training_batches
-from videokd.datasets.manifest import Manifest
 from videokd.distill.calibration import confidence_weights
 from videokd.distill.fusion import fuse
 from videokd.distill.mixup import Label, mixup
@@ -27,13 +25,14 @@ from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import say
 from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
+from videokd.recipes.training_clips import TrainingClips
 from videokd.recipes.update import Update, Updated, UpdateOrder
 from videokd.training.ranks import Ranks
 from videokd.training.record import RunLog, finite_values, memory_gib
 from videokd.training.run_folder import RunFolder
 from videokd.training.schedule import EMA, learning_rate
 from videokd.training.session import Precision, StopSignal
-from videokd.types import Batch
+from videokd.types import NO_LABEL, Batch
 
 _EVALUATION_BATCH = 16
 
@@ -80,8 +79,7 @@ def learn(
     target: Target | None,
     objective: Objective,
     order: UpdateOrder,
-    manifest: Manifest,
-    split: int,
+    clips: TrainingClips,
     seed: int,
     data: DataSettings,
     optim: OptimSettings,
@@ -97,9 +95,8 @@ def learn(
         target: the teachers; None trains on labels (and peers) alone.
         objective: the loss.
         order: whether students step together or in turns.
-        manifest: the clips.
-        split: 1, 2 or 3.
-        seed: of order and views.
+        clips: to train on, and to choose the best epoch with.
+        seed: of the order.
         data: what the networks see.
         optim: how they are trained.
         precision: fp32, bf16 or fp16, and the device.
@@ -108,12 +105,11 @@ def learn(
         role: what the trained networks are, for those who read the run.
 
     Raises:
-        DataError: no clip to train on, or the checkpoint is damaged or of another architecture.
+        DataError: the checkpoint is damaged or of another architecture.
         VideoKDError: a loss is no longer finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint is written.
     """
     _place(students, target, precision.device)
-    fit, held_out = _parts(manifest, _streams(students, target), split=split, seed=seed, data=data)
     update = Update(students, objective, optim=optim, precision=precision, order=order, ranks=ranks)
     ema = EMA(students, decay=optim.ema) if optim.ema else None
     state = RunState(students, update, ema, run=run, role=role, writes=ranks.is_first)
@@ -122,7 +118,7 @@ def learn(
         _compile(students, target)
     ranks.share(data.batch_size)
     batches = EpochBatches(
-        len(fit), data.batch_size, seed=seed, first_step=progress.step, rank=ranks.rank, num_ranks=ranks.num_ranks
+        clips.counts, data.batch_size, seed=seed, first_step=progress.step, rank=ranks.rank, num_ranks=ranks.num_ranks
     )
     total_steps = optim.epochs * batches.steps_per_epoch
     if progress.step >= total_steps or progress.stopped_early:
@@ -130,7 +126,7 @@ def learn(
         return
     state.tell(progress)
     seen_by = {name: spec.streams for name, spec in students.specs.items()}
-    loader = training_batches(fit, batches, workers=data.workers, pin_memory=precision.device.type == "cuda")
+    loader = training_batches(clips.fit, batches, workers=data.workers, pin_memory=precision.device.type == "cuda")
     meter = _Meter()
     with (
         RunLog(run.path, resume_step=progress.step - 1, writes=ranks.is_first) as log,
@@ -166,7 +162,7 @@ def learn(
             stopping, ends_epoch = ranks.any(stop.requested), progress.step % batches.steps_per_epoch == 0
             if ends_epoch:
                 with state.averaged():
-                    seen = _look(students, held_out, precision, workers=data.workers)
+                    seen = _look(students, clips.held_out, precision, workers=data.workers)
                     state.end_epoch(progress, seen, patience=optim.early_stop)
                 if seen:
                     log.record(progress.step - 1, epoch, seen)
@@ -191,36 +187,9 @@ def _place(students: Students, target: Target | None, device: torch.device) -> N
         channels_last(target.teachers.to(device))
 
 
-def _streams(students: Students, target: Target | None) -> tuple[str, ...]:
+def streams_to_load(students: Students, target: Target | None) -> tuple[str, ...]:
+    """The streams that some student or teacher sees, each once."""
     return tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
-
-
-def _parts(
-    manifest: Manifest, streams: tuple[str, ...], *, split: int, seed: int, data: DataSettings
-) -> tuple[ClipDataset, ClipDataset | None]:
-    """The clips to fit, as training views, and those held out, if any."""
-
-    kept = None
-    if data.cache:
-        kind = "blanked" if data.blank_invalid else ""
-        kept = DecodedCache(Path(data.cache), data.cache_positions, data.input_size, kind)
-
-    def dataset(part: Literal["train", "fit", "val"], views: Literal["training", "quick"]) -> ClipDataset:
-        return ClipDataset(
-            manifest,
-            manifest.select(part, split=split, val_fraction=data.val_fraction, seed=0),
-            streams,
-            num_segments=data.num_segments,
-            input_size=data.input_size,
-            views=views,
-            seed=seed,
-            blank_invalid=data.blank_invalid,
-            cache=kept,
-        )
-
-    if not data.val_fraction:
-        return dataset("train", "training"), None
-    return dataset("fit", "training"), dataset("val", "quick")
 
 
 def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
@@ -240,9 +209,11 @@ def _rate(step: int, steps_per_epoch: int, optim: OptimSettings) -> float:
 def _watched(updated: Updated, said: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
     """What the log has beside the loss, all on the device still.
 
-    `student/train_top1`; `agreement/student/teacher`: the share of the batch that both take for the same class.
+    `student/train_top1`, of the clips that have a label; `agreement/student/teacher`: the share of the batch that both take
+    for the same class.
     """
-    shares = {f"{name}/train_top1": (own == label).float().mean() for name, own in updated.answers.items()}
+    labelled = (label != NO_LABEL).sum()
+    shares = {f"{name}/train_top1": (own == label).sum() / labelled for name, own in updated.answers.items()}
     for name, own in updated.answers.items():
         shares |= {f"agreement/{name}/{teacher}": (own == theirs).float().mean() for teacher, theirs in said.items()}
     return shares | {"gradient_norm": updated.gradient_norm}
@@ -254,6 +225,8 @@ def _numbers(
     """Means over the ranks, in one exchange and one transfer from the device; raises where a loss is not finite."""
     parts = dict(updated.parts) | {"loss/total": updated.total}
     means = ranks.mean(parts | dict(watched))
+    # a batch without a label has no accuracy
+    means = {name: mean for name, mean in means.items() if not (name.endswith("/train_top1") and math.isnan(mean))}
     return finite_values({name: means[name] for name in parts}, step=step, streams=streams, beside=means)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from videokd.codec.encoding import Encoding
 from videokd.datasets.checks import check_listing
 from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
-from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout
+from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout, unlabelled_layout
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.preparation import merge, prepare, verify
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, write_plan
@@ -20,7 +20,7 @@ from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse, say
 
-_OF_FOLDER = ("group_pattern", "groups", "test_fraction")
+_OF_FOLDER = ("group_pattern", "groups", "test_fraction", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Prepare:
         group_pattern: folder: regular expression whose first group names a clip's group (person, scene), the same in all classes.
         groups: folder: a CSV file with columns path and group, in place of a pattern; columns split1, split2, split3 (train,
             test, unused) make the splits. A plan is such a file: edit its groups and splits, and give it here.
+        unlabelled: folder: the clips, at any depth, have no labels: for `videokd distill --unlabelled`.
         test_fraction: folder: share of each class's groups that a split tests.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips made at the same time; by default one for each CPU.
@@ -63,6 +64,7 @@ class Prepare:
     lists: str | None = None
     group_pattern: str | None = None
     groups: str | None = None
+    unlabelled: bool = False
     test_fraction: float = 0.3
     flip: bool = True
     jobs: int | None = None
@@ -90,6 +92,10 @@ class Prepare:
         unused = next((f.name for f in fields(self) if f.name in others and getattr(self, f.name) != f.default), None)
         if unused is not None:
             raise ConfigError(f"--{unused} is for the layout {mine} (given: {self.layout}). Leave it out.")
+        if self.unlabelled and (self.group_pattern or self.groups):
+            raise ConfigError(
+                "--unlabelled clips are all for training, in no groups. Omit --group-pattern and --groups."
+            )
 
     def encoding(self) -> Encoding:
         """How the clips are encoded.
@@ -130,7 +136,8 @@ def main(arguments: Sequence[str]) -> None:
         say(f"{out}: shard {settings.shard} is done, {len(manifest.clips)} clips. When all are: --merge.")
         return
     _warn(manifest)
-    say(f"{out}: {_summary(manifest)}. Next: videokd teach --stream motion --manifest {out} --out RUN")
+    verb = "distill --unlabelled" if settings.unlabelled else "teach --stream motion --manifest"
+    say(f"{out}: {_summary(manifest)}. Next: videokd {verb} {out} --out RUN")
 
 
 def prepare_dataset(settings: Prepare) -> Manifest:
@@ -152,6 +159,8 @@ def prepare_dataset(settings: Prepare) -> Manifest:
 
 def _listing(settings: Prepare) -> Listing:
     root = Path(settings.directory)
+    if settings.unlabelled:
+        return Listing(root, unlabelled_layout(root), settings.flip)
     if settings.layout == "folder":
         entries = folder_layout(
             root,
@@ -184,6 +193,8 @@ def _summary(manifest: Manifest) -> str:
     parts = Counter(clip.split1 for clip in manifest.clips)
     groups = len({clip.group for clip in manifest.clips})
     size = sum(clip.bytes for clip in manifest.clips) / 1e6
+    if not manifest.class_names:
+        return f"{len(manifest.clips)} clips without labels, {size:.0f} MB"
     return (
         f"{len(manifest.clips)} clips of {len(manifest.class_names)} classes in {groups} groups, {size:.0f} MB; "
         f"split 1: {parts['train']} train, {parts['test']} test"

@@ -13,6 +13,7 @@ from videokd.recipes.command_line import parse, say
 from videokd.recipes.learn import learn
 from videokd.recipes.runs import prepare_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.recipes.training_clips import training_clips
 from videokd.training.ranks import join_ranks
 from videokd.training.run_folder import RunFolder
 from videokd.training.session import Precision, pick_device, seed_everything
@@ -90,8 +91,9 @@ def teach(settings: Teach) -> RunFolder:
             target=None,
             objective=Objective(label_smoothing=settings.optim.label_smoothing),
             order="simultaneous",
-            manifest=manifest,
-            split=settings.split,
+            clips=training_clips(
+                manifest, None, (settings.stream,), split=settings.split, seed=settings.seed, data=settings.data
+            ),
             seed=settings.seed,
             data=settings.data,
             optim=settings.optim,

@@ -1,0 +1,130 @@
+"""Clips without labels: prepared, trained on beside labelled ones, and kept out of everything that needs a label."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.conftest import TINY
+from videokd.__main__ import main
+from videokd.datasets.manifest import Manifest
+from videokd.datasets.synthetic import generate
+from videokd.training.checkpoint import load_checkpoint
+
+ONE = '--students={"one": {"streams": ["iframe", "motion"], "backbone": "test_resnet"}}'
+TWO = '--students={"one": {"streams": ["iframe"], "backbone": "test_resnet"}, "two": {"streams": ["motion"], "backbone": "test_resnet"}}'
+
+
+def prepare(source: Path, out: Path, *more: str) -> int:
+    return main(["prepare", "folder", str(source), f"--out={out}", "--short-side=64", "--jobs=1", *more])
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """54 clips in folders whose names say nothing: the scenes of another seed."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    made = generate(folder / "made", seed=7, groups=3, clips_per_group=2, num_frames=14, size=64)
+    for number, clip in enumerate(sorted(made.rglob("*.mp4"))):
+        (folder / "in" / f"day{number % 3}").mkdir(parents=True, exist_ok=True)
+        os.link(clip, folder / "in" / f"day{number % 3}" / f"{number:03d}.mp4")
+    assert prepare(folder / "in", folder / "out", "--unlabelled") == 0
+    return folder / "out"
+
+
+def distill(prepared: Path, unlabelled: Path, out: Path, *more: str) -> int:
+    return main(["distill", f"--manifest={prepared}", f"--unlabelled={unlabelled}", f"--out={out}", *TINY, *more])
+
+
+def teachers(runs: dict[str, Path]) -> list[str]:
+    return [f"--teachers.{stream}={run}" for stream, run in runs.items()]
+
+
+def test_they_are_prepared_without_labels_and_for_training(unlabelled: Path) -> None:
+    manifest = Manifest.read(unlabelled)
+    assert manifest.class_names == ()
+    assert len(manifest.clips) == 54
+    assert {(c.label, c.class_name, c.split1, c.split2, c.split3) for c in manifest.clips} == {
+        (-1, "", "train", "train", "train")
+    }
+
+
+def test_students_follow_their_teachers_on_them(
+    prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = [ONE, *teachers(teacher_runs), "--data.val_fraction=0", "--objective.alpha=0.5"]
+    assert distill(prepared, unlabelled, run, *arguments) == 0
+    labelled = len(Manifest.read(prepared).select("train", split=1))
+    steps = load_checkpoint(run / "checkpoint.pt")["progress"]["step"]
+    assert steps == 2 * ((labelled + 54) // 6)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    # every batch of six holds its share of labelled clips, so that none is without a cross-entropy
+    assert all(line["one/ce"] > 0 and line["one/kd"] >= 0 and 0 <= line["one/train_top1"] <= 1 for line in lines)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0"]) == 0
+    results = json.loads((run / "results.json").read_text())
+    assert results["dataset"]["num_videos"] == len(Manifest.read(prepared).select("test", split=1))
+
+
+def test_students_learn_from_each_other_on_them(prepared: Path, unlabelled: Path, tmp_path: Path) -> None:
+    assert distill(prepared, unlabelled, tmp_path / "run", TWO, "--optim.epochs=1", "--optim.mixup=0.4") == 0
+
+
+@pytest.mark.parametrize("loss", ["dist", "dkd"])
+def test_every_target_loss_takes_them(
+    loss: str, prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = [ONE, *teachers(teacher_runs), f"--objective.target_loss={loss}", "--weighting=confidence"]
+    assert distill(prepared, unlabelled, tmp_path / "run", *arguments, "--optim.epochs=1", "--objective.exits") == 0
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    return lines[-1]
+
+
+def test_tested_clips_among_them_are_refused(
+    clips: Path,
+    prepared: Path,
+    teacher_runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "in").mkdir()
+    tested = Manifest.read(prepared).select("test", split=1)[0]
+    os.link(clips / tested.source_path, tmp_path / "in" / "another name.mp4")
+    assert prepare(tmp_path / "in", tmp_path / "out", "--unlabelled") == 0
+    assert distill(prepared, tmp_path / "out", tmp_path / "run", ONE, *teachers(teacher_runs)) == 2
+    assert "1 clips of" in (line := refused(capsys))
+    assert "are test clips of split 1" in line
+    assert "another name.mp4" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_they_do_not_serve_where_labels_are_needed(
+    prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"--out={tmp_path / 'run'}"
+    assert main(["teach", "--stream=motion", f"--manifest={unlabelled}", out, *TINY]) == 2
+    assert "holds clips without labels" in refused(capsys)
+    assert main(["evaluate", str(teacher_runs["motion"]), f"--manifest={unlabelled}"]) == 2
+    assert "holds clips without labels" in refused(capsys)
+    assert distill(prepared, prepared, tmp_path / "run", ONE, *teachers(teacher_runs)) == 2
+    assert "holds clips with labels" in refused(capsys)
+
+
+def test_without_anybody_to_follow_they_are_refused(
+    prepared: Path, unlabelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distill(prepared, unlabelled, tmp_path / "run", ONE) == 2
+    assert "Name teachers, add a student, or omit --unlabelled" in refused(capsys)
+
+
+def test_groups_do_not_go_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(tmp_path, tmp_path / "out", "--unlabelled", "--group-pattern=(x)") == 2
+    assert "Omit --group-pattern and --groups" in refused(capsys)
+    assert prepare(tmp_path, tmp_path / "out", "--unlabelled") == 2
+    assert "holds no videos" in refused(capsys)
