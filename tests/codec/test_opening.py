@@ -36,15 +36,11 @@ PLAYLISTS = {
 
 def readers(target: Path) -> dict[str, Callable[[Path], Any]]:
     """Every way by which a file is opened."""
-    given: dict[str, Callable[[Path], Any]] = {
+    return {
         "open": videokd.open,
         "transcode": lambda path: transcode(path, target),
-        "pyav": lambda path: rgb.read_by_pyav(path, [0]),
         "rgb": lambda path: rgb.read_rgb(path, [0]),
     }
-    if rgb.decord is not None:
-        given["decord"] = lambda path: rgb.read_by_decord(path, [0])
-    return given
 
 
 @pytest.mark.parametrize("suffix", ["own", "mp4", "avi", "png"])

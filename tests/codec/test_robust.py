@@ -99,9 +99,15 @@ def test_a_table_that_claims_more_than_the_file_holds(tmp_path: Path, make_clip)
 
 def test_an_index_of_another_file(make_clip) -> None:
     path, other = make_clip("mpeg4"), make_clip("mpeg4", size=(64, 48))
+    index = index_video(other)
     with (
-        videokd.open(path, index=index_video(other)) as video,
+        videokd.open(path, index=dataclasses.replace(index, checksums=())) as video,
         pytest.raises(videokd.DecodeError, match=r"frame 0 is 128×96 \(accepted: 64×48, as its index says\)"),
+    ):
+        video.read(gop=0, position=0)
+    with (
+        videokd.open(path, index=index) as video,
+        pytest.raises(videokd.DecodeError, match="packet 0 is not the one that the index describes"),
     ):
         video.read(gop=0, position=0)
     short = make_clip("mpeg4", num_frames=15)

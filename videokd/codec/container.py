@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import chain as concatenate
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from videokd.codec import scan
-from videokd.codec.index import VideoIndex
+from videokd.codec.index import VideoIndex, checksum_of
 from videokd.codec.limits import Limits
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.codec.opening import open_container, reason
@@ -36,6 +37,9 @@ _VECTORS_ALONE = {"skip_loop_filter": "all", "skip_idct": "all"}
 _SHRINKS = tuple(codec for codec in MOTION_CODECS if codec != "h264")
 _SHRINK_BITS = 3
 _VECTOR_WORDS = 20
+# Seeks to try for one keyframe, to it and to those before it; and pieces of packets that may come before the first whole one
+_MOST_SEEKS = 3
+_MOST_FRAGMENTS = 4
 _DEFAULT_LIMITS = Limits()
 _SIDE_DATA: Any = SideDataContainer
 
@@ -51,6 +55,7 @@ class PictureDecoder:
         self.path = Path(path)
         self.limits = limits
         self._pictures = True
+        self.seeks = True  # whether the container is known to find keyframes
         self._open()
 
     def _open(self) -> None:
@@ -150,70 +155,99 @@ class PictureDecoder:
         self.context.flush_buffers()
         return frames
 
-    def decode_from(self, index: VideoIndex, key: int) -> Iterator[tuple[int, Any]]:
+    def decode_from(
+        self, index: VideoIndex, key: int, *, also: frozenset[int] = frozenset()
+    ) -> Iterator[tuple[int, Any]]:
         """(packet, frame) of every I- and P-frame from the `key`-th keyframe to the end of the file.
 
-        B-frames that nothing refers to are not decoded.
+        B-frames that nothing refers to are not decoded, and no B-frame is given, but those of the packets in `also`.
 
         Raises:
-            DecodeError: a packet is damaged, or the file has packets that the index does not know.
+            DecodeError: a packet is damaged, or the file is not the one that the index describes.
         """
         first, types = index.keyframes[key][0], index.types
-        start, packets = self._seek(index, key)
         keyframe = None
-        for number, packet in enumerate(packets, start):
+        for number, packet in self._seek(index, key):
             if number >= len(types):
                 raise DecodeError(f"{self.path} has more packets than its index knows. Index it again.")
-            if number < first or types[number] == "b":
+            if number < first or (types[number] == "b" and number not in also):
                 continue
+            self._check(index, packet, number)
             if keyframe is None:
                 keyframe = bytes(packet)
             for entry in self.feed(packet, number):
-                if types[entry[0]] in "IPS":
+                if types[entry[0]] in "IPS" or entry[0] in also:
                     yield entry
         for entry in self.flush(keyframe):
-            if types[entry[0]] in "IPS":
+            if types[entry[0]] in "IPS" or entry[0] in also:
                 yield entry
 
     def decode_alone(self, index: VideoIndex, key: int) -> Any:
         """The frame of the `key`-th keyframe, the decoder going no further.
 
         Raises:
-            DecodeError: it cannot be decoded.
+            DecodeError: it cannot be decoded, or the file is not the one that the index describes.
         """
         wanted = index.keyframes[key][0]
-        number, packets = self._seek(index, key)
-        packet = next((p for n, p in enumerate(packets, start=number) if n == wanted), None)
-        frames = [] if packet is None else [*self.feed(packet, wanted), *self.feed(None, None)]
+        frames: list[tuple[int, Any]] = []
+        for number, packet in self._seek(index, key):
+            if number < wanted:
+                continue
+            # A packet without a picture of its own may hold the second field
+            if number > wanted + 1 or index.types[number : number + 1] != ("I" if number == wanted else "-"):
+                break
+            self._check(index, packet, number)
+            frames += self.feed(packet, number)
+        frames += self.feed(None, None)
         self.context.flush_buffers()
-        if not frames:
+        found = next((frame for number, frame in frames if number == wanted), None)
+        if found is None:
             raise DecodeError(f"{self.path}: the keyframe in packet {wanted} cannot be decoded. Copy the file again.")
-        return frames[0][1]
+        return found
 
-    def _seek(self, index: VideoIndex, key: int) -> tuple[int, Iterator[Any]]:
+    def _check(self, index: VideoIndex, packet: Any, number: int) -> None:
+        expected = index.checksum_at.get(number)
+        if expected is not None and checksum_of(packet) != expected:
+            raise DecodeError(
+                f"{self.path}: packet {number} is not the one that the index describes. If the file was replaced, index it "
+                "again; otherwise copy it again."
+            )
+
+    def _seek(self, index: VideoIndex, key: int) -> Iterator[tuple[int, Any]]:
         """Moves to the `key`-th keyframe, or to one before it where the container seeks no better.
 
         Returns:
-            the number of the first packet that follows, and the packets.
+            (number, packet) of every packet that follows.
         """
-        for earlier in range(key, -1 if self._moved else 0, -1):
-            _, pts, dts, _ = index.keyframes[earlier]
-            at = dts if dts is not None else pts
-            if at is None:
-                break
-            try:
-                self.container.seek(at, stream=self.stream, backward=True)
-            except (av.FFmpegError, OSError):
-                break
-            packets = self.packets()
-            packet = next(packets, None)
-            number = None if packet is None else index.places.get((packet.pts, packet.dts, packet.pos))
-            if number is not None and number <= index.keyframes[key][0]:
+        wanted = index.keyframes[key][0]
+        for earlier in range(key, max(key - _MOST_SEEKS, -1 if self._moved else 0), -1):
+            found = self._seek_to(index, earlier, wanted) if self.seeks else None
+            if found is not None:
                 self.context.flush_buffers()
-                return number, concatenate((packet,), packets)
+                return found
+        # Where seeking failed it will fail again, and each try takes time
+        self.seeks &= key < _MOST_SEEKS
         if self._moved:
             self.reopen()
-        return 0, self.packets()
+        return enumerate(self.packets())
+
+    def _seek_to(self, index: VideoIndex, key: int, wanted: int) -> Iterator[tuple[int, Any]] | None:
+        """The packets from a keyframe on that is not behind `wanted`; None where none is found close to the `key`-th."""
+        start, pts, dts, _ = index.keyframes[key]
+        at = dts if dts is not None else pts
+        if at is None:
+            return None
+        self._moved = True  # even where seeking fails
+        try:
+            self.container.seek(at, stream=self.stream, backward=True)
+        except (av.FFmpegError, OSError):
+            return None
+        packets = self.packets()
+        for packet in islice(packets, wanted - start + _MOST_FRAGMENTS):
+            number = index.packet_of_keyframe(packet)
+            if number is not None:
+                return enumerate(concatenate((packet,), packets), number) if number <= wanted else None
+        return None
 
     def reopen(self) -> None:
         """Goes back to the first packet, whatever the container."""

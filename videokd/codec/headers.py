@@ -18,10 +18,12 @@ _H264_SLICE_TYPES = "PBIPI"
 _MPEG4_VOP_TYPES = "IPbS"  # nothing refers to a B-VOP
 # Bytes that hold a sequence parameter set as far as it is read, scaling lists included
 _LONGEST_SPS = 1024
+_LONGEST_SEI = 4096
+_RECOVERY_POINT = 6
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
-class _Bits:
+class Bits:
     """Reads big-endian bit fields; reading past the end raises IndexError."""
 
     def __init__(self, data: bytes) -> None:
@@ -29,6 +31,7 @@ class _Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
+        """u(n): the next bits as a number."""
         if count > self._left:
             raise IndexError("header ends early")
         self._left -= count
@@ -93,12 +96,12 @@ class Sequence:
         return tuple(reasons)
 
 
-def _units(data: bytes) -> list[bytes]:
+def split_units(data: bytes) -> list[bytes]:
     """The pieces between start codes, without them."""
     return data.split(_START_CODE)[1:]
 
 
-def _heads(data: bytes, count: int) -> Iterator[bytes]:
+def heads(data: bytes, count: int) -> Iterator[bytes]:
     """The first bytes after each start code; the rest of a packet is never copied."""
     at = data.find(_START_CODE)
     while at >= 0:
@@ -106,7 +109,7 @@ def _heads(data: bytes, count: int) -> Iterator[bytes]:
         at = data.find(_START_CODE, at + 3)
 
 
-def _nal_units(data: bytes, length_size: int, count: int | None = None) -> Iterator[bytes]:
+def nal_units(data: bytes, length_size: int, count: int | None = None) -> Iterator[bytes]:
     """NAL units of a packet: with length prefixes (MP4, Matroska) or, for `length_size` 0, with start codes (Annex B).
 
     Args:
@@ -115,7 +118,7 @@ def _nal_units(data: bytes, length_size: int, count: int | None = None) -> Itera
         count: how many bytes of each unit are wanted; None: all.
     """
     if not length_size:
-        yield from _units(data) if count is None else _heads(data, count)
+        yield from split_units(data) if count is None else heads(data, count)
         return
     at = 0
     while at + length_size <= len(data):
@@ -125,12 +128,12 @@ def _nal_units(data: bytes, length_size: int, count: int | None = None) -> Itera
         at += length
 
 
-def _unescape(unit: bytes) -> bytes:
+def unescape(unit: bytes) -> bytes:
     """Without emulation prevention bytes (H.264 section 7.4.1)."""
     return unit.replace(b"\x00\x00\x03", b"\x00\x00")
 
 
-def _skip_scaling_lists(bits: _Bits, chroma_format: int) -> None:
+def _skip_scaling_lists(bits: Bits, chroma_format: int) -> None:
     for index in range(8 if chroma_format != 3 else 12):
         if not bits.take(1):
             continue
@@ -143,7 +146,7 @@ def _skip_scaling_lists(bits: _Bits, chroma_format: int) -> None:
 
 def _h264_sps(unit: bytes) -> Sequence:
     """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as the frame_crop offsets."""
-    bits = _Bits(_unescape(unit[1:]))
+    bits = Bits(unescape(unit[1:]))
     profile = bits.take(8)
     bits.take(16)
     bits.exp_golomb()
@@ -198,10 +201,43 @@ def _avcc_units(extradata: bytes) -> list[bytes]:
 def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     """The sequence parameter sets of the extradata and a packet, taken together; None if there is none."""
     length_size = h264_length_size(extradata)
-    units = _avcc_units(extradata) if length_size else _units(extradata)
-    units += _nal_units(packet, length_size, count=_LONGEST_SPS)
+    units = _avcc_units(extradata) if length_size else split_units(extradata)
+    units += nal_units(packet, length_size, count=_LONGEST_SPS)
     found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
     return reduce(Sequence.joined, found) if found else None
+
+
+def h264_starts(packet: bytes, length_size: int) -> bool:
+    """Whether nothing after this I-picture refers to what came before it: an IDR picture, or a recovery point at once.
+
+    Demuxers also flag other I-pictures as keyframes, behind which x264 lets P-pictures refer to earlier ones.
+    """
+    for unit in nal_units(packet, length_size, count=_LONGEST_SEI):
+        kind = unit[0] & 31 if unit else 0
+        if kind == 5:
+            return True
+        if kind == 6 and _recovers_at_once(unescape(unit[1:])):
+            return True
+        if kind == 1:
+            return False
+    return False
+
+
+def _recovers_at_once(messages: bytes) -> bool:
+    """Whether a recovery point with recovery_frame_cnt 0 is among SEI messages (H.264 sections 7.3.2.3.1 and D.1.8)."""
+    at = 0
+    while at + 2 < len(messages):
+        header = [0, 0]  # type and size, in steps of 255
+        for field in range(2):
+            while at < len(messages) and messages[at] == 255:
+                header[field] += 255
+                at += 1
+            header[field] += messages[at] if at < len(messages) else 0
+            at += 1
+        if header[0] == _RECOVERY_POINT and at < len(messages):
+            return messages[at] >> 7 == 1
+        at += header[1]
+    return False
 
 
 def h264_picture(packet: bytes, length_size: int) -> str | None:
@@ -211,12 +247,12 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
     """
     types = set()
     reference = 0
-    for unit in _nal_units(packet, length_size, count=16):
+    for unit in nal_units(packet, length_size, count=16):
         kind = unit[0] & 31 if unit else 0
         if kind not in (1, 2, 5):
             continue
         reference |= unit[0] >> 5 & 3
-        bits = _Bits(_unescape(unit[1:]))
+        bits = Bits(unescape(unit[1:]))
         bits.exp_golomb()
         types.add(_H264_SLICE_TYPES[bits.exp_golomb() % 5])
     if len(types) != 1:
@@ -228,13 +264,13 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
 def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
     """The video object layer, ISO/IEC 14496-2 section 6.2.3; None if there is none or its shape is not rectangular."""
     before_picture, _, _ = packet.partition(_MPEG4_VOP)  # nowhere else is a layer; the rest need not be searched
-    for unit in (*_units(extradata), *_heads(before_picture, 64)):
+    for unit in (*split_units(extradata), *heads(before_picture, 64)):
         if unit and 0x20 <= unit[0] <= 0x2F:
-            return _mpeg4_layer(_Bits(unit[1:64]))
+            return _mpeg4_layer(Bits(unit[1:64]))
     return None
 
 
-def _mpeg4_layer(bits: _Bits) -> Sequence | None:
+def _mpeg4_layer(bits: Bits) -> Sequence | None:
     bits.take(1 + 8)
     version = 1
     if bits.take(1):
@@ -282,10 +318,10 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
 def mpeg12_sequence(packet: bytes) -> Sequence | None:
     """MPEG-1 and MPEG-2: progressive unless a sequence extension says otherwise (ISO/IEC 13818-2 section 6.2.2.3)."""
-    units = list(_heads(packet, 8))
+    units = list(heads(packet, 8))
     if not any(unit[:1] == b"\xb3" for unit in units):
         return None
-    extensions = [_Bits(unit[1:8]) for unit in units if unit[:1] == b"\xb5" and unit[1] >> 4 == 1]
+    extensions = [Bits(unit[1:8]) for unit in units if unit[:1] == b"\xb5" and unit[1] >> 4 == 1]
     for bits in extensions:
         bits.take(4 + 8)
         if not bits.take(1):
@@ -295,10 +331,10 @@ def mpeg12_sequence(packet: bytes) -> Sequence | None:
 
 def mpeg12_picture(packet: bytes) -> str | None:
     """Type of the one picture in a packet: I, P, or b; None where there is not just one (ISO/IEC 13818-2 section 6.2.3)."""
-    pictures = [head for head in _heads(packet, 3) if head[:1] == b"\x00"]
+    pictures = [head for head in heads(packet, 3) if head[:1] == b"\x00"]
     if len(pictures) != 1:
         return None
-    bits = _Bits(pictures[0][1:])
+    bits = Bits(pictures[0][1:])
     bits.take(10)
     kind = bits.take(3)
     return {1: "I", 2: "P", 3: "b"}.get(kind)
@@ -309,7 +345,7 @@ def flv_picture(packet: bytes) -> str | None:
 
     None where the start code is not there (Adobe, SWF file format specification, H263VIDEOPACKET).
     """
-    bits = _Bits(packet[:12])
+    bits = Bits(packet[:12])
     if bits.take(17) != 1:
         return None
     bits.take(5 + 8)

@@ -6,11 +6,20 @@ import json
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
+from zlib import crc32
 
 from videokd.types import Gop
 
 # Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
 _READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
+# Fields that are not written where they say nothing, and that older manifests lack
+_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": ()}
+
+
+def checksum_of(packet: Any) -> int:
+    """CRC-32 of a packet's content."""
+    return crc32(packet)
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,13 @@ class VideoIndex:
             refers to), or - for none.
         display: for each packet with a picture, the number of its frame in display order; empty where that is file order.
         seconds: for each I-frame, when it is shown.
-        keyframes: (packet, pts, dts, byte) of each packet where decoding can start.
+        keyframes: (packet, pts, dts, byte) of each packet where decoding can start; three times None where it is reached
+            only by decoding from the file's start.
         inexact_because: why chains of motion vectors are approximations; empty where they are exact.
         crop: pixels (left, top) that are coded but not shown; motion vectors count from the coded picture's corner.
+        checksums: CRC-32 of each keyframe's packet, by which it is recognised after a seek; empty in older manifests.
+        duration: seconds from the first frame to the end of the last; 0 where that is num_frames / frame_rate.
+        times: for each frame in display order, when it is shown; empty where frames are evenly spaced.
     """
 
     codec: str
@@ -43,6 +56,18 @@ class VideoIndex:
     keyframes: tuple[tuple[int, int | None, int | None, int | None], ...]
     inexact_because: tuple[str, ...]
     crop: tuple[int, int] = (0, 0)
+    checksums: tuple[int, ...] = ()
+    duration: float = 0.0
+    times: tuple[float, ...] = ()
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame to the end of the last, as the file's timestamps say."""
+        return self.duration or self.num_frames / self.frame_rate
+
+    def seconds_of(self, number: int) -> float:
+        """When a frame is shown, by its number in display order; the first one at 0."""
+        return self.times[number] if self.times else number * self.duration_seconds / self.num_frames
 
     @property
     def exact(self) -> bool:
@@ -63,12 +88,16 @@ class VideoIndex:
     @cached_property
     def gops(self) -> tuple[Gop, ...]:
         """The GOPs, in order."""
-        pictures = [packet for packet, kind in enumerate(self.types) if kind != "-"]
-        number = dict(zip(pictures, self.display or range(len(pictures)), strict=True))
         return tuple(
-            Gop(index, seconds, tuple(number[packet] for packet in packets))
+            Gop(index, seconds, tuple(self.frame_numbers[packet] for packet in packets))
             for index, (seconds, packets) in enumerate(zip(self.seconds, self.anchors, strict=True))
         )
+
+    @cached_property
+    def frame_numbers(self) -> dict[int, int]:
+        """{packet: number of its frame in display order} of the packets with a picture."""
+        pictures = [packet for packet, kind in enumerate(self.types) if kind != "-"]
+        return dict(zip(pictures, self.display or range(len(pictures)), strict=True))
 
     def start_of(self, packet: int) -> int:
         """Number in `keyframes` of the last one at or before a packet."""
@@ -78,10 +107,45 @@ class VideoIndex:
     def _key_packets(self) -> list[int]:
         return [key[0] for key in self.keyframes]
 
+    @property
+    def in_order_only(self) -> bool:
+        """Whether decoding must start at the file's start, because the decoder keeps what came before."""
+        return self.keyframes[0][1:] == (None, None, None)
+
     @cached_property
-    def places(self) -> dict[tuple[int | None, int | None, int | None], int]:
-        """{(pts, dts, byte): packet} of the keyframes: how a packet is known again after a seek."""
+    def packets(self) -> dict[int, int]:
+        """{number of a frame in display order: its packet}."""
+        return {number: packet for packet, number in self.frame_numbers.items()}
+
+    def packet_of_keyframe(self, packet: Any) -> int | None:
+        """Number of the packet that a demuxer gave after a seek, if it is one of the keyframes; None where that is not sure.
+
+        A place does not identify a packet: after a seek in MPEG-PS, FFmpeg gives the end of one picture with the timestamps
+        and the byte of the keyframe behind it, or the two joined. The content does, unless the same picture comes again.
+        """
+        place = packet.pts, packet.dts, packet.pos
+        if not self.checksums:
+            return self._by_place.get(place)
+        same = self._by_checksum.get(checksum_of(packet), [])
+        if len(same) > 1:
+            same = [key for key in same if self.keyframes[key][1:] == place]
+        return self.keyframes[same[0]][0] if len(same) == 1 else None
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[int | None, int | None, int | None], int]:
         return {(pts, dts, byte): packet for packet, pts, dts, byte in self.keyframes}
+
+    @cached_property
+    def _by_checksum(self) -> dict[int, list[int]]:
+        keys: dict[int, list[int]] = {}
+        for key, checksum in enumerate(self.checksums):
+            keys.setdefault(checksum, []).append(key)
+        return keys
+
+    @cached_property
+    def checksum_at(self) -> dict[int, int]:
+        """{packet: its CRC-32} of the keyframes."""
+        return {key[0]: checksum for key, checksum in zip(self.keyframes, self.checksums, strict=False)}
 
     @property
     def reader_bytes(self) -> int:
@@ -91,15 +155,16 @@ class VideoIndex:
     def to_json(self) -> str:
         """One line of JSON; `from_json` takes it back."""
         values = asdict(self)
-        if self.crop == (0, 0):
-            del values["crop"]
+        for name, default in _OPTIONAL.items():
+            if values[name] == default:
+                del values[name]
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> VideoIndex:
         """The index that `to_json` wrote."""
         values = json.loads(text)
-        for name in ("display", "seconds", "inexact_because", "crop"):
+        for name in ("display", "seconds", "inexact_because", "crop", "checksums", "times"):
             if name in values:
                 values[name] = tuple(values[name])
         values["keyframes"] = tuple(map(tuple, values["keyframes"]))

@@ -1,36 +1,38 @@
-"""Fully decoded RGB frames: for RGB teachers, and to compare with.
-
-By decord where it has a wheel (x86-64 Linux and Windows), by PyAV elsewhere, and for AVI, where decord's last frame is wrong in
-"packed" files with B-frames.
-"""
+"""Fully decoded RGB frames by their numbers, B-frames among them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import Colours
-from videokd.codec.opening import check_path, open_container
+from videokd.codec.container import Colours, PictureDecoder, check_index, open_indexed
+from videokd.codec.index import VideoIndex
+from videokd.codec.limits import Limits
+from videokd.codec.run import Decoded
 from videokd.errors import DecodeError
-
-try:
-    import decord
-except ImportError:  # no wheel for this platform
-    decord = None
 
 Frames = npt.NDArray[np.uint8]
 
 
-def read_rgb(path: str | os.PathLike[str], frame_numbers: Sequence[int]) -> Frames:
+def read_rgb(
+    path: str | os.PathLike[str],
+    frame_numbers: Sequence[int],
+    *,
+    index: VideoIndex | None = None,
+    limits: Limits | None = None,
+) -> Frames:
     """Frames of a video by their numbers.
 
     Args:
         path: the video.
         frame_numbers: T numbers in display order, from 0, as in `Gop.frame_numbers`; in any order, also repeated.
+        index: of this very file, from a manifest or an open reader; without it the file is scanned once.
+        limits: what to refuse, as in `open_video`.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -38,58 +40,55 @@ def read_rgb(path: str | os.PathLike[str], frame_numbers: Sequence[int]) -> Fram
     Raises:
         DecodeError: the file cannot be read, or has no frame of such a number.
     """
-    path = check_path(path)
+    path, limits = Path(path), limits or Limits()
     if not len(frame_numbers) or min(frame_numbers) < 0:
         raise DecodeError(
             f"{path}: frames {list(frame_numbers)} (accepted: one or more numbers from 0 on). Correct them."
         )
-    if decord is None or path.suffix.lower() == ".avi" or not str(path).isprintable():
-        return read_by_pyav(path, frame_numbers)
-    return read_by_decord(path, frame_numbers)
-
-
-def read_by_decord(path: Path, frame_numbers: Sequence[int]) -> Frames:
-    """As `read_rgb`, by decord, which would open anything that FFmpeg can: only after the rules of opening.py hold."""
-    container, _ = open_container(path)
-    container.close()
+    if index is None:
+        decoder, index = open_indexed(path, limits=limits)
+    else:
+        check_index(index, path, limits)
+        decoder = PictureDecoder(path, limits=limits)
     try:
-        # a reader a call: decord's memory grows with the number of reads
-        reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
-        _check_numbers(path, frame_numbers, len(reader))
-        frames: Frames = reader.get_batch(list(frame_numbers)).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError, UnicodeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise DecodeError(
-            f"{path} cannot be decoded by decord: {reason}. Check that it plays, or copy it again."
-        ) from error
-    return frames
-
-
-def read_by_pyav(path: Path, frame_numbers: Sequence[int]) -> Frames:
-    """As `read_rgb`, by PyAV, which decodes from the first frame on."""
-    wanted = set(frame_numbers)
-    found: dict[int, Frames] = {}
-    container, stream = open_container(path)
-    colours = Colours()
-    count = 0
-    with container:
-        try:
-            for number, frame in enumerate(container.decode(stream)):
-                count = number + 1
-                if number in wanted:
-                    rows = colours.rows(frame)[:, : 3 * frame.width]
-                    found[number] = rows.copy().reshape(frame.height, frame.width, 3)
-                if len(found) == len(wanted):
-                    break
-        except (ValueError, OSError, DecodeError) as error:  # FFmpeg's errors are one of the first two
-            raise DecodeError(f"{path}: frame {count} cannot be decoded: {error}. Copy the file again.") from error
-    if len(found) < len(wanted):
-        _check_numbers(path, frame_numbers, count)
+        if max(frame_numbers) >= index.num_frames:
+            raise DecodeError(
+                f"{path} has no frame {max(frame_numbers)} (accepted: 0 to {index.num_frames - 1}). See `videokd inspect`."
+            )
+        found = _decode(decoder, index, sorted(set(frame_numbers)))
+    finally:
+        decoder.close()
     return np.stack([found[number] for number in frame_numbers])
 
 
-def _check_numbers(path: Path, frame_numbers: Sequence[int], count: int) -> None:
-    if max(frame_numbers) >= count:
-        raise DecodeError(
-            f"{path} has no frame {max(frame_numbers)} (accepted: 0 to {count - 1}). See `videokd inspect`."
-        )
+def _decode(decoder: PictureDecoder, index: VideoIndex, numbers: list[int]) -> dict[int, Frames]:
+    """The frames of some numbers, which rise: from one keyframe on as long as no later one leads nearer."""
+    wanted = {index.packets[number]: number for number in numbers}
+    colours, size = Colours(), decoder.frame_size(index)
+    found: dict[int, Frames] = {}
+    key = -1
+    frames: Iterator[tuple[int, Any]] = iter(())
+    for number in numbers:
+        start = _start_of(index, number)
+        if number not in found and (key < 0 or (start > key + 1 and decoder.seeks)):
+            key, frames = start, decoder.decode_from(index, start, also=frozenset(wanted))
+        while number not in found:
+            packet, frame = next(frames, (-1, None))
+            if frame is None:
+                raise DecodeError(
+                    f"{decoder.path}: frame {number} cannot be decoded. Copy the file again, or repair it."
+                )
+            shown = wanted.get(packet)
+            if shown is not None and shown not in found:
+                found[shown] = Decoded(frame, colours, size, decoder.path, shown).image()
+        key = max(key, start)
+    return found
+
+
+def _start_of(index: VideoIndex, number: int) -> int:
+    """Number in `keyframes` where to start decoding for a frame: B-frames shown before a keyframe may need the one before."""
+    packet = index.packets[number]
+    key = index.start_of(packet)
+    while key > 0 and number < index.frame_numbers[index.keyframes[key][0]]:
+        key -= 1
+    return key

@@ -87,6 +87,7 @@ class Run:
         self._follower = follower
         self._pending: dict[int, Any] = {}
         self._key = index.start_of(index.anchors[gop][0])
+        self._decoder = decoder
         self._decoded = decoder.decode_from(index, self._key)
         # A GOP whose I-frame is no keyframe is decoded from an earlier GOP on; that one may begin before the keyframe
         first = index.keyframes[self._key][0]
@@ -105,7 +106,7 @@ class Run:
             return gop == self.gop and position >= self.position
         start = self._index.anchors[gop][0]
         key = self._index.start_of(start)
-        if key <= self._key:  # seeking would lead no nearer
+        if key <= self._key or not self._decoder.seeks:  # seeking would lead no nearer
             return True
         _, pts, dts, _ = self._index.keyframes[key]
         between = start - self._index.anchors[self.gop][max(self.position, 0)] - 1

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videokd.codec import headers
-from videokd.codec.index import VideoIndex
+from videokd.codec.carried import STARTS_AT_KEYFRAMES, CarriedState
+from videokd.codec.index import VideoIndex, checksum_of
 from videokd.errors import DecodeError
 
 if TYPE_CHECKING:
     from videokd.codec.container import PictureDecoder
 
+# H.264 section A.3.1
+_MOST_REFERENCES = 16
 _PICTURE_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "I"}  # AVPictureType; SI, SP and BI among them
 
 
@@ -25,20 +28,37 @@ class _Scan:
 
     def __init__(self, decoder: PictureDecoder) -> None:
         self.decoder = decoder
+        context = decoder.context
+        self._carried = CarriedState(context.name, context.extradata or b"", context.pix_fmt or "")
+        self._nal_length_size = headers.h264_length_size(context.extradata or b"")
         self.first: bytes = b""
         self.stamps: list[tuple[int | None, int | None, int | None]] = []
-        self.keys: list[int] = []
+        self.durations: list[int] = []
+        self.keys: dict[int, int] = {}  # where decoding may start: CRC-32 of each packet
+        self._start = 0  # the first packet's
+        self._doubtful: set[int] = set()  # those that are right only where a picture refers to one other at most
         self.clean = True
+        self.changes = False
+        self._reconfigured = False
 
-    def add(self, packet: Any) -> int:
+    def add(self, packet: Any, data: bytes) -> int:
         number = len(self.stamps)
         if packet.is_corrupt:
             raise DecodeError(f"{self.decoder.path} is cut short or damaged at packet {number}. Copy the file again.")
+        # A configuration that comes between packets (FLV, MP4) is not given again after a seek
+        self._reconfigured |= number > 0 and packet.has_sidedata("new_extradata")
+        independent, self.changes = self._carried.take(data, keyframe=packet.is_keyframe)
         if packet.is_keyframe:
-            self.keys.append(number)
-            self.first = self.first or bytes(packet)
-        self.clean &= not packet.is_discard
+            self.first = self.first or data
+            if independent and not self._reconfigured:
+                self.keys[number] = checksum_of(data)
+                if self.decoder.context.name == "h264" and not headers.h264_starts(data, self._nal_length_size):
+                    self._doubtful.add(number)
+        if number == 0:
+            self._start = checksum_of(data)
+        self.clean &= not packet.is_discard and not self._reconfigured
         self.stamps.append((packet.pts, packet.dts, packet.pos))
+        self.durations.append(packet.duration or 0)
         return number
 
     def check_length(self) -> None:
@@ -54,14 +74,10 @@ class _Scan:
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         shown = [packet for packet, kind in enumerate(types) if kind != "-"]
         numbers = dict(zip(shown, display, strict=True))
-        times = (self.stamps[packet][0] for packet in shown)
-        start = min((time for time in times if time is not None), default=0)
-        scale, per = stream.time_base.numerator, stream.time_base.denominator
-        seconds = []
-        for packet in (packet for packet in shown if types[packet] == "I"):
-            pts = self.stamps[packet][0]
-            at = numbers[packet] / rate if pts is None else (pts - start) * scale / per
-            seconds.append(round(at, 6))
+        times, duration = self._times(shown, numbers, rate)
+        keys = self._starts(types, sequence)
+        # Without a place, keyframes are reached from the file's start only, by a new decoder
+        places = [(None, None, None)] * len(types) if self._carried.lasts or self._reconfigured else self.stamps
         return VideoIndex(
             codec=context.name,
             width=context.width,
@@ -70,11 +86,50 @@ class _Scan:
             num_frames=len(shown),
             types=types,
             display=() if display == list(range(len(display))) else tuple(display),
-            seconds=tuple(seconds),
-            keyframes=tuple((key, *self.stamps[key]) for key in self.keys),
+            seconds=tuple(round(times[numbers[packet]], 6) for packet in shown if types[packet] == "I"),
+            keyframes=tuple((key, *places[key]) for key in keys),
             inexact_because=sequence.inexact_because,
             crop=sequence.crop,
+            checksums=tuple(keys.values()),
+            duration=0.0 if abs(duration - len(shown) / rate) * rate < 0.5 else round(duration, 6),
+            times=() if _evenly_spaced(times, duration) else tuple(round(time, 4) for time in times),
         )
+
+    def _times(self, shown: list[int], numbers: dict[int, int], rate: float) -> tuple[list[float], float]:
+        """When each frame is shown, in display order and from 0, and how long they take in all; in seconds.
+
+        Timestamps are put in display order first: those that a container invents rise in file order. Where they are missing
+        or repeated, the frame rate stands in.
+        """
+        stamps = sorted(stamp for packet in shown if (stamp := self.stamps[packet][0]) is not None)
+        if not stamps or len(set(stamps)) < len(shown):
+            return [number / rate for number in range(len(shown))], len(shown) / rate
+        base = float(self.decoder.stream.time_base)
+        times = [(stamp - stamps[0]) * base for stamp in stamps]
+        last = max(numbers, key=numbers.__getitem__)
+        return times, times[-1] + (self.durations[last] * base or 1 / rate)
+
+    def _starts(self, types: str, sequence: headers.Sequence) -> dict[int, int]:
+        """{packet: CRC-32} of each packet where decoding gives what it gives from the file's start."""
+        context = self.decoder.context
+        # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
+        keys = {key: checksum for key, checksum in self.keys.items() if types[key] == "I"}
+        if context.name == "h264" and sequence.references > 1:
+            first = min(keys, default=0)
+            keys = {key: checksum for key, checksum in keys.items() if key == first or key not in self._doubtful}
+        # Where the file does not begin with a keyframe, or flags none, its first packet is where its first decoding started
+        first_shown = next((packet for packet, kind in enumerate(types) if kind != "-"), len(types))
+        if min(keys, default=len(types)) > first_shown:
+            keys = {0: self._start} | keys
+        if context.name not in STARTS_AT_KEYFRAMES and not context.codec.intra_only:
+            keys = dict(list(keys.items())[:1])
+        return keys
+
+
+def _evenly_spaced(times: list[float], duration: float) -> bool:
+    """Whether no frame is shown more than half a frame's time from where even spacing puts it."""
+    step = duration / max(len(times), 1)
+    return all(abs(time - number * step) <= step / 2 for number, time in enumerate(times))
 
 
 @dataclass(frozen=True)
@@ -126,12 +181,12 @@ class _Headers:
         self.parser: _Parser | None = None
         self.sequence: headers.Sequence | None = None
 
-    def read(self, packet: Any) -> str | None:
+    def read(self, packet: Any, data: bytes) -> str | None:
         """A packet's picture type; None where only decoding tells."""
-        data = bytes(packet)
         if self.sequence is None:
             self.parser = _parser_of(self._decoder, data)
-            self.sequence = self.parser.first if self.parser else headers.Sequence()
+            unknown = headers.Sequence(references=_MOST_REFERENCES if self._decoder.context.name == "h264" else 1)
+            self.sequence = self.parser.first if self.parser else unknown
         if self.parser is None:
             return None
         try:
@@ -153,25 +208,62 @@ def from_headers(decoder: PictureDecoder) -> VideoIndex | None:
     scan, known = _Scan(decoder), _Headers(decoder)
     types: list[str] = []
     for packet in decoder.packets():
-        number = scan.add(packet)
-        kind = known.read(packet)
+        data = bytes(packet)
+        number = scan.add(packet, data)
+        kind = known.read(packet, data)
         if kind is None or (number == 0 and (kind != "I" or not packet.is_keyframe)):
             return None
-        types.append(kind)
+        types.append("B" if kind == "b" and scan.changes else kind)
     scan.check_length()
     if known.sequence is None or not scan.clean or known.sequence.interlaced:
         return None
-    display = _display_order(types, [stamp[0] for stamp in scan.stamps])
+    stamps = [stamp[0] for stamp in scan.stamps]
+    display = _display_order(types, stamps, delayed=decoder.context.name != "h264")
     sequence = replace(known.sequence, global_motion="S" in types, passes_over=_passes_over(types))
     return None if display is None else scan.index("".join(types).replace("p", "P"), display, sequence)
 
 
-def _display_order(types: list[str], pts: list[int | None]) -> list[int] | None:
+def _display_order(types: list[str], stamps: list[int | None], *, delayed: bool) -> list[int] | None:
+    """For each picture, its number in display order; None where the timestamps do not tell it for sure.
+
+    Some containers have one timestamp per packet, that of decoding, and FFmpeg takes it for the time of display (H.264 in AVI,
+    ASF and MXF, MP4 without a ctts table). Then B-pictures seem to be shown when they are decoded.
+
+    Args:
+        types: of the pictures in file order.
+        stamps: when each is shown.
+        delayed: whether a B-picture is always shown before the I- or P-picture that precedes it in the file (not in H.264).
+    """
+    known = [stamp for stamp in stamps if stamp is not None]
+    rising = all(before <= after for before, after in pairwise(known))
     if not any(kind in "Bb" for kind in types):
-        return list(range(len(types)))
-    if None in pts or len(set(pts)) < len(pts):
+        return list(range(len(types))) if rising else None
+    if len(set(known)) < len(stamps):
         return None
-    return np.argsort(np.argsort(np.array(pts, dtype=np.int64))).tolist()
+    order: list[int] = np.argsort(np.argsort(np.array(known, dtype=np.int64))).tolist()
+    if order[0] != 0 or (delayed and order != _delayed_order(types)):
+        return None
+    latest = np.maximum.accumulate(order)
+    if any(kind in "Bb" and number == shown for kind, number, shown in zip(types, order, latest, strict=True)):
+        return None
+    return order
+
+
+def _delayed_order(types: list[str]) -> list[int]:
+    """Numbers in display order where every I- and P-picture waits for the B-pictures that follow it in the file."""
+    shown: list[int] = []
+    waiting: int | None = None
+    for packet, kind in enumerate(types):
+        if kind in "Bb":
+            shown.append(packet)
+            continue
+        if waiting is not None:
+            shown.append(waiting)
+        waiting = packet
+    order = [0] * len(types)
+    for number, packet in enumerate([*shown, *([] if waiting is None else [waiting])]):
+        order[packet] = number
+    return order
 
 
 def from_decoding(decoder: PictureDecoder) -> VideoIndex:
@@ -188,8 +280,9 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
             interlaced |= frame.interlaced_frame
 
     for packet in decoder.packets():
-        number = scan.add(packet)
-        if known.read(packet) == "p":
+        data = bytes(packet)
+        number = scan.add(packet, data)
+        if known.read(packet, data) == "p":
             unreferenced.add(number)
         note(decoder.feed(packet, number))
     scan.check_length()
@@ -206,9 +299,4 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
         global_motion="S" in types,
         passes_over=_passes_over(kinds),
     )
-    # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
-    scan.keys = [key for key in scan.keys if types[key] == "I"]
-    # Where the file does not begin with a keyframe, or flags none, its first packet is where its first decoding started
-    if "I" in types and (not scan.keys or scan.keys[0] > types.index("I")):
-        scan.keys.insert(0, 0)
     return scan.index("".join(types), [order[number] for number in sorted(order)], sequence)

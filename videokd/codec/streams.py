@@ -54,6 +54,13 @@ class VideoReader:
             self._decoder, self.index = PictureDecoder(path, limits=limits), index
         _keep_freed_memory(self.index)
 
+    def __repr__(self) -> str:
+        index, state = self.index, "closed" if self._closed else "exact" if self.exact else "not exact"
+        return (
+            f"VideoReader({os.fspath(self.path)!r}: {self.codec}, {self.width}×{self.height}, {self.num_frames} frames in "
+            f"{index.duration_seconds:.2f} s, {len(self.gops)} GOPs, {state})"
+        )
+
     codec = property(lambda self: self.index.codec, doc="FFmpeg's name of the codec.")
     width = property(lambda self: self.index.width, doc="In pixels.")
     height = property(lambda self: self.index.height, doc="In pixels.")
@@ -130,7 +137,9 @@ class VideoReader:
 
     def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
         try:
-            if self._decoder.want(pictures=not wanted.isdisjoint(_FROM_PICTURES)):
+            # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
+            pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
+            if self._decoder.want(pictures=pictures):
                 self._run = None
             if wanted == _IFRAME_ALONE:
                 return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).image())

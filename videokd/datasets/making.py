@@ -154,7 +154,7 @@ def _facts(task: Making, path: Path, index: VideoIndex, form: SourceForm) -> Fac
         "width": index.width,
         "height": index.height,
         "num_frames": index.num_frames,
-        "seconds": index.num_frames / index.frame_rate,
+        "seconds": index.duration_seconds,
         "index": index.to_json(),
         "source_sha256": sha256_of(task.source),
         "sha256": sha256_of(path),

@@ -26,23 +26,11 @@ def read_pictures(
     Raises:
         DecodeError: the video cannot be read.
     """
-    coded = tuple(name for name in streams if not STREAMS[name].from_pictures)
-    found = _read_coded(video, coded, positions, blank_invalid=blank_invalid) if coded else {}
-    if pictured := [name for name in streams if STREAMS[name].from_pictures]:
-        from videokd.codec.rgb import read_rgb  # brings a second FFmpeg along
-
-        numbers = [video.gops[gop].frame_numbers[position] for gop, position in positions]
-        found |= dict.fromkeys(pictured, read_rgb(video.path, numbers))
-    return found
-
-
-def _read_coded(
-    video: VideoReader, streams: tuple[str, ...], positions: Sequence[tuple[int, int]], *, blank_invalid: bool
-) -> dict[str, Pictures]:
+    shown = {name: "frame" if STREAMS[name].from_pictures else name for name in streams}
     # Reading motion brings the mask of valid pixels along
-    wanted = (*streams, "motion") if blank_invalid and "motion" not in streams else streams
-    parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in positions]
-    found: dict[str, Pictures] = {name: [getattr(part, name) for part in parts] for name in streams}
+    wanted = {*shown.values(), *(["motion"] if blank_invalid else [])}
+    parts = [video.read(gop=gop, position=position, streams=tuple(wanted)) for gop, position in positions]
+    found: dict[str, Pictures] = {name: [getattr(part, shown[name]) for part in parts] for name in streams}
     if blank_invalid:
         valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]
         for name in streams:

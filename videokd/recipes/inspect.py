@@ -22,6 +22,8 @@ from videokd.recipes.command_line import give, parse
 _TRAINED_ON = ("iframe", "motion", "residual")
 _LONG_GOP = 60
 _MOST_READS = 50
+# Two frame rates that differ by less are told as one
+_CLOSE_RATES = 0.02
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def describe(index: VideoIndex, facts: Facts) -> dict[str, Any]:
     kinds = index.types.upper()
     gives_motion = index.codec in MOTION_CODECS
     no_motion = f"{index.codec} exports no motion vectors; `videokd prepare folder` transcodes it"
-    seconds = index.num_frames / index.frame_rate
+    seconds = index.duration_seconds
     return {
         "container": facts.container,
         "bytes": facts.num_bytes,
@@ -81,6 +83,8 @@ def describe(index: VideoIndex, facts: Facts) -> dict[str, Any]:
         "frame_rate": round(index.frame_rate, 3),
         "frames": index.num_frames,
         "seconds": round(seconds, 3),
+        "frames_per_second_on_average": round(index.num_frames / seconds, 3),
+        "variable_frame_rate": bool(index.times),
         "frame_types": {kind: kinds.count(kind) for kind in "IPBS" if kind in kinds},
         "b_frames_never_decoded": index.types.count("b"),
         "references": facts.references,
@@ -188,7 +192,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "orientation", f"{mirrored}{facts['rotation']}° when played; streams are given as they are coded"
     if facts["other_tracks"]:
         yield "other tracks", ", ".join(facts["other_tracks"])
-    yield "length", f"{facts['seconds']:.2f} s, {facts['frames']} frames at {facts['frame_rate']:g} a second"
+    yield "length", f"{facts['seconds']:.2f} s, {facts['frames']} frames{_pace(facts)}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["frame_types"].items())
     skipped = facts["b_frames_never_decoded"]
     yield (
@@ -211,6 +215,14 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "exact",
             exact if facts["exact"] else f"no: {reasons}; `videokd prepare folder` makes exact ones",
         )
+
+
+def _pace(facts: dict[str, Any]) -> str:
+    stated, average = facts["frame_rate"], facts["frames_per_second_on_average"]
+    if not facts["variable_frame_rate"] and abs(stated - average) <= _CLOSE_RATES * stated:
+        return f" at {stated:g} a second"
+    spacing = ", variable rate" if facts["variable_frame_rate"] else ""
+    return f"{spacing}, {average:g} a second on average; the file states {stated:g}"
 
 
 def _gops(gops: dict[str, Any]) -> str:

@@ -145,14 +145,16 @@ def _places(video: VideoReader, gop: int, settings: Show) -> list[Place]:
 def _half_pace(video: VideoReader, places: list[Place]) -> float:
     """Pictures a second at which the film takes twice as long as what it shows; between 2 and 30."""
     numbers = [video.gops[gop].frame_numbers[position] for gop, position in places]
-    seconds = (max(numbers) - min(numbers) + 1) / video.frame_rate
+    index = video.index
+    one = index.duration_seconds / index.num_frames
+    seconds = index.seconds_of(max(numbers)) - index.seconds_of(min(numbers)) + one
     return round(min(max(0.5 * len(places) / seconds, 2.0), 30.0), 2)
 
 
 def _note(video: VideoReader, place: Place) -> str:
     gop, position = video.gops[place[0]], place[1]
     number = gop.frame_numbers[position]
-    seconds = gop.start_seconds + (number - gop.frame_numbers[0]) / video.frame_rate
+    seconds = video.index.seconds_of(number)
     return (
         f"GOP {gop.index}/{len(video.gops) - 1} · position {position}/{gop.num_positions - 1} · "
         f"frame {number}/{video.num_frames - 1} · {seconds:.2f} s"
