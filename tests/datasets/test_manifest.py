@@ -178,10 +178,10 @@ def test_read_refuses_what_is_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest.parquet: no manifest there. Make one with `videokd prepare`"):
         Manifest.read(tmp_path)
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(DataError, match=r"text.parquet is no Parquet file \(.+\). Prepare"):
+    with pytest.raises(DataError, match=r"text.parquet is not a Parquet file \(.+\). Prepare"):
         Manifest.read(tmp_path / "text.parquet")
     pq.write_table(pa.table({"video_id": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"no manifest of videokd: it lacks columns path, label, .*bytes. Prepare"):
+    with pytest.raises(DataError, match=r"not a sound manifest: it lacks columns path, label, .*bytes. Prepare"):
         Manifest.read(tmp_path / "other.parquet")
     table = pq.read_table(manifest_of(tmp_path).write())
     pq.write_table(table.replace_schema_metadata({}), tmp_path / "bare.parquet")
@@ -189,7 +189,7 @@ def test_read_refuses_what_is_no_manifest(tmp_path: Path) -> None:
         Manifest.read(tmp_path / "bare.parquet")
     newer = {b"videokd": re.sub(rb'"version": 1', b'"version": 9', table.schema.metadata[b"videokd"])}
     pq.write_table(table.replace_schema_metadata(newer), tmp_path / "newer.parquet")
-    with pytest.raises(DataError, match=r"is a manifest of version 9 \(accepted: 1\)"):
+    with pytest.raises(DataError, match=r"it is of version 9 \(accepted: 1\)"):
         Manifest.read(tmp_path / "newer.parquet")
 
 
@@ -214,3 +214,105 @@ def test_manifests_of_the_first_version_are_read(tmp_path: Path) -> None:
         path,
     )
     assert Manifest.read(path) == manifest_of(tmp_path)
+
+
+def damaged(folder: Path, column: str, value: object) -> Path:
+    """A manifest's file whose third row has another value in a column."""
+    table = pq.read_table(manifest_of(folder).write())
+    values = table.column(column).to_pylist()
+    values[2] = value
+    number = table.schema.get_field_index(column)
+    kind = pa.field(column, table.schema.field(column).type, nullable=True)
+    path = folder / "manifest.parquet"
+    pq.write_table(table.set_column(number, kind, pa.array(values, kind.type)), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        *(
+            ("path", path, "a path inside the manifest's folder")
+            for path in (
+                "../a.mp4",
+                "videos/../../a.mp4",
+                "videos/..",
+                "/etc/passwd",
+                "",
+                "..",
+                "a\\..\\..\\b.mp4",
+                "\\\\server\\a.mp4",
+                "C:\\a.mp4",
+                "C:a.mp4",
+                "a\0b",
+            )
+        ),
+        *(
+            (column, value, "64 hexadecimal digits")
+            for column in ("sha256", "source_sha256")
+            for value in ("../escaped", "1" * 63, "1" * 65, "1" * 63 + "\n", "A" * 64, "/" + "1" * 63, "")
+        ),
+        ("split1", "tests", "train, test, unused"),
+        ("video_id", "", "a name"),
+        ("video_id", None, "missing in 1 rows"),
+        ("label", None, "missing in 1 rows"),
+        ("label", -2, "-1 or more"),
+        ("width", 0, "1 or more"),
+        ("num_frames", -5, "1 or more"),
+        ("seconds", float("nan"), "a finite number"),
+        ("seconds", float("inf"), "a finite number"),
+        ("group", "g" * 20_000, "has a text of 20000 bytes"),
+        ("codec", "../x", "FFmpeg's name of a decoder"),
+    ],
+)
+def test_rows_of_strangers_are_checked(tmp_path: Path, column: str, value: object, reason: str) -> None:
+    with pytest.raises(DataError, match="not a sound manifest") as refused:
+        Manifest.read(damaged(tmp_path, column, value))
+    assert reason in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+def test_dots_in_names_are_no_way_up(tmp_path: Path) -> None:
+    path = damaged(tmp_path, "path", "videos/a..b/...mp4")
+    assert Manifest.read(path).clips[2].path == "videos/a..b/...mp4"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"version": 1}',
+        b'{"version": 1, "class_names": "ab", "flip": true, "settings": {}}',
+        b'{"version": 1, "class_names": ["jump", 3], "flip": true, "settings": {}}',
+        b'{"version": 1, "class_names": ["jump", "run"], "flip": "no", "settings": {}}',
+        b'{"version": 1, "class_names": ["jump", "run"], "flip": true, "settings": []}',
+        b"\xff\xfe",
+    ],
+)
+def test_heads_of_strangers_are_checked(tmp_path: Path, head: bytes) -> None:
+    table = pq.read_table(manifest_of(tmp_path).write())
+    pq.write_table(table.replace_schema_metadata({b"videokd": head}), tmp_path / "manifest.parquet")
+    with pytest.raises(DataError, match="not a sound manifest"):
+        Manifest.read(tmp_path)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    """Equal values take no room in Parquet: many rows, or one long text in many rows."""
+    table = pq.read_table(manifest_of(tmp_path).write())
+    many = {field.name: pa.repeat(table.column(field.name)[0], 300_000) for field in table.schema}
+    pq.write_table(pa.table(many, table.schema), tmp_path / "manifest.parquet")
+    assert (tmp_path / "manifest.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match="300000 rows in"):
+        Manifest.read(tmp_path)
+    few = {name: column.slice(0, 5_000) for name, column in many.items()}
+    few["index"] = pa.DictionaryArray.from_arrays(pa.array([0] * 5_000, pa.int32()), pa.array(["x" * 60_000_000])).cast(
+        pa.dictionary(pa.int32(), pa.string())
+    )
+    schema = table.schema.set(
+        table.schema.get_field_index("index"), pa.field("index", few["index"].type, nullable=False)
+    )
+    pq.write_table(pa.table(few, schema), tmp_path / "manifest.parquet", compression="zstd")
+    with pytest.raises(DataError, match="index has a text of 60000000 bytes"):
+        Manifest.read(tmp_path)

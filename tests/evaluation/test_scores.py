@@ -74,7 +74,9 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         np.save(file, LOGITS)
     (tmp_path / "cut.npz").write_bytes(random_scores().save(tmp_path / "whole.npz").read_bytes()[:200])
     for name in ("text", "empty", "other", "objects", "single", "cut"):
-        with pytest.raises(DataError, match=rf"{name}\.npz is no scores file \(accepted: \.npz with logits") as caught:
+        with pytest.raises(
+            DataError, match=rf"{name}\.npz is not a scores file \(accepted: \.npz with logits"
+        ) as caught:
             Scores.load(tmp_path / f"{name}.npz")
         assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,10 @@ class DecodedCache:
         return {name: _load(self._file(content, name)) for name in streams}
 
     def _file(self, content: str, stream: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{64}", content):  # a folder's name is made of it
+            raise DataError(
+                f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
+            )
         folder = f"{stream}-{self.num_positions}x{self.input_size}{self.kind and '-' + self.kind}"
         return self.folder / folder / content[:2] / f"{content}.npy"
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from videokd.datasets.grouping import held_out_groups
+from videokd.datasets.manifest_columns import check_size, numbers, read_head, texts
 from videokd.datasets.official_lists import NUM_SPLITS, Part
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
@@ -25,6 +26,8 @@ MANIFEST_NAME = "manifest.parquet"
 _VERSION = 1
 _ROWS_AT_ONCE = 5_000
 _METADATA_KEY = b"videokd"
+#: Columns whose texts occur in many rows, across batches too
+_REPEATED = frozenset({"class_name", "group", "split1", "split2", "split3", "codec", "source_codec"})
 _ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
@@ -139,32 +142,17 @@ class Manifest:
         """
         path = Path(path)
         path = path / MANIFEST_NAME if path.is_dir() else path
-        if not path.exists():
+        if not path.is_file():
             raise DataError(f"{path}: no manifest there. Make one with `videokd prepare`, or check the path.")
         try:
-            with pq.ParquetFile(path) as file:
-                schema = file.schema_arrow
-                kinds = dict(zip(schema.names, schema.types, strict=True))
-                known = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
-                same: dict[str, str] = {}
-                clips: list[Clip] = []
-                missing = [f.name for f in fields(Clip) if f.name not in known and f.default is MISSING]
-                for rows in file.iter_batches(_ROWS_AT_ONCE, columns=known) if not missing else ():
-                    values = {name: _objects(rows.column(name), same) for name in known}
-                    clips += map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip)))
-        except (pa.ArrowException, OSError) as error:
+            clips, head = _read_rows(path)
+            about = read_head(head, version=_VERSION)
+        except DataError as error:
+            raise DataError(f"{path} is not a sound manifest: {error}. Prepare the dataset again.") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
-                f"{path} is no Parquet file ({str(error).splitlines()[0]}). Prepare the dataset again."
+                f"{path} is not a Parquet file ({(str(error).splitlines() or [repr(error)])[0]:.200}). Prepare the dataset again."
             ) from error
-        head = (schema.metadata or {}).get(_METADATA_KEY)
-        if missing or head is None:
-            lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
-            raise DataError(f"{path} is no manifest of videokd: it lacks {lacking}. Prepare the dataset again.")
-        about = json.loads(head)
-        if about["version"] != _VERSION:
-            raise DataError(
-                f"{path} is a manifest of version {about['version']} (accepted: {_VERSION}). Prepare the dataset again."
-            )
         return cls(path.parent, tuple(clips), tuple(about["class_names"]), about["flip"], about["settings"])
 
     def write(self, path: Path | str | None = None) -> Path:
@@ -263,13 +251,36 @@ def listed_ids(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _objects(column: pa.Array, same: dict[str, str]) -> list[Any]:
-    """A column as Python objects; of texts that occur again and again, such as a class's name, the one in `same`."""
-    if pa.types.is_string(column.type):
-        some = column.slice(0, 1000)
-        if len(some.unique()) <= len(some) // 2:
-            return [same.setdefault(text, text) for text in column.to_pylist()]
-    return list(column.to_pylist())
+def _read_rows(path: Path) -> tuple[list[Clip], bytes]:
+    """The rows of a file, and what its schema says beside them.
+
+    Raises:
+        DataError: columns are missing, or hold what no manifest has.
+    """
+    schema = pq.read_schema(path)
+    kinds = dict(zip(schema.names, map(_plain_type, schema.types), strict=True))
+    known = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
+    text_columns = [name for name in known if kinds[name] == pa.string()]
+    with pq.ParquetFile(path, read_dictionary=text_columns) as file:
+        check_size(file, path.stat().st_size)
+        missing = [f.name for f in fields(Clip) if f.name not in known and f.default is MISSING]
+        head = (schema.metadata or {}).get(_METADATA_KEY)
+        if missing or head is None:
+            lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
+            raise DataError(f"it lacks {lacking}")
+        same: dict[str, str] = {}
+        clips: list[Clip] = []
+        for rows in file.iter_batches(_ROWS_AT_ONCE, columns=known):
+            values: dict[str, Any] = {}
+            for name in known:
+                found = (texts if name in text_columns else numbers)(rows.column(name), name)
+                values[name] = [same.setdefault(text, text) for text in found] if name in _REPEATED else found
+            clips += map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip)))
+    return clips, head
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _size(path: Path) -> int:

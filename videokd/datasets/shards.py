@@ -68,8 +68,10 @@ def finished_shards(out: Path) -> list[Shard]:
     Raises:
         DataError: one is not finished, there are none, or those of two divisions.
     """
-    names = [path.stem.partition("-of-") for path in (out / SHARDS_FOLDER).glob("*-of-*.parquet")]
-    found = {(int(number), int(count)) for number, _, count in names}
+    names = [
+        re.fullmatch(r"(\d{1,9})-of-(\d{1,9})", path.stem) for path in (out / SHARDS_FOLDER).glob("*-of-*.parquet")
+    ]
+    found = {(int(name[1]), int(name[2])) for name in names if name is not None}
     counts = sorted({count for _, count in found})
     if not counts:
         raise DataError(f"{out} has no shares to merge (accepted: those of `prepare --shard i/n`). Make them first.")

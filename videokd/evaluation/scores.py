@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torchmetrics.functional.classification import (
 )
 
 from videokd.errors import DataError
+from videokd.evaluation.arrays import read_arrays
 from videokd.files import write_whole
 
 CALIBRATION_BINS = 15
@@ -94,18 +94,18 @@ class Scores:
         Raises:
             DataError: the file is missing, is no scores file, or its arrays do not fit together.
         """
+        if not Path(path).exists():
+            raise DataError(f"{path} is not there. Run `videokd evaluate RUN` to make a run's scores files.")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                logits, labels, video_ids = arrays["logits"], arrays["labels"], arrays["video_ids"]
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is not there. Run `videokd evaluate RUN` to make a run's scores files.") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            logits, labels, video_ids = read_arrays(Path(path), ("logits", "labels", "video_ids"))
+            ids = tuple(map(str, video_ids.ravel()))
+        except (ValueError, OSError) as error:
             raise DataError(
-                f"{path} is no scores file (accepted: .npz with logits [N, K], labels [N], video_ids [N]). "
-                "Run `videokd evaluate RUN` to make one."
+                f"{path} is not a scores file (accepted: .npz with logits [N, K], labels [N], video_ids [N]; found: "
+                f"{error}). Run `videokd evaluate RUN` to make one."
             ) from error
         try:
-            return cls(logits, labels, tuple(map(str, video_ids.ravel())))
+            return cls(logits, labels, ids)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
