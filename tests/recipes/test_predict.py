@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
 import videokd
 from tests.conftest import MakeClip
+from videokd.__main__ import main
 from videokd.codec import container
 from videokd.codec.streams import open_video
+from videokd.errors import DataError, DecodeError
 from videokd.models.backbone import NetworkSpec
+from videokd.models.saved import save_students
 from videokd.models.students import Students, build_students
 from videokd.recipes.predict import read_streams
 
@@ -59,7 +64,7 @@ def test_long_gops_are_transcoded_where_that_is_allowed(
     make_clip: MakeClip, students: Students, tmp_path: Path
 ) -> None:
     path = make_clip("mpeg4", num_frames=30, gop=30)
-    as_it_is, seconds = read_streams(path, students, num_segments=2, transcode_to_training_form="never")
+    as_it_is, seconds = read_streams(path, students, num_segments=2, transcode="never")
     transcoded, longer = read_streams(path, students, num_segments=2)
     assert seconds["transcode"] == 0 < longer["transcode"]
     assert as_it_is["iframe"].shape == transcoded["iframe"].shape
@@ -100,3 +105,50 @@ def test_students_that_see_the_order_see_as_many_segments_as_in_training(
     seeing = build_students(spec, class_names=("wave", "clap", "throw"), num_segments=3, seed=0).eval()
     streams, _ = read_streams(make_clip("mpeg4"), seeing)
     assert streams["motion"].shape[1] == expected
+
+
+def cut_inside_a_gop(source: Path, target: Path) -> Path:
+    """A copy whose first packets are P-frames: it plays, but no I-frame is shown."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        stream = before.streams.video[0]
+        copied = after.add_stream_from_template(stream)
+        for number, packet in enumerate(before.demux(stream)):
+            if packet.size and number:
+                packet.stream = copied
+                after.mux(packet)
+    return target
+
+
+def test_what_cannot_be_read_at_random_is_transcoded(make_clip: MakeClip, students: Students, tmp_path: Path) -> None:
+    source = make_clip("mpeg4", container="avi", gop=250)
+    cut = cut_inside_a_gop(source, tmp_path / "cut.avi")
+    with pytest.raises(DecodeError):
+        open_video(cut)
+    assert videokd.predict(cut, students).seconds["transcode"] > 0
+
+
+def test_students_may_be_named_by_their_folder(make_clip: MakeClip, students: Students, tmp_path: Path) -> None:
+    save_students(students, tmp_path / "students")
+    path = make_clip("mpeg4")
+    named = videokd.predict(path, tmp_path / "students")
+    assert named.labels == videokd.predict(path, students).labels
+    assert videokd.predict(path, str(tmp_path / "students")).labels == named.labels
+    with pytest.raises(DataError, match="nowhere"):
+        videokd.predict(path, "nowhere")
+
+
+def test_a_bad_file_does_not_stop_the_others(
+    make_clip: MakeClip, students: Students, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_students(students, tmp_path / "students")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    good = str(make_clip("mpeg4"))
+    bad = [str(tmp_path / name) for name in ("text.mp4", "empty.mp4", "folder.mp4", "none.mp4")]
+    arguments = ["--students", str(tmp_path / "students"), "--format", "json"]
+    assert main(["predict", bad[0], good, *bad[1:], good, *arguments]) == 2
+    written = capsys.readouterr()
+    assert [prediction["path"] for prediction in json.loads(written.out)] == [good, good]
+    assert all(sum(name in line for line in written.err.splitlines()) == 1 for name in bad)
+    assert "4 of 6 files could not be read" in written.err.splitlines()[-1]

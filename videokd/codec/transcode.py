@@ -77,7 +77,7 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
 def _written(source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding) -> SourceForm:
     """Writes the pictures of an open file; how they were encoded."""
     with aside(target) as temporary:
-        rate = _rate(stream)
+        rate = rate_of(stream)
         types: list[str] = []
         pictures = _typed(_pictures(container, stream, source), types)
         if encoding.resample is not None:
@@ -94,7 +94,7 @@ def _written(source: Path, container: Any, stream: VideoStream, target: Path, en
             return SourceForm(stream.codec_context.name, float(rate or 0), "".join(types), writer.num_frames)
 
 
-def _rate(stream: VideoStream) -> Fraction | None:
+def rate_of(stream: VideoStream) -> Fraction | None:
     """Pictures a second; in a bare bitstream, which has no timestamps, the codec knows it and the container guesses."""
     known = stream.average_rate if stream.start_time is not None else None
     return known or stream.guessed_rate or stream.average_rate

@@ -9,20 +9,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from tqdm import tqdm
 
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.encoding import Encoding
+from videokd.codec.form import TrainingForm, form_of
 from videokd.codec.streams import VideoReader, open_video
-from videokd.codec.transcode import transcode
+from videokd.codec.transcode import transcode as write_transcoded
 from videokd.datasets.reading import read_pictures
 from videokd.datasets.sampling import sample_positions
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
-from videokd.errors import ConfigError, DecodeError, VideoKDError
+from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import csv_text
 from videokd.models.saved import load_students
 from videokd.models.students import Students
@@ -74,8 +74,8 @@ class Predict:
         students: folder of `videokd export`.
         top: how many labels.
         num_segments: places looked at in each video; by default 8, or as many as in training where students see their order.
-        transcode: bring a video into the form that the students learned from: never, always, or (auto) where its codec exports
-            no motion vectors or its GOPs are longer than those the students know.
+        transcode: bring a video into the form that the students learned from: never, always, or (auto) where its form is another:
+            codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; for students that
             were exported with `--exits`. Without it all go through the whole network.
         format: of what is printed.
@@ -108,27 +108,29 @@ def main(arguments: Sequence[str]) -> None:
                     students,
                     top=settings.top,
                     num_segments=settings.num_segments,
-                    transcode_to_training_form=settings.transcode,
+                    transcode=settings.transcode,
                     exit_threshold=settings.exit_threshold,
                     precision=precision,
                 )
             )
-        except VideoKDError as error:
+        except (DecodeError, DataError) as error:
             failures.append(error)
     give(_FORMATS[settings.format](predictions))
-    for failure in failures[:-1]:
+    if len(settings.files) == len(failures) == 1:
+        raise failures[0]
+    for failure in failures:
         say(f"videokd: {failure}")
     if failures:
-        raise failures[-1]
+        raise DataError(f"{len(failures)} of {len(settings.files)} files could not be read; each is named above.")
 
 
 def predict(
     path: str | os.PathLike[str],
-    students: Students,
+    students: Students | str | os.PathLike[str],
     *,
     top: int = 5,
     num_segments: int | None = None,
-    transcode_to_training_form: Transcode = "auto",
+    transcode: Transcode = "auto",
     exit_threshold: float | None = None,
     precision: Precision | None = None,
 ) -> Prediction:
@@ -136,11 +138,11 @@ def predict(
 
     Args:
         path: a file in any container and codec that FFmpeg reads.
-        students: from `videokd.load_students`.
+        students: from `videokd.load_students`, or the folder, which is then loaded at each call.
         top: how many labels.
         num_segments: places looked at, one crop each; by default 8, or as many as in training where students see their order.
-        transcode_to_training_form: never, always, or (auto) where the codec exports no motion vectors or GOPs are longer
-            than those the students learned from: motion accumulated over a longer GOP is of another kind.
+        transcode: bring the video into the form that the students learned from: never, always, or (auto) where its form is
+            another: codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
             fused as ever. None: all go through the whole network.
         precision: of the networks; by default fp32 on the CPU.
@@ -152,10 +154,10 @@ def predict(
     """
     if top < 1 or (num_segments is not None and num_segments < 1):
         raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
+    if not isinstance(students, Students):
+        students = load_students(students)
     precision = precision or Precision("fp32", torch.device("cpu"))
-    streams, seconds = read_streams(
-        path, students, num_segments=num_segments, transcode_to_training_form=transcode_to_training_form
-    )
+    streams, seconds = read_streams(path, students, num_segments=num_segments, transcode=transcode)
     started = time.perf_counter()
     left_by: dict[str, tuple[str, ...]] = {}
     with torch.no_grad(), precision.autocast():
@@ -176,7 +178,7 @@ def read_streams(
     students: Students,
     *,
     num_segments: int | None = None,
-    transcode_to_training_form: Transcode = "auto",
+    transcode: Transcode = "auto",
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """A video as the students see it; arguments and errors as for `predict`.
 
@@ -185,35 +187,45 @@ def read_streams(
     """
     started = time.perf_counter()
     num_segments = num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS)
-    with open_video(path) as video:
-        encoding = _encoding(students)
-        if not _is_to_be_transcoded(video, students, transcode_to_training_form, encoding):
-            streams = _sampled(video, students, num_segments=num_segments)
-            return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
+    if transcode not in get_args(Transcode):
+        raise ConfigError(f"transcode {transcode!r} (accepted: {', '.join(get_args(Transcode))}). Choose one of these.")
+    streams = None if transcode == "always" else _read_as_it_is(path, students, num_segments, transcode)
+    if streams is not None:
+        return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
     with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
         target = Path(folder) / "clip.mp4"
-        transcode(Path(path), target, encoding)
+        form = TrainingForm.from_settings(students.encoding)
+        write_transcoded(Path(path), target, form.encoding_for(form_of(path).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
             streams = _sampled(video, students, num_segments=num_segments)
     return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}
 
 
-def _is_to_be_transcoded(video: VideoReader, students: Students, mode: Transcode, encoding: Encoding) -> bool:
-    without_vectors = video.codec not in MOTION_CODECS
-    if mode == "never" and without_vectors and max(STREAMS[name].first_position for name in students.streams):
-        raise DecodeError(
-            f"{video.path} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
-            "Pass `--transcode auto`."
-        )
-    longest = max(gop.num_positions for gop in video.gops)
-    return mode == "always" or (mode == "auto" and (without_vectors or longest > 2 * encoding.gop))
-
-
-def _encoding(students: Students) -> Encoding:
-    """How the clips were encoded that the students learned from."""
-    known = students.encoding.get("encoding", {})
-    return Encoding(**{name: known[name] for name in ("codec", "gop", "quality", "short_side") if name in known})
+def _read_as_it_is(
+    path: str | os.PathLike[str], students: Students, num_segments: int, transcode: Transcode
+) -> dict[str, torch.Tensor] | None:
+    """{stream: uint8 [1, S, C, H, W]}; None where the file must be transcoded first."""
+    if transcode == "auto":
+        try:
+            as_in_training = TrainingForm.from_settings(students.encoding)
+            if as_in_training.differences(form_of(path)):
+                return None
+            with open_video(path) as video:
+                if as_in_training.gop_differences(video.index):
+                    return None
+                return _sampled(video, students, num_segments=num_segments)
+        except (
+            DecodeError
+        ):  # what cannot be read at random may still play; transcoding says what is wrong with it otherwise
+            return None
+    with open_video(path) as video:
+        if video.codec not in MOTION_CODECS and max(STREAMS[name].first_position for name in students.streams):
+            raise DecodeError(
+                f"{video.path} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
+                "Pass `--transcode auto`."
+            )
+        return _sampled(video, students, num_segments=num_segments)
 
 
 def _sampled(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:

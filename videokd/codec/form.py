@@ -1,0 +1,162 @@
+"""The form of a file, and whether it is the one that networks learned from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from videokd.codec.container import MOTION_CODECS
+from videokd.codec.encoding import Encoding
+from videokd.codec.index import VideoIndex
+from videokd.codec.opening import open_container, reason
+from videokd.codec.orientation import Orientation, orientation_of
+from videokd.codec.transcode import rate_of
+from videokd.errors import ConfigError, DecodeError
+
+_SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a second and a half
+_ENCODED = ("codec", "gop", "quality", "short_side", "resample")
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What a file's headers and its first picture say.
+
+    Args:
+        codec: FFmpeg's name of the decoder.
+        width: of the pictures as they are coded, in pixels.
+        height: of the pictures as they are coded, in pixels.
+        pixel_format: FFmpeg's name, such as yuv420p.
+        pixel_aspect: width of a pixel by its height.
+        orientation: how the pictures are shown.
+        frame_rate: pictures a second; 0 where the file states none.
+    """
+
+    codec: str
+    width: int
+    height: int
+    pixel_format: str
+    pixel_aspect: Fraction
+    orientation: Orientation
+    frame_rate: float
+
+
+def form_of(path: str | os.PathLike[str]) -> FileForm:
+    """The form of a file; its GOPs are not looked at.
+
+    Raises:
+        DecodeError: it cannot be read, or its first picture cannot be decoded or is turned by no quarter turn.
+    """
+    container, stream = open_container(path)
+    with container:
+        try:
+            frame = next(container.decode(stream), None)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise DecodeError(f"{path} cannot be decoded: {reason(error)}. Check that it plays.") from error
+        if frame is None:
+            raise DecodeError(f"{path} has no picture that can be decoded. Check that it plays.")
+        try:
+            orientation = orientation_of(frame)
+        except DecodeError as error:
+            raise DecodeError(f"{path}: {error}") from error
+        return FileForm(
+            codec=stream.codec_context.name,
+            width=frame.width,
+            height=frame.height,
+            pixel_format=frame.format.name,
+            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+            orientation=orientation,
+            frame_rate=float(rate_of(stream) or 0),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingForm:
+    """The form of the clips that networks learned from.
+
+    Args:
+        encoding: how the clips were encoded, those of them that were transcoded.
+        codecs: that a file may have.
+        short_side: that a file must have, in pixels; None: any.
+        gop: pictures of each GOP, which has no B-frames; None: any.
+        frame_rates: the lowest and the highest rate of the clips; None where that is not known.
+    """
+
+    encoding: Encoding
+    codecs: tuple[str, ...]
+    short_side: int | None
+    gop: int | None
+    frame_rates: tuple[float, float] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> TrainingForm:
+        """As the settings of a manifest tell, which students keep.
+
+        Clips that were kept as they were have any form that gives motion vectors. Where nothing is known, it is a file with
+        motion vectors and the default GOPs.
+
+        Raises:
+            ConfigError: the settings are damaged.
+        """
+        try:
+            known = dict(settings.get("encoding") or {})
+            encoding = Encoding(**{name: known[name] for name in _ENCODED if name in known})
+            rates = tuple(map(float, settings.get("frame_rates") or ()))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"how the clips were encoded is damaged ({error}). Export the students again.") from error
+        if encoding.resample is not None:
+            rates = (encoding.resample, encoding.resample)
+        frame_rates = (rates[0], rates[1]) if len(rates) == 2 else None
+        if settings.get("keep"):
+            return cls(encoding, MOTION_CODECS, None, None, frame_rates)
+        if not known:
+            return cls(encoding, MOTION_CODECS, None, encoding.gop, frame_rates)
+        return cls(encoding, (encoding.codec,), encoding.short_side, encoding.gop, frame_rates)
+
+    def differences(self, form: FileForm) -> tuple[str, ...]:
+        """What of a file is not as in training; empty if all is, as far as its headers tell."""
+        found = []
+        if form.codec not in self.codecs:
+            found.append(f"codec {form.codec}")
+        if self.short_side is not None and min(form.width, form.height) != self.short_side:
+            found.append(f"size {form.width}×{form.height}")
+        if self.short_side is not None and form.pixel_format != "yuv420p":
+            found.append(f"pixels {form.pixel_format}")
+        if form.pixel_aspect != 1:
+            found.append(f"pixel aspect {form.pixel_aspect}")
+        if not form.orientation.is_upright:
+            found.append("orientation")
+        if self._nearest_rate(form.frame_rate) is not None:
+            found.append(f"{form.frame_rate:g} pictures a second")
+        return tuple(found)
+
+    def gop_differences(self, index: VideoIndex) -> tuple[str, ...]:
+        """What of a file's GOPs is not as in training; empty if all is."""
+        if self.gop is None:
+            return () if any(len(anchors) > 1 for anchors in index.anchors) else ("no P-frame",)
+        found = []
+        lengths = [len(anchors) for anchors in index.anchors]
+        if any(length != self.gop for length in lengths[:-1]) or lengths[-1] > self.gop:
+            found.append(f"GOPs of {min(lengths)} to {max(lengths)}")
+        if "B" in index.types.upper():
+            found.append("B-frames")
+        if not index.exact:
+            found.append("; ".join(index.inexact_because))
+        return tuple(found)
+
+    def encoding_for(self, frame_rate: float) -> Encoding:
+        """How to transcode a file of this rate, so that things move as fast in it as in training."""
+        nearest = self._nearest_rate(frame_rate)
+        return self.encoding if nearest is None else replace(self.encoding, resample=nearest)
+
+    def _nearest_rate(self, frame_rate: float) -> float | None:
+        """The nearest rate of the clips; None where the file's is one of theirs, or there is nothing to compare."""
+        if self.frame_rates is None or not frame_rate:
+            return None
+        lowest, highest = self.frame_rates
+        nearest = min(max(frame_rate, lowest), highest)
+        return None if abs(frame_rate - nearest) <= _SAME_RATE * nearest else nearest
