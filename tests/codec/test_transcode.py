@@ -282,7 +282,7 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty": (folder / "empty.mp4", r"empty.mp4 is empty .*again"),
         "text": (folder / "text.mp4", r"text.mp4 is a text file"),
         "without index": (folder / "cut.mp4", r"cut.mp4 cannot be read as a video: .+ Check"),
-        "cut off": (folder / "cut_later.mp4", r"cut_later.mp4: decoding stopped after \d+ pictures \(.+\). Damaged"),
+        "cut off": (folder / "cut_later.mp4", r"cut_later.mp4 is cut short or damaged at packet \d+. Copy"),
         "noise": (folder / "noise.mp4", r"noise.mp4: (decoding stopped after 0 pictures|no picture could be decoded)"),
         "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode, only audio"),
     }

@@ -371,7 +371,7 @@ def test_bad_files_are_reported_and_the_good_prepared(tmp_path: Path, make_clip:
         front = make_clip("mpeg4", num_frames=40, seed=number).read_bytes()  # its index is at the end
         files = {
             "empty": (b"", "is empty"),
-            "cut": (whole[: len(whole) * 2 // 3], "Damaged or cut off"),
+            "cut": (whole[: len(whole) * 2 // 3], "is cut short"),
             "beheaded": (front[: len(front) // 2], "cannot be read as a video"),
             "text": (b"not a video\n" * 50, "is a text file"),
             "unknown codec": (whole.replace(b"avc1", b"zzzz"), "has no video track that FFmpeg can decode"),

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from videokd.codec.encryption import ENCRYPTED_ENTRIES, encrypted
 from videokd.errors import DecodeError
 
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 # Bytes before the count of entries, counted from the box's content (ISO/IEC 14496-12, 8.6.1, 8.7.3, 8.7.5 and 8.8.8)
-_COUNT_AT = {b"stsz": 8, b"stts": 4, b"ctts": 4, b"stss": 4, b"stco": 4, b"co64": 4, b"stsc": 4, b"trun": 4}
+_COUNT_AT = {b"stsz": 8, b"stts": 4, b"ctts": 4, b"stss": 4, b"stco": 4, b"co64": 4, b"stsc": 4, b"trun": 4, b"stsd": 4}
 _MOST_BOXES = 100_000
 
 
@@ -19,7 +20,7 @@ def check_tables(path: Path) -> None:
     """Whether the tables of an MP4 hold no more entries than the file has bytes; other files pass.
 
     Raises:
-        DecodeError: a table claims more.
+        DecodeError: a table claims more, or the video is encrypted.
     """
     with open(path, "rb") as file:
         size = path.stat().st_size
@@ -33,6 +34,8 @@ def check_tables(path: Path) -> None:
                     f"{path} is damaged: its {kind.decode()} table claims {count} entries (accepted: up to the {size} bytes "
                     "of the file). Copy the file again."
                 )
+            if kind == b"stsd" and file.read(8)[4:] in ENCRYPTED_ENTRIES:
+                raise encrypted(path)
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:

@@ -97,7 +97,7 @@ class PictureDecoder:
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
-        """The video's packets from where the file stands, without the empty one at its end.
+        """The video's packets from where the file stands, without empty ones: FFmpeg skips these, and PyAV ends with one.
 
         Raises:
             DecodeError: a packet cannot be read.
@@ -105,9 +105,8 @@ class PictureDecoder:
         self._moved = True
         try:
             for packet in self.container.demux(self.stream):
-                if not packet.size:
-                    return
-                yield packet
+                if packet.size:
+                    yield packet
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(f"{self.path} cannot be read on: {reason(error)}. Copy the file again.") from error
 

@@ -14,6 +14,7 @@ import av
 from av.stream import Disposition
 
 from videokd.codec.boxes import check_tables
+from videokd.codec.encryption import check_unencrypted
 from videokd.codec.foreign import what_it_is
 from videokd.codec.limits import Limits
 from videokd.errors import DecodeError
@@ -171,6 +172,7 @@ def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMIT
     """
     path = check_path(path)
     check_tables(path)
+    check_unencrypted(path)
     try:
         container: Any = av.open(
             _name_or_file(path), options=dict(_ONLY_THIS_FILE), timeout=limits.stall_seconds, **_LENIENT

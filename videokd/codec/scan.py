@@ -12,8 +12,8 @@ import numpy as np
 
 from videokd.codec import headers
 from videokd.codec.carried import STARTS_AT_KEYFRAMES, CarriedState
+from videokd.codec.completeness import PacketCheck
 from videokd.codec.index import VideoIndex, checksum_of
-from videokd.errors import DecodeError
 
 if TYPE_CHECKING:
     from videokd.codec.container import PictureDecoder
@@ -28,6 +28,7 @@ class _Scan:
 
     def __init__(self, decoder: PictureDecoder) -> None:
         self.decoder = decoder
+        self._check = PacketCheck(decoder.path, decoder.container, decoder.stream)
         context = decoder.context
         self._carried = CarriedState(context.name, context.extradata or b"", context.pix_fmt or "")
         self._nal_length_size = headers.h264_length_size(context.extradata or b"")
@@ -43,8 +44,7 @@ class _Scan:
 
     def add(self, packet: Any, data: bytes) -> int:
         number = len(self.stamps)
-        if packet.is_corrupt:
-            raise DecodeError(f"{self.decoder.path} is cut short or damaged at packet {number}. Copy the file again.")
+        self._check.see(packet)
         # A configuration that comes between packets (FLV, MP4) is not given again after a seek
         self._reconfigured |= number > 0 and packet.has_sidedata("new_extradata")
         independent, self.changes = self._carried.take(data, keyframe=packet.is_keyframe)
@@ -62,12 +62,8 @@ class _Scan:
         return number
 
     def check_length(self) -> None:
-        """MP4 says how many samples there must be; other containers' headers are often wrong."""
-        expected = self.decoder.stream.frames
-        if "mp4" in self.decoder.container.format.name and len(self.stamps) < expected:
-            raise DecodeError(
-                f"{self.decoder.path} is cut short: {len(self.stamps)} of {expected} packets are there. Copy the file again."
-            )
+        """Whether the packets are all that the file should have."""
+        self._check.end()
 
     def index(self, types: str, display: list[int], sequence: headers.Sequence) -> VideoIndex:
         stream, context = self.decoder.stream, self.decoder.context

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from videokd.codec.completeness import PacketCheck
 from videokd.codec.encoding import LONGEST_SIDE, Encoding, clock
 from videokd.codec.mp4_writer import Writer, aside
 from videokd.codec.opening import open_container, reason
@@ -169,18 +170,28 @@ def encode(
 
 def _pictures(container: Any, stream: VideoStream, source: Path) -> Iterator[VideoFrame]:
     """Every picture in display order; damage that FFmpeg notices raises DecodeError, naming path and picture."""
-    count = 0
+    check, count = PacketCheck(source, container, stream), 0
     try:
         for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise _damaged(source, count, "a packet is incomplete")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise _damaged(source, count, "the picture is incomplete")
-                yield frame
-                count += 1
+            if packet.size:  # FFmpeg skips empty ones, and PyAV ends with one
+                check.see(packet)
+                for frame in packet.decode():
+                    yield _sound(frame, source, count)
+                    count += 1
+        check.end()
+        for frame in stream.codec_context.decode(None):
+            yield _sound(frame, source, count)
+            count += 1
+    except av.error.EOFError:
+        pass  # of a decoder that has nothing to give back
     except (av.FFmpegError, OSError) as error:
         raise _damaged(source, count, reason(error)) from error
+
+
+def _sound(frame: VideoFrame, source: Path, count: int) -> VideoFrame:
+    if frame.is_corrupt:
+        raise _damaged(source, count, "the picture is incomplete")
+    return frame
 
 
 def _damaged(source: Path, count: int, cause: str) -> DecodeError:

@@ -1,0 +1,78 @@
+"""Tells a video file that is cut off or damaged, alike for reading and transcoding.
+
+What can be known depends on the container. MP4 and MOV list every sample. Matroska, WebM, AVI, FLV, ASF, SWF and MXF state how long the
+file is, unless they were written as a live stream. Where transport streams, MPEG-PS, Ogg, fragmented MP4 and live Matroska
+end inside one of their own packets, that shows; after a whole one they do not tell whether there was another, nor do bare
+bitstreams. In any container, FFmpeg flags a packet of which bytes are missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from videokd.codec.encryption import encrypted
+from videokd.codec.stated_length import stated_bytes
+from videokd.codec.transport_stream import TransportStream
+from videokd.errors import DecodeError
+
+
+class PacketCheck:
+    """Goes along with the packets of one video track, from the first to the last.
+
+    Args:
+        path: of the file, for messages.
+        container: as PyAV opened it.
+        track: one of its video tracks.
+
+    Raises:
+        DecodeError: the file is shorter than it states, or encrypted.
+    """
+
+    def __init__(self, path: Path, container: Any, track: Any) -> None:
+        self._path, self._format, self._track = path, container.format.name, track
+        self._count = 0
+        self._joined: bool | None = None
+        size = path.stat().st_size
+        stated = stated_bytes(path)
+        if stated is not None and stated > size:
+            raise DecodeError(
+                f"{path} is cut short: it has {size} of the {stated} bytes that it states. Copy the file again."
+            )
+        if self._format == "mpegts":
+            packets = TransportStream(path)
+            if packets.is_encrypted(track.id):
+                raise encrypted(path)
+            if packets.ends_inside_a_packet:
+                raise DecodeError(f"{path} is cut short: it ends inside a transport packet. Copy the file again.")
+
+    def see(self, packet: Any) -> None:
+        """Takes the next packet that is not empty.
+
+        Raises:
+            DecodeError: bytes of it are missing.
+        """
+        if packet.is_corrupt and not self._is_joined():
+            raise DecodeError(f"{self._path} is cut short or damaged at packet {self._count}. Copy the file again.")
+        self._count += 1
+
+    def end(self) -> None:
+        """Takes note that there are no more packets.
+
+        Raises:
+            DecodeError: the file lists more of them.
+        """
+        if "mp4" not in self._format:
+            return
+        # Not `track.frames`: an edit list may show fewer, and a sample may be empty
+        expected = sum(entry.size > 0 for entry in self._track.index_entries)
+        if self._count < expected:
+            raise DecodeError(
+                f"{self._path} is cut short: {self._count} of {expected} packets are there. Copy the file again."
+            )
+
+    def _is_joined(self) -> bool:
+        """Whether packets are flagged only because transport streams were joined, whose counters start anew."""
+        if self._joined is None:
+            self._joined = self._format == "mpegts" and TransportStream(self._path).is_whole_or_joined(self._track.id)
+        return self._joined

@@ -1,0 +1,43 @@
+"""Tells that a file is encrypted: FFmpeg takes the pictures for damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from videokd.errors import DecodeError
+
+#: Sample entries of MP4: Common Encryption (ISO/IEC 23001-7), and those of one shop.
+ENCRYPTED_ENTRIES = (b"encv", b"drmi")
+# IDs of ContentEncodings, ContentEncoding and ContentEncryption (RFC 9559), each in the one before
+_MATROSKA, _MATROSKA_IDS, _NEAR = b"\x1a\x45\xdf\xa3", (b"\x6d\x80", b"\x62\x40", b"\x50\x35"), 32
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+# Content encryption, and extended content encryption (ASF specification, section 10.2)
+_ASF_OBJECTS = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+)
+
+
+def check_unencrypted(path: Path) -> None:
+    """Whether the header of a Matroska or ASF file states no encryption; other files pass.
+
+    Raises:
+        DecodeError: it does.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1 << 14)
+    if head.startswith(_ASF) and any(name in head for name in _ASF_OBJECTS):
+        raise encrypted(path)
+    if head.startswith(_MATROSKA):
+        outer, middle, inner = _MATROSKA_IDS
+        at = head.find(outer)
+        while at >= 0:
+            within = head.find(middle, at, at + _NEAR)
+            if within >= 0 and head.find(inner, within, within + _NEAR) >= 0:
+                raise encrypted(path)
+            at = head.find(outer, at + 1)
+
+
+def encrypted(path: Path) -> DecodeError:
+    """The error for such a file."""
+    return DecodeError(f"{path} is encrypted (accepted: videos without copy protection). Give a copy that is not.")

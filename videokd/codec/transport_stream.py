@@ -1,0 +1,100 @@
+"""Looks at the packets of an MPEG transport stream (ISO/IEC 13818-1, 2.4.3): what is missing, and where files were joined.
+
+Each packet of a PID counts on by one, so a lost one shows. Where files are joined, all counters start anew; FFmpeg takes that for
+losses. It is a join if the video goes on with a new picture and its tables came again just before, with counters that jump too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_SIZES = (188, 192, 204)
+_TIMESTAMP = 4  # bytes before each packet of 192
+_SYNC = 0x47
+_PROBED = 16
+_TABLES = 0  # PID of the program association table, with which a file starts
+
+Rows = npt.NDArray[np.uint8]
+
+
+class TransportStream:
+    """The packets of a file.
+
+    Args:
+        path: of a file that FFmpeg takes for a transport stream.
+    """
+
+    def __init__(self, path: Path) -> None:
+        data: Rows = np.memmap(path, np.uint8, "r")
+        start, size = _layout(data)
+        before = _TIMESTAMP if size == 192 and start >= _TIMESTAMP else 0
+        start -= before
+        count = (len(data) - start) // size if size else 0
+        self._rest = len(data) - start - count * size if size else 0
+        self._rows: Rows = data[start : start + count * size].reshape(count, size or 1)[:, before:]
+        # A last packet that is not one shows that packets are not evenly spaced, so that nothing is known
+        self._even = bool(count) and self._rows[-1, 0] == _SYNC
+
+    @property
+    def ends_inside_a_packet(self) -> bool:
+        """Whether the last packet is incomplete."""
+        return self._even and self._rest > 0
+
+    def is_encrypted(self, pid: int) -> bool:
+        """Whether the packets of a PID are scrambled."""
+        return self._even and bool((self._rows[self._pids() == pid, 3] & 0xC0).any())
+
+    def is_whole_or_joined(self, pid: int) -> bool:
+        """Whether no packet of a PID is missing, but that files were joined one after the other."""
+        if not self._even or not (self._rows[:, 0] == _SYNC).all():
+            return False
+        pids = self._pids()
+        jumps = np.zeros(len(pids), np.bool_)
+        for one in np.unique(pids):
+            jumps |= self._jumps(pids == one)
+        video = np.flatnonzero(pids == pid)
+        if not len(video) or (self._rows[video, 1] & 0x80).any():  # transport_error_indicator
+            return False
+        at = np.flatnonzero(jumps[video])
+        return bool(len(at)) and all(self._is_join(video[n - 1], video[n], pids, jumps) for n in at)
+
+    def _pids(self) -> npt.NDArray[np.int64]:
+        return (self._rows[:, 1] & 0x1F).astype(np.int64) << 8 | self._rows[:, 2]
+
+    def _jumps(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """[packets] Where the counter of the chosen ones, all of one PID, does not count on by one."""
+        chosen = chosen & (self._rows[:, 3] & 0x10 > 0)  # only packets with content count
+        places = np.flatnonzero(chosen)
+        counters = (self._rows[places, 3] & 0x0F).astype(np.int64)
+        steps = np.diff(counters) % 16
+        jumps = np.zeros(len(chosen), np.bool_)
+        # The same packet may be sent twice
+        twice = np.array(
+            [np.array_equal(self._rows[a], self._rows[b]) for a, b in _pairs(places, steps == 0)], np.bool_
+        )
+        wrong = steps != 1
+        wrong[steps == 0] = ~twice
+        jumps[places[1:][wrong]] = True
+        return jumps
+
+    def _is_join(self, before: int, after: int, pids: npt.NDArray[np.int64], jumps: npt.NDArray[np.bool_]) -> bool:
+        between = slice(before + 1, after)
+        starts = bool(self._rows[after, 1] & 0x40)  # payload_unit_start_indicator
+        return starts and bool((pids[between] == _TABLES).any()) and bool(jumps[between].any())
+
+
+def _pairs(places: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    return list(zip(places[:-1][chosen].tolist(), places[1:][chosen].tolist(), strict=True))
+
+
+def _layout(data: Rows) -> tuple[int, int]:
+    """(first byte, size) of the packets; size 0 where they are not found."""
+    for size in _SIZES:
+        for start in range(min(size, len(data))):
+            syncs = data[start::size][:_PROBED]
+            if len(syncs) and (syncs == _SYNC).all() and len(data) - start >= size:
+                return start, size
+    return 0, 0
