@@ -173,6 +173,7 @@ def test_intervals_equal_resampling_with_loops(grouped: bool) -> None:
         assert result[name]["low"] == pytest.approx(low, abs=0.02), name
         assert result[name]["high"] == pytest.approx(high, abs=0.02), name
     assert result["intervals_over"] == ("groups" if grouped else "videos")
+    assert result["interval_units"] == (len(set(groups)) if grouped else len(scores))
 
 
 def test_a_seed_gives_the_same_intervals_and_one_group_gives_no_width() -> None:

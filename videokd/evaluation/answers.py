@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videokd.errors import DataError
+from videokd.evaluation.results import scores_name
 from videokd.evaluation.scores import CALIBRATION_BINS, Scores, paired_difference
 
 _EXIT_ROLES = ("exit", "exits together")
@@ -67,7 +68,7 @@ def load_scores(folder: Path, results: Mapping[str, Any]) -> dict[str, Scores]:
     found = {}
     num_classes = len(results["dataset"]["class_names"])
     for name in results["entries"]:
-        path = folder / f"scores-{name.replace(':', '-')}.npz"
+        path = folder / scores_name(name, part=results["dataset"]["part"])
         if not path.is_file():
             continue
         found[name] = Scores.load(path)

@@ -26,7 +26,7 @@ from videokd.evaluation.figures import (
     short_number,
 )
 from videokd.evaluation.headline import headline, interval_text, latency, percent
-from videokd.evaluation.results import read_results
+from videokd.evaluation.results import results_of
 from videokd.evaluation.scores import Scores
 from videokd.files import write_whole
 
@@ -82,7 +82,7 @@ def write_report(
 
 
 def _load(folder: Path) -> _Run:
-    results = read_results(folder / "results.json")
+    results = results_of(folder)
     log, settings = folder / "log.jsonl", folder / "config.yaml"
     return _Run(
         folder=folder,

@@ -20,6 +20,8 @@
 the mean of the logits of all exits, the deepest among them. In `early_exit` a video leaves by the first exit whose largest
 probability is above the threshold, and pays for the exits it passed too; under "fused" each student leaves by itself, and the
 shares are means over the students that have exits. Scores lie in `scores-student-exit1.npz`.
+
+Of the clips held out in training there are `results-val.json` and `scores-val-student.npz` beside the files of the test part.
 """
 
 from __future__ import annotations
@@ -68,6 +70,39 @@ _METRICS: Mapping[str, Kinds] = {"top1": Mapping, "top5": Mapping, "mean_class":
 _INTERVAL: Mapping[str, Kinds] = {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 _EARLY_EXIT: Mapping[str, Kinds] = {"threshold": _NUMBER, "top1": Mapping, "macs_per_video": _NUMBER, "exits": Mapping}
 _COMPARISON: Mapping[str, Kinds] = {"a": str, "b": str, "top1_difference": Mapping}
+
+
+def results_name(part: str) -> str:
+    """The file of a part's results.
+
+    >>> results_name("test"), results_name("val")
+    ('results.json', 'results-val.json')
+    """
+    return f"results{_ending(part)}.json"
+
+
+def scores_name(entry: str, *, part: str) -> str:
+    """The file of the scores of an entry of results.json.
+
+    >>> scores_name("motion", part="test"), scores_name("a:exit1", part="val")
+    ('scores-motion.npz', 'scores-val-a-exit1.npz')
+    """
+    return f"scores{_ending(part)}-{entry.replace(':', '-')}.npz"
+
+
+def _ending(part: str) -> str:
+    return "-val" if part == "val" else ""
+
+
+def results_of(folder: Path | str) -> dict[str, Any]:
+    """The results of a run folder: of the test part, or of the validation part where only that was evaluated.
+
+    Raises:
+        DataError: there are none, or they are damaged.
+    """
+    folder = Path(folder)
+    only_val = not (folder / results_name("test")).exists() and (folder / results_name("val")).is_file()
+    return read_results(folder / results_name("val" if only_val else "test"))
 
 
 def write_results(path: Path | str, results: Mapping[str, Any]) -> Path:

@@ -59,7 +59,9 @@ class Scores:
             raise DataError(f"labels lie in [{labels.min()}, {labels.max()}] (accepted: 0 to {logits.shape[1] - 1})")
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if broken.size:
-            raise DataError(f"the logits of {_some([self.video_ids[i] for i in broken])} are not finite")
+            raise DataError(
+                f"the logits of {_some([self.video_ids[i] for i in broken])} are not finite: the network has diverged"
+            )
         if len(set(self.video_ids)) < len(self.video_ids):
             seen: set[str] = set()
             twice = [name for name in self.video_ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
@@ -168,7 +170,8 @@ def metrics(
 ) -> dict[str, Any]:
     """Accuracy, calibration and confusion of one model, each figure with its 95% percentile bootstrap interval.
 
-    Videos of one group (one scene, one person) are not independent, so where groups are given whole groups are drawn.
+    Videos of one group (one scene, one person) are not independent, so where groups are given whole groups are drawn
+    (an interval over a single one has no width, and says nothing).
     The expected calibration error (Guo et al. 2017) has 15 bins of equal width over softmax confidence; resampling adds
     noise to it, so its interval sits somewhat above its value when there are few videos.
 
@@ -182,8 +185,8 @@ def metrics(
     Returns:
         `top1`, `top5` (the min(5, K) best), `mean_class` (over classes that have videos) and `calibration_error`, each
         {"value", "low", "high"} as fractions; `confusion`, K rows (label) of K counts (prediction); `per_class`,
-        {class: {"accuracy": fraction or None, "videos": count}}; `num_videos`; `intervals_over`, "groups" or "videos".
-        Plain Python numbers, fit for JSON.
+        {class: {"accuracy": fraction or None, "videos": count}}; `num_videos`; `intervals_over`, "groups" or "videos", and
+        `interval_units`, how many of them. Plain Python numbers, fit for JSON.
 
     Raises:
         ValueError: the number of class names or groups does not fit, or bootstrap is not positive.
@@ -221,6 +224,7 @@ def metrics(
         },
         "num_videos": len(scores),
         "intervals_over": "videos" if groups is None else "groups",
+        "interval_units": int(clusters.max()) + 1,
     }
 
 

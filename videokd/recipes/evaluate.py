@@ -14,21 +14,28 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
-from tqdm import tqdm
 
 import videokd
-from videokd.datasets.dataset import ClipDataset, collate, evaluation_batches
+from videokd.datasets.dataset import ClipDataset, collate
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.cost import macs, parameters, time_ms
-from videokd.evaluation.results import write_results
+from videokd.evaluation.results import results_name, scores_name, write_results
 from videokd.evaluation.scores import Scores, metrics
 from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.examples import choose_examples, draw_examples
-from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to, with_ensembles
-from videokd.recipes.learn import predict_batches
+from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to
 from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
+from videokd.recipes.scoring import (
+    finished_results,
+    finished_scores,
+    key_of,
+    partial_scores,
+    pictures_are_there,
+    score,
+    scores_key,
+)
 from videokd.recipes.settings import Device, PrecisionName
 from videokd.training.session import Precision, pick_device
 
@@ -40,6 +47,8 @@ _MOST_PICTURES = 12
 @dataclass(frozen=True)
 class Evaluate:
     """Runs the test protocol on a run, and writes scores, results and pictures into it.
+
+    Stopped and started again, it resumes; each part has files of its own (`results-val.json`, `scores-val-*.npz`).
 
     Args:
         run: folder of `videokd teach` or `videokd distill`.
@@ -93,7 +102,41 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     students = run.students.to(precision.device)
     split = settings.split or run.settings["split"]
     clips = _clips(manifest, run, part=settings.part, split=split)
-    dataset = ClipDataset(
+    dataset = _dataset(settings, run, manifest, clips)
+    key = scores_key(run.path / "best.pt", dataset, precision)
+    made_from = {"scores": key, "settings": _other_settings(settings, clips, precision)}
+    before = finished_results(run.path, part=settings.part, key=key)
+    if before is not None and before["made_from"] == made_from and pictures_are_there(run.path, before):
+        name = results_name(settings.part)
+        say(f"{run.path.name}: evaluated already, on {before['created']}. Delete {name} to measure again.")
+        _tell(run, before)
+        return before
+    partial = partial_scores(run.path, key=key, num_videos=len(clips))
+    how = {"batch_size": settings.batch_size, "workers": settings.workers, "title": run.path.name}
+    scores = finished_scores(run.path, before, dataset) if before is not None else None
+    scores = scores or score(students, dataset, precision, partial, **how)  # type: ignore[arg-type]
+    _check_file_names(scores)
+    results = {
+        **about(run.path.name, verb="evaluate", command=command),
+        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
+        "views": settings.views,
+        "num_segments": dataset.num_segments,
+        "made_from": made_from,
+        **_measured(settings, run, scores, dataset, precision),
+    }
+    shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
+    results["examples"] = draw_examples(manifest, shown, run.path / "pictures", part=settings.part)
+    for name, each in scores.items():
+        each.save(run.path / scores_name(name, part=settings.part))
+    write_results(run.path / results_name(settings.part), results)
+    partial.remove()
+    _tell(run, results)
+    return results
+
+
+def _dataset(settings: Evaluate, run: TrainedRun, manifest: Manifest, clips: tuple[Clip, ...]) -> ClipDataset:
+    students = run.students
+    return ClipDataset(
         manifest,
         clips,
         students.streams,
@@ -104,34 +147,47 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
         views=settings.views,
         blank_invalid=bool(run.settings.get("data", {}).get("blank_invalid", False)),
     )
-    scores = score(
-        students, dataset, precision, batch_size=settings.batch_size, workers=settings.workers, title=run.path.name
-    )
-    for name, each in scores.items():
-        each.save(run.path / f"scores-{name.replace(':', '-')}.npz")
-    groups = {clip.video_id: clip.group for clip in clips}
-    timing = _timing(students, scores, dataset, precision, videos=settings.timed_videos)
+
+
+def _measured(
+    settings: Evaluate, run: TrainedRun, scores: Mapping[str, Scores], dataset: ClipDataset, precision: Precision
+) -> dict[str, Any]:
+    """Accuracy and cost of each entry, and of early exits where there are exits."""
+    groups = {clip.video_id: clip.group for clip in dataset.clips}
+    timing = _timing(run.students, scores, dataset, precision, videos=settings.timed_videos)
     entries = {name: _entry(name, each, run, dataset, groups, timing) for name, each in scores.items()}
     view = {name: values[:1] for name, values in _views(dataset, precision.device).items()}
     curves = early_exit_curves(
-        students, scores, view, num_views=dataset.num_views, groups=[clip.group for clip in clips]
+        run.students, scores, view, num_views=dataset.num_views, groups=[clip.group for clip in dataset.clips]
     )
-    results = {
-        **about(run.path.name, verb="evaluate", command=command),
-        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
-        "views": settings.views,
-        "num_segments": dataset.num_segments,
-        "entries": entries,
-    } | ({"early_exit": curves} if curves else {})
-    shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
-    results["examples"] = draw_examples(manifest, shown, run.path / "pictures")
-    write_results(run.path / "results.json", results)
-    for name, entry in entries.items():
+    return {"entries": entries} | ({"early_exit": curves} if curves else {})
+
+
+def _other_settings(settings: Evaluate, clips: Sequence[Clip], precision: Precision) -> str:
+    """A name for what the results depend on beside the scores."""
+    values = {name: getattr(settings, name) for name in ("part", "split", "timed_videos", "pictures")}
+    machine = [platform.node(), str(precision.device), torch.get_num_threads()]
+    return key_of([values, [clip.group for clip in clips], machine])
+
+
+def _check_file_names(scores: Mapping[str, Scores]) -> None:
+    """See that each network's scores have files of their own, in both parts."""
+    names = [(scores_name(name, part=part), name) for part in ("test", "val") for name in scores]
+    owner: dict[str, str] = {}
+    for file, name in names:
+        if owner.setdefault(file, name) != name:
+            raise ConfigError(
+                f"the scores of {owner[file]} and of {name} would both be {file} (accepted: names that differ in more than `val-` or "
+                "`-exit1`). Train with other names of students."
+            )
+
+
+def _tell(run: TrainedRun, results: Mapping[str, Any]) -> None:
+    part = "" if results["dataset"]["part"] == "test" else f" on {results['dataset']['part']}"
+    for name, entry in results["entries"].items():
         top1 = entry["metrics"]["top1"]
-        say(
-            f"{run.path.name}: {name}: top-1 {100 * top1['value']:.1f}% ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
-        )
-    return results
+        interval = f"{100 * top1['low']:.1f} to {100 * top1['high']:.1f}"
+        say(f"{run.path.name}: {name}: top-1{part} {100 * top1['value']:.1f}% ({interval})")
 
 
 def about(run: str, *, verb: str, command: str) -> dict[str, Any]:
@@ -169,32 +225,6 @@ def _clips(manifest: Manifest, run: TrainedRun, *, part: Literal["test", "val"],
     if not clips:
         raise DataError(f"{manifest.root}: split {split} has no clips for {part}. Choose another part or split.")
     return clips
-
-
-def score(
-    students: Students, dataset: ClipDataset, precision: Precision, *, batch_size: int, workers: int, title: str
-) -> dict[str, Scores]:
-    """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views.
-
-    Where students have exits, there are `student:exit1` and so on, and `student:ensemble`, too.
-    """
-    rows: dict[str, list[torch.Tensor]] = {}
-    batches = evaluation_batches(dataset, batch_size=batch_size, workers=workers)
-    shown = tqdm(
-        predict_batches(students, batches, precision, num_views=dataset.num_views, with_exits=True),
-        total=-(-len(dataset) // batch_size),
-        desc=f"{title}: evaluate",
-        unit="batch",
-        disable=None,
-    )
-    for logits, _ in shown:
-        for name, values in logits.items():
-            rows.setdefault(name, []).append(values)
-    if len(students.specs) == 1:
-        del rows["fused"]
-    labels = np.array([clip.label for clip in dataset.clips], dtype=np.int64)
-    ids = tuple(clip.video_id for clip in dataset.clips)
-    return with_ensembles({name: Scores(torch.cat(values).numpy(), labels, ids) for name, values in rows.items()})
 
 
 def _entry(

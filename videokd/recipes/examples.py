@@ -49,18 +49,22 @@ def _of_other_classes(rows: Sequence[int], scores: Scores, count: int, *, seen: 
     return [*fresh, *others][:count]
 
 
-def draw_examples(manifest: Manifest, clips: Sequence[Clip], folder: Path) -> list[dict[str, str]]:
+def draw_examples(
+    manifest: Manifest, clips: Sequence[Clip], folder: Path, *, part: str = "test"
+) -> list[dict[str, str]]:
     """Pictures of the clips' streams near the end of their longest GOP; those of an earlier evaluation are removed.
 
     Args:
         manifest: where the clips lie.
         clips: to draw.
         folder: of the pictures.
+        part: that the clips are of; each part has its own pictures.
 
     Returns:
         For results.json: {"picture": file name, "video_id", "class_name"} of each.
     """
-    for old in folder.glob("streams-*.png"):
+    start = "streams-val" if part == "val" else "streams"
+    for old in folder.glob(f"{start}-[0-9]*.png"):
         old.unlink()
     examples = []
     for number, clip in enumerate(clips, start=1):
@@ -69,7 +73,7 @@ def draw_examples(manifest: Manifest, clips: Sequence[Clip], folder: Path) -> li
         with open_video(manifest.root / clip.path, index=index) as video:
             last = index.gops[gop].num_positions - 1
             streams = video.read(gop=gop, position=last, streams=("iframe", "motion", "residual", "frame"))
-        name = f"streams-{number:02d}.png"  # made here: a class's name may come from a stranger
+        name = f"{start}-{number:02d}.png"  # made here: a class's name may come from a stranger
         folder.mkdir(parents=True, exist_ok=True)
         save_picture(streams_picture([streams], title=clip.video_id), folder / name)
         examples.append({"picture": name, "video_id": clip.video_id, "class_name": clip.class_name})

@@ -15,7 +15,7 @@ from videokd.datasets.manifest import Manifest
 from videokd.distill.calibration import calibrate
 from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
-from videokd.evaluation.results import read_results, write_results
+from videokd.evaluation.results import read_results, results_name, scores_name, write_results
 from videokd.evaluation.scores import Scores, align, metrics
 from videokd.recipes.command_line import give, parse, say
 from videokd.recipes.evaluate import about
@@ -34,7 +34,8 @@ class Fuse:
         temperature: of fusing probabilities.
         calibrate: divide each one's logits by the temperature that suits these scores best, before fusing, and print it; use
             validation scores, and pass what it prints to `videokd distill` as `--temperatures.NAME`.
-        sweep: find the weights that do best on these scores; use validation scores (`videokd evaluate --part val`).
+        sweep: find the weights that do best on these scores; use validation scores (`videokd evaluate --part val` writes
+            scores-val-*.npz).
         out: a folder to write the fused scores and results.json to, for `videokd report`.
         format: of what is printed.
     """
@@ -75,6 +76,7 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
         {"top1", "top5", "mean_class", each in [0, 1]; "weights": {name: share}; "temperatures": {name: T}; "num_videos"; "alone": {name: top-1}}.
     """
     scores = align({name: Scores.load(path) for name, path in settings.scores.items()})
+    _warn_of_choices_on_test(settings)
     logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
     first = next(iter(scores.values()))
     temperatures = dict.fromkeys(scores, 1.0)
@@ -133,20 +135,49 @@ def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:
         else {part: _sum([each[part] for each in latency]) for part in ("read", "network", "total")},
         "metrics": metrics(fused, class_names=results["dataset"]["class_names"], groups=_groups(results, fused)),
     }
-    fused.save(out / "scores-fused.npz")
+    part = results["dataset"]["part"]
+    fused.save(out / scores_name("fused", part=part))
     head = {name: results[name] for name in ("dataset", "views", "num_segments")}
     write_results(
-        out / "results.json", about(out.name, verb="fuse", command=command) | head | {"entries": {"fused": entry}}
+        out / results_name(part), about(out.name, verb="fuse", command=command) | head | {"entries": {"fused": entry}}
     )
-    say(f"{out}: fused scores and results.json")
+    say(f"{out}: fused scores and {results_name(part)}")
 
 
 def _entry_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    results = read_results(path.parent)
-    name = path.stem.removeprefix("scores-")
-    if name not in results["entries"]:
-        raise DataError(f"{path.parent}/results.json has no entry {name}. Run `videokd evaluate {path.parent}` again.")
-    return results, results["entries"][name]
+    """The results beside a scores file, and the entry that it belongs to.
+
+    Raises:
+        DataError: there are none, or they have no such entry.
+    """
+    for part in ("val", "test"):
+        if part == "val" and not (path.parent / results_name(part)).is_file():
+            continue
+        results = read_results(path.parent / results_name(part))
+        for name, entry in results["entries"].items():
+            if scores_name(name, part=part) == path.name:
+                return results, entry
+    raise DataError(
+        f"{path.parent} has no results for {path.name}. Run `videokd evaluate {path.parent}` again, and name the file as it was written."
+    )
+
+
+def _warn_of_choices_on_test(settings: Fuse) -> None:
+    """Weights and temperatures that suit the test videos make any result on them too good."""
+    if not (settings.sweep or settings.calibrate):
+        return
+    for path in map(Path, settings.scores.values()):
+        try:
+            results, _ = _entry_beside(path)
+        except DataError:
+            continue
+        if results["dataset"]["part"] == "test":
+            found = " and --".join(name for name in ("sweep", "calibrate") if getattr(settings, name))
+            say(
+                f"warning: {path} has scores of the test part: what --{found} finds there must not be tested there. "
+                f"Make validation scores with `videokd evaluate {path.parent} --part val`, which writes scores-val-*.npz."
+            )
+            return
 
 
 def _groups(results: Mapping[str, Any], scores: Scores) -> list[str] | None:

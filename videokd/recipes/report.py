@@ -9,7 +9,7 @@ from pathlib import Path
 from videokd.datasets.manifest import Manifest
 from videokd.errors import DataError
 from videokd.evaluation.report import write_report
-from videokd.evaluation.results import read_results
+from videokd.evaluation.results import results_of
 from videokd.recipes.command_line import parse, say
 
 
@@ -40,7 +40,7 @@ def _groups(runs: Sequence[Path]) -> dict[str, str]:
     groups: dict[str, str] = {}
     for run in runs:
         try:
-            manifest = Manifest.read(read_results(run)["dataset"]["manifest"])
+            manifest = Manifest.read(results_of(run)["dataset"]["manifest"])
         except DataError:
             continue
         groups |= {clip.video_id: clip.group for clip in manifest.clips}

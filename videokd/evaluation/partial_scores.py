@@ -1,0 +1,121 @@
+"""Logits of an evaluation that has not finished, kept in files so that it resumes."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.files import write_whole
+
+_SECONDS_A_CHUNK = 10.0
+_Rows = npt.NDArray[np.float32]
+
+
+class PartialScores:
+    """Rows of logits in the order of an evaluation's videos, in chunks: each file holds consecutive videos.
+
+    Args:
+        folder: of the chunks of this evaluation; what must be the same to resume is part of its name.
+        num_videos: of the whole evaluation.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "partial"
+    >>> scores = PartialScores(folder, num_videos=3)
+    >>> scores.add({"motion": np.ones((2, 5), np.float32)})
+    >>> scores.flush()
+    >>> PartialScores(folder, num_videos=3).num_done
+    2
+    """
+
+    def __init__(self, folder: Path, *, num_videos: int) -> None:
+        self._folder = folder
+        self._chunks = _read(folder, num_videos)
+        self._saved = self.num_done
+        self._last_saved = time.monotonic()
+
+    @property
+    def num_done(self) -> int:
+        """Videos whose logits are known."""
+        return sum(len(next(iter(chunk.values()))) for chunk in self._chunks)
+
+    def add(self, logits: Mapping[str, _Rows]) -> None:
+        """Rows of the next videos, {network: float32 [B, K]}; every now and then they are written.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        self._chunks.append(dict(logits))
+        if time.monotonic() - self._last_saved > _SECONDS_A_CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        done = self.num_done
+        if done > self._saved:
+            rows = {name: values[self._saved :] for name, values in self.rows().items()}
+            buffer = io.BytesIO()
+            arrays: dict[str, Any] = dict(zip(_keys(len(rows)), rows.values(), strict=True))
+            np.savez(buffer, names=np.array(list(rows)), **arrays)
+            write_whole(self._folder / f"{self._saved:08d}-{done:08d}.npz", buffer.getvalue())
+        self._saved, self._last_saved = done, time.monotonic()
+
+    def rows(self) -> dict[str, _Rows]:
+        """{network: float32 [N, K]} of the videos that are done."""
+        return {name: np.concatenate([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
+
+    def remove(self) -> None:
+        """Take the chunks away, once the results are written."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # another evaluation is under way
+            self._folder.parent.rmdir()
+
+
+def _keys(count: int) -> list[str]:
+    return [f"rows{number}" for number in range(count)]
+
+
+def _read(folder: Path, num_videos: int) -> list[dict[str, _Rows]]:
+    """The chunks that follow each other from the first video on."""
+    ends: dict[int, int] = {}
+    for path in folder.glob("*.npz"):
+        start, _, end = path.stem.partition("-")
+        if start.isdecimal() and end.isdecimal():
+            ends[int(start)] = max(int(end), ends.get(int(start), 0))
+    chunks: list[dict[str, _Rows]] = []
+    done = 0
+    while done in ends and done < ends[done] <= num_videos:
+        chunk = _read_chunk(folder / f"{done:08d}-{ends[done]:08d}.npz", videos=ends[done] - done)
+        if chunk is None or (chunks and _shapes(chunk) != _shapes(chunks[0])):
+            break
+        chunks.append(chunk)
+        done = ends[done]
+    return chunks
+
+
+def _shapes(chunk: Mapping[str, _Rows]) -> dict[str, int]:
+    return {name: values.shape[1] for name, values in chunk.items()}
+
+
+def _read_chunk(path: Path, *, videos: int) -> dict[str, _Rows] | None:
+    """One chunk; None where it is damaged, and its videos are scored again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [str(name) for name in arrays["names"]]
+            rows = {name: arrays[key] for name, key in zip(names, _keys(len(names)), strict=True)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    sound = (v.dtype == np.float32 and v.ndim == 2 and len(v) == videos and np.isfinite(v).all() for v in rows.values())
+    return rows if rows and all(sound) else None
