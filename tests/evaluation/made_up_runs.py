@@ -108,6 +108,6 @@ def made_up_log(folder: Path, *, epochs: int = 8) -> None:
         loss = 1.8 * 0.97**step
         lines.append({"step": step, "epoch": step // 10, "loss/total": loss, "student/ce": 0.7 * loss, "lr": 0.1})
     for epoch in range(epochs):
-        lines.append({"epoch": epoch, "val/top1": 0.9 - 0.6 * 0.7**epoch, "val/small/top1": 0.85 - 0.6 * 0.8**epoch})
+        lines.append({"epoch": epoch, "val/top1": 0.9 - 0.6 * 0.7**epoch, "val/small": 0.85 - 0.6 * 0.8**epoch})
     text = "\n".join(json.dumps(line) for line in lines)
     (folder / "log.jsonl").write_text(f'{text}\n{{"step": 99, "epo')

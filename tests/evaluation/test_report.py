@@ -15,7 +15,7 @@ import pytest
 from matplotlib.image import imsave
 
 from videokd.errors import DataError
-from videokd.evaluation.report import write_report
+from videokd.evaluation.report import distinct_names, write_report
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores, paired_difference
 
@@ -103,19 +103,19 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, run: Path) -> None:
 def test_every_figure_of_the_headline_stands_in_its_table(page: Page, run: Path) -> None:
     cells = page.tables[0]
     for name, entry in read_results(run)["entries"].items():
-        row = cells[next(number for number, cell in enumerate(cells) if cell.strip().startswith(f"{name} ")) :][:9]
+        row = cells[next(number for number, cell in enumerate(cells) if cell.strip().startswith(f"{name} ")) :][:10]
         assert row[0].split(maxsplit=1) == [name, entry["role"]]
-        assert row[1].strip() == f"{', '.join(entry['streams'])} {entry['backbone']}"
-        assert row[2].strip() == f"{entry['parameters'] / 1e6:.3g} M"
+        assert row[9].strip() == f"{', '.join(entry['streams'])} {entry['backbone']}"
+        assert row[6].strip() == f"{entry['parameters'] / 1e6:.3g} M"
         giga = entry["macs_per_video"] / 1e9
         expected = (
             f"{giga:.3g} G {2 * giga:.3g} GFLOPs" if giga > 1 else f"{1000 * giga:.3g} M {2000 * giga:.3g} MFLOPs"
         )
-        assert row[3].strip() == expected
+        assert row[7].strip() == expected
         took = entry["latency_ms"]
         parts = f"read {took['read']:.1f} network {took['network']:.1f} p95 9.0"
-        assert " ".join(row[4].split()) == f"{took['total']:.1f} {parts}"
-        for cell, metric in zip(row[5:], METRICS, strict=True):
+        assert " ".join(row[8].split()) == f"{took['total']:.1f} {parts}"
+        for cell, metric in zip((row[1], *row[3:6]), METRICS, strict=True):
             value, low, high = (100 * entry["metrics"][metric][key] for key in ("value", "low", "high"))
             assert cell.strip() == f"{value:.1f} {low:.1f}–{high:.1f}"
 
@@ -225,7 +225,7 @@ def test_figures_pictures_and_settings_are_there(page: Page, run: Path) -> None:
     words = "".join(page.words)
     for expected in (
         *("A <title>", "streams · Archery", "videokd distill --out demo", "note: <b>&", "torch 2.6.0", "2026-03-01"),
-        *("ucf101-6, split 1, test: 168 videos of 6 classes, 25 segments, quick views", "intervals over groups"),
+        *("ucf101-6, split 1, test: 168 videos of 6 classes, 25 segments, quick views", "intervals over 7 groups"),
         *("total loss", "validation top-1, %", "MACs per video", "ms per video"),
     ):
         assert expected.replace("intervals", "interval") in words, expected
@@ -243,7 +243,7 @@ def test_a_run_of_scores_alone_is_enough(tmp_path: Path, run: Path) -> None:
     page = Page(write_report([str(tmp_path)], tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "svg" not in page.tags
     headings = [cell.strip() for cell in page.tables[0][:5]]
-    assert headings == ["model", "streams, backbone", "top-1, %", "top-5, %", "mean class, %"]
+    assert headings == ["model", "top-1, %", "top-5, %", "mean class, %", "streams, backbone"]
     assert len(page.tables) == 1
 
 
@@ -258,6 +258,78 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, run: Path) -> None:
     assert "second · small" in words
     assert "not measured alike" in words
     assert page.tags.count("img") == 3  # the same pictures of both runs are shown once
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path, run: Path) -> None:
+    for name, skill in (("a", 1), ("b", 5)):
+        shutil.copytree(run, tmp_path / name / "run")
+        text = (run / "results.json").read_text().replace('"run": "demo"', '"run": "run"')
+        (tmp_path / name / "run" / "results.json").write_text(text)
+        made_up.made_up_scores(skill).save(tmp_path / name / "run" / "scores-small.npz")
+    runs = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / ".." / "a" / "run"]
+    page = Page(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
+    names = [cell.split(" student")[0].strip() for cell in page.tables[0] if "small" in cell]
+    assert names == ["a/run · small", "b/run · small"]
+    compared = {tuple(cell.strip() for cell in page.tables[1][at : at + 2]) for at in range(5, len(page.tables[1]), 5)}
+    assert {("a/run · small", "a/run · teachers"), ("b/run · small", "a/run · teachers")} <= compared
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["a/run", "b/run"], ["a/run", "b/run"]),
+        (["x/a/run", "y/a/run"], ["x/a/run", "y/a/run"]),
+        (["copy1", "copy2"], ["copy1", "copy2"]),
+        (["run", "b/run"], ["tmp/run", "b/run"]),
+        (["a/1/run", "a/2/run", "b/1/run"], ["a/1/run", "a/2/run", "b/1/run"]),
+    ],
+)
+def test_names_are_the_shortest_that_differ(folders: list[str], names: list[str]) -> None:
+    assert distinct_names(["run"] * len(folders), [Path("/tmp", folder) for folder in folders]) == names
+
+
+def test_validation_and_chance_stand_beside_the_test(tmp_path: Path, run: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    results["dataset"]["part"] = "val"
+    tops = {"teachers": 0.125, "small": 0.25}
+    results["entries"] = {name: results["entries"][name] for name in tops}
+    for name, value in tops.items():
+        results["entries"][name]["metrics"]["top1"]["value"] = value
+    del results["comparisons"], results["examples"]
+    (tmp_path / "run" / "results-val.json").write_text(json.dumps(results))
+    html = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    cells = [cell.strip() for cell in page.tables[0]]
+    assert cells[1:3] == ["top-1, %", "validation top-1, %"]
+    for name, expected in (("teachers", "12.5"), ("small", "25.0"), ("tiny", "–")):
+        row = next(number for number, cell in enumerate(cells) if cell.startswith(f"{name} "))
+        assert cells[row + 2].split()[0] == expected
+    chance = cells.index("chance, 1 of 6 classes")
+    assert cells[chance + 1] == "16.7"
+    assert html.index('id="headline"') < html.index('id="classes"') < html.index('id="examples"')
+    # Only a validation part was evaluated: that is shown, and says so
+    (tmp_path / "run" / "results.json").unlink()
+    only = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "ucf101-6, split 1, val: 168 videos" in only
+    assert "validation top-1, %</th>" not in only
+
+
+def test_the_epoch_that_was_kept_is_shown_where_validation_was_not_evaluated(page: Page) -> None:
+    cells = [cell.strip() for cell in page.tables[0]]
+    row = next(number for number, cell in enumerate(cells) if cell.startswith("small "))
+    assert cells[row + 2] == f"{100 * (0.85 - 0.6 * 0.8**7):.1f} best epoch"
+
+
+def test_names_in_any_script_are_drawn_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    names = ("射箭射箭", "バスケットボール", "수영", "Biking", "火车", "打太极拳")
+    monkeypatch.setattr(made_up, "CLASSES", names)
+    folder = made_up.made_up_run(tmp_path / "run", name="动作")
+    text = write_report([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in text for name in names)
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_odd_logs_do_no_harm(tmp_path: Path, run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,32 @@ def panel_inches(shape: tuple[int, ...], *, most: float = 3.0) -> tuple[float, f
     return max(width * scale, 0.8 * most), max(height * scale, 0.45)
 
 
+#: Fonts that have the letters of most scripts, taken where they are installed.
+_MORE_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Source Han Sans",
+    "PingFang SC",
+    "Hiragino Sans",
+    "MS Gothic",
+    "Arial Unicode MS",
+)
+
+
+@contextmanager
+def in_any_script() -> Iterator[None]:
+    """Names of files may be in any script: a font that has their letters is taken where there is one, without a warning where not."""
+    from matplotlib import font_manager, rc_context
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
+    with rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+@in_any_script()
 def streams_picture(samples: Sequence[Streams], *, title: str) -> Picture:
     """One row per sample, one column per stream that any of them has, and a legend.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +201,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
     num_classes = len(class_names)
     few = num_classes <= _COUNTS_UP_TO
     side = num_classes * (0.42 if few else 0.15)
-    margin = 0.3 + 0.085 * max(map(len, class_names)) * (1 if few else 0.95)
+    margin = 0.3 + 0.085 * max(map(_columns, class_names)) * (1 if few else 0.95)
     figure, axes = _figure(width=side + margin, height=side + margin)
     red, green, blue = (int(_ACCENT[start : start + 2], 16) / 255 for start in (1, 3, 5))
     shade = np.stack(np.broadcast_arrays(red, green, blue, shares**0.7), axis=-1)
@@ -215,6 +218,19 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
             colour = "#ffffff" if shares[row, column] > 0.45 else _INK
             axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", size=9, color=colour)
     return _svg(figure, label=f"Confusion matrix of {title}: labels down, predictions across")
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """Text stays text in the SVG, and the browser has the fonts: what Matplotlib's own lacks is no matter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _columns(text: str) -> int:
+    """How wide a text is, in Latin letters: Chinese, Japanese and Korean ones are twice as wide."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def short_number(value: float) -> str:
@@ -251,7 +267,7 @@ def _svg(figure: Figure, *, label: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}), without_glyph_warnings():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -287,7 +303,8 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     A name that finds no such place is left out, unless the point is on the Pareto front: those come first, and have theirs
     in any case.
     """
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    with without_glyph_warnings():
+        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     places = {point: axes.transData.transform((point.cost, point.accuracy)) for point in points}
     taken = []
     for point, (x, y) in places.items():
@@ -298,7 +315,7 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
     for point in sorted(points, key=lambda point: point not in front):
         x, y = places[point]
-        width, height = 6.6 * len(point.name), 13
+        width, height = 6.6 * _columns(point.name), 13
         candidates = [(dx, dy) for dy in (4, -17, 18, -30, 32, -44) for dx in (9, -9 - width)]
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in candidates]
         inside = [box for box in boxes if left <= box[0] and box[2] <= right + 20]

@@ -71,10 +71,14 @@ def _calibration_error(entry: Mapping[str, Any], end: str) -> float | None:
 
 
 _COLUMNS = (
-    _Column("parameters", lambda entry: entry["parameters"], short_number, min),
-    _Column("MACs/video", lambda entry: entry["macs_per_video"], short_number, min, _flops),
-    _Column("ms/video", latency, lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}", min, _latency_parts),
     _metric_column("top-1, %", "top1"),
+    _Column(
+        "validation top-1, %",
+        lambda entry: None if entry.get("validation") is None else float(entry["validation"]["value"]),
+        percent,
+        lambda values: math.nan,  # it chose the epoch: nothing to be best in
+        lambda entry: "" if entry.get("validation") is None else str(entry["validation"]["small"]),
+    ),
     _metric_column("top-5, %", "top5"),
     _metric_column("mean class, %", "mean_class"),
     _Column(
@@ -84,6 +88,9 @@ _COLUMNS = (
         min,
         lambda entry: interval_text(entry["metrics"].get("calibration_error")),
     ),
+    _Column("parameters", lambda entry: entry["parameters"], short_number, min),
+    _Column("MACs/video", lambda entry: entry["macs_per_video"], short_number, min, _flops),
+    _Column("ms/video", latency, lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}", min, _latency_parts),
 )
 
 

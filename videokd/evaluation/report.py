@@ -26,7 +26,7 @@ from videokd.evaluation.figures import (
     short_number,
 )
 from videokd.evaluation.headline import headline, interval_text, latency, percent
-from videokd.evaluation.results import results_of
+from videokd.evaluation.results import read_results, results_name, results_of
 from videokd.evaluation.scores import Scores
 from videokd.files import write_whole
 
@@ -44,10 +44,8 @@ class _Run:
     settings: str
     pictures: Sequence[Path]
     scores: Mapping[str, Scores]
-
-    @property
-    def name(self) -> str:
-        return str(self.results["run"])
+    validation: Mapping[str, Any] | None
+    name: str
 
 
 def write_report(
@@ -73,7 +71,10 @@ def write_report(
     """
     if not runs:
         raise DataError("no run to report on (accepted: one or more run folders). Run `videokd evaluate RUN` first.")
-    loaded = [_load(Path(run)) for run in runs]
+    folders = list({Path(run).resolve(): Path(run) for run in runs}.values())  # a run that is named twice is shown once
+    found = [results_of(folder) for folder in folders]
+    names = distinct_names([str(results["run"]) for results in found], folders)
+    loaded = [_load(folder, results, name) for folder, results, name in zip(folders, found, names, strict=True)]
     template = resources.files("videokd.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
@@ -81,16 +82,38 @@ def write_report(
     return write_whole(save, page.encode())
 
 
-def _load(folder: Path) -> _Run:
-    results = results_of(folder)
-    log, settings = folder / "log.jsonl", folder / "config.yaml"
+def distinct_names(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """A name for each run: its own, or the shortest ends of the folders' paths that tell runs of the same name apart.
+
+    >>> distinct_names(["run", "run", "other"], [Path("/x/a/run"), Path("/x/b/run"), Path("/x/other")])
+    ['a/run', 'b/run', 'other']
+    """
+    distinct = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [number for number, other in enumerate(names) if other == name]
+        paths = [folders[number].resolve().parts for number in same]
+        others = set(names) - {name}
+        for length in range(1, max(map(len, paths)) + 1):
+            ends = ["/".join(path[-length:]) for path in paths]
+            if len(set(ends)) == len(ends) and not others & set(ends):
+                break
+        for number, end in zip(same, ends, strict=True):
+            distinct[number] = end
+    return distinct
+
+
+def _load(folder: Path, results: Mapping[str, Any], name: str) -> _Run:
+    log, settings, validation = folder / "log.jsonl", folder / "config.yaml", folder / results_name("val")
+    of_test = results["dataset"]["part"] == "test"
     return _Run(
         folder=folder,
         results=results,
         log=_read_log(log.read_text(encoding="utf-8")) if log.is_file() else [],
         settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
-        pictures=sorted((folder / "pictures").glob("*.png")),
+        pictures=sorted(p for p in (folder / "pictures").glob("*.png") if not p.name.startswith("streams-val-")),
         scores=load_scores(folder, results),
+        validation=read_results(validation) if of_test and validation.is_file() else None,
+        name=name,
     )
 
 
@@ -110,7 +133,9 @@ def _read_log(text: str) -> list[Mapping[str, Any]]:
 def _context(runs: Sequence[_Run], title: str, groups: Mapping[str, str]) -> dict[str, Any]:
     """What the template writes out."""
     entries = [
-        (_entry_name(run, name, runs), entry) for run in runs for name, entry in _whole(run.results["entries"]).items()
+        (_entry_name(run, name, runs), {**entry, "validation": _validation(run, name)})
+        for run in runs
+        for name, entry in _whole(run.results["entries"]).items()
     ]
     datasets = [_dataset_line(run.results) for run in runs]
     return {
@@ -118,8 +143,9 @@ def _context(runs: Sequence[_Run], title: str, groups: Mapping[str, str]) -> dic
         "datasets": list(dict.fromkeys(datasets)),
         "created": max(run.results["created"] for run in runs)[:10],
         "differ": len(set(datasets)) > 1,
-        "intervals_over": sorted({entry["metrics"].get("intervals_over", "videos") for _, entry in entries}),
+        "intervals_over": list(dict.fromkeys(_units(entry["metrics"]) for _, entry in entries)),
         "headline": headline(entries),
+        "chances": list(dict.fromkeys(chance for run in runs for chance in _chances(run.results))),
         "examples": _examples(runs),
         "pictures": _pictures(runs),
         "cost_figures": [Markup(figure) for figure in _cost_figures(entries)],
@@ -131,6 +157,37 @@ def _context(runs: Sequence[_Run], title: str, groups: Mapping[str, str]) -> dic
         "class_tables": _class_tables(runs),
         "runs": [{"name": run.name, "settings": run.settings, **_provenance(run.results)} for run in runs],
     }
+
+
+def _validation(run: _Run, name: str) -> dict[str, Any] | None:
+    """Top-1 on the clips held out in training: as evaluated, or as the log has it at the best epoch."""
+    if run.validation is not None and name in run.validation["entries"]:
+        top1 = run.validation["entries"][name]["metrics"]["top1"]
+        return {"value": top1["value"], "small": interval_text(top1)}
+    whole = list(_whole(run.results["entries"]))
+    key = "val/top1" if name == "fused" or len(whole) == 1 else f"val/{name}"
+    seen = [record for record in run.log if _is_number(record.get("val/top1")) and _is_number(record.get(key))]
+    if not seen or run.results["dataset"]["part"] != "test":
+        return None
+    return {"value": max(seen, key=lambda record: float(record["val/top1"]))[key], "small": "best epoch"}
+
+
+def _units(metrics: Mapping[str, Any]) -> str:
+    """What intervals are drawn over, and how many there are: "25 groups"."""
+    over, units = metrics.get("intervals_over", "videos"), metrics.get("interval_units")
+    return str(over) if units is None else f"{units} {over if units != 1 else over[:-1]}"
+
+
+def _chances(results: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What guessing gives: any class, and always the one with the most videos where that is more."""
+    num_classes = len(results["dataset"]["class_names"])
+    chances = [(f"chance, 1 of {num_classes} classes", 1 / num_classes)]
+    tables = [entry["metrics"].get("per_class") for entry in results["entries"].values()]
+    per_class: Mapping[str, Any] = next(filter(None, tables), {})
+    videos = [figures["videos"] for figures in per_class.values()]
+    if videos and max(videos) / max(sum(videos), 1) > 1.005 / num_classes:
+        chances.append(("always the most frequent class", max(videos) / sum(videos)))
+    return chances
 
 
 def _whole(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +358,7 @@ def _curves(run: _Run, runs: Sequence[_Run]) -> dict[str, Any] | None:
     for record in run.log:
         for key, value in record.items():
             parts = key.split("/")
-            kind = losses if parts[-1] == "total" else accuracies if parts[-1] == "top1" and "val" in parts else None
+            kind = losses if parts[-1] == "total" else accuracies if parts[0] == "val" else None
             if kind is not None and _is_number(value) and _is_number(record.get(across)):
                 kind.setdefault(key, {}).setdefault(record[across], []).append(value)
     figures = []
