@@ -14,9 +14,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 import videokd
 from videokd.codec import rgb
+from videokd.codec.encoding import Encoding
+from videokd.codec.facts import read_facts
 from videokd.codec.limits import Limits
 from videokd.codec.opening import CONTAINERS, open_container
 from videokd.codec.transcode import transcode
@@ -261,3 +264,117 @@ def test_what_only_transcoding_can_give_is_told_apart(tmp_path: Path, make_clip)
         video.read(gop=0, position=0)
     with pytest.raises(NeedsTranscoding, match="a GOP of 12 frames"):
         videokd.open(make_clip("mpeg4"), limits=Limits(gop_frames=11))
+
+
+def in_another_file(data: bytearray, name: str) -> bytes:
+    """An MP4 whose samples are in another one: an alias in its data reference (QuickTime File Format, "dref"), and an empty mdat."""
+    entry = data.index(b"url \0\0\0\1") - 4
+    text = b":" + name.encode()
+    alias = bytes(50) + bytes([len(name)]) + name.encode().ljust(63, b"\0") + bytes(16)
+    alias += (
+        b"\0\1\0\1"
+        + bytes(16)
+        + b"\0\2"
+        + len(text).to_bytes(2, "big")
+        + text
+        + bytes(len(text) % 2)
+        + b"\xff\xff\0\0"
+        + bytes(20)
+    )
+    box = (12 + len(alias)).to_bytes(4, "big") + b"alis" + bytes(4) + alias
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = data.index(kind) - 4
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + len(box) - 12).to_bytes(4, "big")
+    data[entry : entry + 12] = box
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[begin:end] = bytes(end - begin)
+    return bytes(data)
+
+
+def test_a_movie_whose_samples_are_in_another_file(tmp_path: Path, make_clip) -> None:
+    whole = make_clip("mpeg4", container="mov")
+    (tmp_path / "other.mov").write_bytes(whole.read_bytes())
+    path = tmp_path / "alias.mov"
+    path.write_bytes(in_another_file(bytearray(whole.read_bytes()), "other.mov"))
+    with av.open(str(path), options={"enable_drefs": "1"}) as container:  # FFmpeg would, if it were asked to
+        assert len(list(container.decode(video=0))) == 30
+    for name in ("open", "transcode", "rgb"):
+        with pytest.raises(videokd.DecodeError, match=r"alias\.mov holds none of the 30 packets.*or in another file"):
+            readers(tmp_path / "out.mp4")[name](path)
+
+
+def tracks(
+    path: Path, *sizes: tuple[int, int], cover: int | None = None, options: dict[str, str] | None = None
+) -> Path:
+    """A file of several video tracks, each in a shade of its own; the `cover`-th is one picture that is flagged as a cover."""
+    with av.open(str(path), "w", options=options or {}) as output:
+        streams: list[Any] = []
+        for number, (width, height) in enumerate(sizes):
+            is_cover = number == cover
+            stream: Any = output.add_stream("mjpeg" if is_cover else "mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p" if is_cover else "yuv420p"
+            if is_cover:
+                stream.disposition = Disposition.attached_pic
+            streams.append(stream)
+        rng = np.random.default_rng(0)
+        for frame in range(20):
+            for number, stream in enumerate(streams):
+                if number != cover or frame == 0:
+                    noise = rng.integers(0, 255, (stream.height, stream.width, 3)).astype(np.uint8)
+                    output.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "nut"])
+@pytest.mark.parametrize("sizes", [((64, 48), (128, 96)), ((128, 96), (64, 48)), ((64, 64), (48, 48), (96, 96))])
+def test_every_reader_takes_the_same_video_track(
+    tmp_path: Path, suffix: str, sizes: tuple[tuple[int, int], ...]
+) -> None:
+    path = tracks(tmp_path / f"tracks.{suffix}", *sizes)
+    with av.open(str(path)) as container:
+        best = container.streams.best("video")
+        assert best is not None
+        size = best.codec_context.width, best.codec_context.height
+    with videokd.open(path) as video:
+        assert (video.width, video.height) == size
+        first = video.read(gop=0, position=0, streams=("frame",)).frame
+    assert np.array_equal(rgb.read_rgb(path, [0])[0], first)
+    assert len(read_facts(path).other_tracks) == len(sizes) - 1
+    transcode(path, tmp_path / "out.mp4", Encoding(short_side=min(size), quality=1))
+    with videokd.open(tmp_path / "out.mp4") as video:
+        assert (video.width, video.height) == size
+        again = video.read(gop=0, position=0, streams=("frame",)).frame
+    assert np.abs(again.astype(int) - first).mean() < 25  # the noise of another track would be 85 away
+
+
+@pytest.mark.parametrize("cover", [0, 1])
+def test_a_cover_is_no_video(tmp_path: Path, cover: int) -> None:
+    sizes = [(48, 32), (320, 240)] if cover else [(320, 240), (48, 32)]
+    path = tracks(tmp_path / "cover.mp4", *sizes, cover=cover)
+    with av.open(str(path)) as container:
+        assert sum(bool(stream.disposition & Disposition.attached_pic) for stream in container.streams.video) == 1
+    with videokd.open(path) as video:
+        assert (video.codec, video.width, video.num_frames) == ("mpeg4", 48, 20)
+    assert transcode(path, tmp_path / "out.mp4", Encoding(short_side=32)).num_frames == 20
+    assert rgb.read_rgb(path, [19]).shape == (1, 32, 48, 3)
+    only = tmp_path / "only.mp4"
+    with av.open(str(path)) as given, av.open(str(only), "w") as output:
+        source = next(s for s in given.streams.video if s.disposition & Disposition.attached_pic)
+        copy: Any = output.add_stream_from_template(source)
+        copy.disposition = Disposition.attached_pic
+        sound: Any = output.add_stream("aac", rate=16000)
+        for packet in given.demux(source):
+            if packet.size:
+                packet.stream = copy
+                output.mux(packet)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 16000
+        output.mux(sound.encode(samples))
+        output.mux(sound.encode(None))
+    for name in ("open", "transcode", "rgb"):
+        with pytest.raises(
+            videokd.DecodeError, match=r"only\.mp4 has no video track .* only a cover picture, audio|only audio"
+        ):
+            readers(tmp_path / "out.mp4")[name](only)

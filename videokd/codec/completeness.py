@@ -66,6 +66,11 @@ class PacketCheck:
             return
         # Not `track.frames`: an edit list may show fewer, and a sample may be empty
         expected = sum(entry.size > 0 for entry in self._track.index_entries)
+        if expected and not self._count:
+            raise DecodeError(
+                f"{self._path} holds none of the {expected} packets that it lists: they are cut off, or in another file (accepted: "
+                "one file that holds its pictures). Copy the file again, or save it as one by itself."
+            )
         if self._count < expected:
             raise DecodeError(
                 f"{self._path} is cut short: {self._count} of {expected} packets are there. Copy the file again."
