@@ -37,7 +37,6 @@ class _Scan:
         self.durations: list[int] = []
         self.keys: dict[int, int] = {}  # where decoding may start: CRC-32 of each packet
         self._start = 0  # the first packet's
-        self._doubtful: set[int] = set()  # those that are right only where a picture refers to one other at most
         self.clean = True
         self.changes = False
         self._reconfigured = False
@@ -48,14 +47,15 @@ class _Scan:
         # A configuration that comes between packets (FLV, MP4) is not given again after a seek
         self._reconfigured |= number > 0 and packet.has_sidedata("new_extradata")
         independent, self.changes = self._carried.take(data, keyframe=packet.is_keyframe)
-        if packet.is_keyframe:
-            self.first = self.first or data
-            if independent and not self._reconfigured:
-                self.keys[number] = checksum_of(data)
-                if self.decoder.context.name == "h264" and not headers.h264_starts(data, self._nal_length_size):
-                    self._doubtful.add(number)
         if number == 0:
             self._start = checksum_of(data)
+        if packet.is_keyframe:
+            self.first = self.first or data
+            h264 = self.decoder.context.name == "h264"
+            if h264 and not headers.h264_starts(data, self._nal_length_size):
+                self.clean &= number > 0  # FFmpeg may not show the first pictures
+            elif independent and not self._reconfigured:
+                self.keys[number] = checksum_of(data)
         self.clean &= not packet.is_discard and not self._reconfigured
         self.stamps.append((packet.pts, packet.dts, packet.pos))
         self.durations.append(packet.duration or 0)
@@ -71,7 +71,7 @@ class _Scan:
         shown = [packet for packet, kind in enumerate(types) if kind != "-"]
         numbers = dict(zip(shown, display, strict=True))
         times, duration = self._times(shown, numbers, rate)
-        keys = self._starts(types, sequence)
+        keys = self._starts(types)
         # Without a place, keyframes are reached from the file's start only, by a new decoder
         places = [(None, None, None)] * len(types) if self._carried.lasts or self._reconfigured else self.stamps
         return VideoIndex(
@@ -105,14 +105,11 @@ class _Scan:
         last = max(numbers, key=numbers.__getitem__)
         return times, times[-1] + (self.durations[last] * base or 1 / rate)
 
-    def _starts(self, types: str, sequence: headers.Sequence) -> dict[int, int]:
+    def _starts(self, types: str) -> dict[int, int]:
         """{packet: CRC-32} of each packet where decoding gives what it gives from the file's start."""
         context = self.decoder.context
         # A keyframe flag on a packet without an I-frame ("packed" XviD ends with one) is no place to start decoding
         keys = {key: checksum for key, checksum in self.keys.items() if types[key] == "I"}
-        if context.name == "h264" and sequence.references > 1:
-            first = min(keys, default=0)
-            keys = {key: checksum for key, checksum in keys.items() if key == first or key not in self._doubtful}
         # Where the file does not begin with a keyframe, or flags none, its first packet is where its first decoding started
         first_shown = next((packet for packet, kind in enumerate(types) if kind != "-"), len(types))
         if min(keys, default=len(types)) > first_shown:
@@ -207,11 +204,11 @@ def from_headers(decoder: PictureDecoder) -> VideoIndex | None:
         data = bytes(packet)
         number = scan.add(packet, data)
         kind = known.read(packet, data)
-        if kind is None or (number == 0 and (kind != "I" or not packet.is_keyframe)):
+        if kind is None or not scan.clean or (number == 0 and (kind != "I" or not packet.is_keyframe)):
             return None
         types.append("B" if kind == "b" and scan.changes else kind)
     scan.check_length()
-    if known.sequence is None or not scan.clean or known.sequence.interlaced:
+    if known.sequence is None or known.sequence.interlaced:
         return None
     stamps = [stamp[0] for stamp in scan.stamps]
     display = _display_order(types, stamps, delayed=decoder.context.name != "h264")
