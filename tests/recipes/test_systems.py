@@ -30,7 +30,8 @@ EXPECTED_PARTS = {
         *(f"exit{e}/{part}" for e in (1, 2, 3) for part in ("ce", "kd", "hint")),
     },
     "demo-hard": {"ce"},
-    "demo-distill": {"ce", "kd", "mutual"},
+    "demo-distill": {"kd"},
+    "small-students": {"ce", "kd"},
     "ucf101-6-hard": {"ce"},
     "ucf101-6-distill": {"ce", "kd", "mutual"},
 }

@@ -1,31 +1,39 @@
-"""Generated clips whose class is an appearance and a motion, so that no single stream tells all classes apart.
+"""Generated clips: a textured object moves over a textured, slowly drifting background.
 
-A textured object moves over a textured, slowly drifting background. An I-frame shows the texture and not the motion;
-motion vectors show the motion and not the texture: object, place, size, angle and colours have the same distribution
-whatever the motion, and speed and path have the same distribution whatever the texture.
+An I-frame shows the texture and not the motion; motion vectors show the motion and not the texture: object, place, size, angle
+and colours have the same distribution whatever the motion, and speed and path have the same distribution whatever the texture.
+
+`generate` combines them, so that no single stream tells all classes apart. `generate_actions` gives each action a motion and a
+texture of its own, as people who play the violin hold violins: each stream can tell the action, but motion looks alike in all
+scenes and is learned from a few clips, while textures need many.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from videokd.codec.encoding import Encoding
 from videokd.codec.transcode import encode
 from videokd.errors import ConfigError, DataError
 
-Appearance = Literal["stripes", "checks", "dots"]
-Motion = Literal["slide", "bounce", "spin"]
+Appearance = Literal["stripes", "checks", "dots", "rings", "bricks", "waves"]
+Motion = Literal["slide", "bounce", "spin", "circle", "cross", "shake"]
 APPEARANCES: tuple[Appearance, ...] = get_args(Appearance)
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
+_COMBINED = 3  # of each, in `generate`
+_LABELLED_TAKES = 3  # of each action in a labelled scene
 
 FRAME_RATE = 25.0
 _SETTINGS_NAME = "generated.json"
@@ -47,7 +55,7 @@ def generate(
     num_frames: int = 48,
     size: int = 112,
 ) -> Path:
-    """Write the generated dataset: `<appearance>_<motion>/<appearance>_<motion>_gNN_cNN.mp4`, H.264, 25 a second.
+    """Write a dataset of nine classes: `<appearance>_<motion>/<appearance>_<motion>_gNN_cNN.mp4`, H.264, 25 a second.
 
     A group is a scene (background, its drift, noise) that all classes share; the layout `folder` keeps groups whole. The same
     arguments give the same clips; clips that are there already are left alone.
@@ -80,21 +88,95 @@ def generate(
     }
     _note_settings(out / _SETTINGS_NAME, settings)
 
-    def make(appearance: Appearance, motion: Motion, group: int, clip: int) -> None:
+    def clip_of(appearance: Appearance, motion: Motion, group: int, clip: int) -> _Clip:
         name = f"{appearance}_{motion}"
         target = out / name / f"{name}_g{group:02d}_c{clip:02d}.mp4"
-        if target.exists():
-            return
-        scene = np.random.default_rng([seed, group])
-        rng = np.random.default_rng([seed, group, clip, APPEARANCES.index(appearance), MOTIONS.index(motion)])
-        frames = render_clip(appearance, motion, scene=scene, clip=rng, num_frames=num_frames, size=size)
-        encode(frames, target, frame_rate=FRAME_RATE, encoding=_SOURCE_FORM)
+        return _Clip(target, appearance, motion, (seed, group), clip)
 
-    wanted = product(APPEARANCES, MOTIONS, range(1, groups + 1), range(1, clips_per_group + 1))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and the encoder leave the interpreter free
-        for _ in pool.map(make, *zip(*wanted, strict=True)):
-            pass
+    wanted = product(APPEARANCES[:_COMBINED], MOTIONS[:_COMBINED], range(1, groups + 1), range(1, clips_per_group + 1))
+    _make_all([clip_of(*each) for each in wanted], num_frames=num_frames, size=size)
     return out
+
+
+def generate_actions(
+    out: Path | str,
+    *,
+    seed: int = 0,
+    labelled_scenes: int = 2,
+    unlabelled_scenes: int = 30,
+    tested_scenes: int = 27,
+    num_frames: int = 36,
+    size: int = 112,
+) -> Path:
+    """Write a few labelled clips, many without labels, and those to test on: `labelled/train/<action>/…`,
+    `labelled/test/<action>/…` and `unlabelled/clip_NNNN.mp4`, H.264, 25 a second.
+
+    There are six actions, named by their motions, each with an object of its own texture. No scene is in two parts. A labelled
+    scene has three clips of each action, as somebody films who stands there anyway; the others have one.
+
+    Args:
+        out: the folder to write.
+        seed: of everything random.
+        labelled_scenes: to train on, 1 to 99.
+        unlabelled_scenes: 1 to 99.
+        tested_scenes: 1 to 99.
+        num_frames: of each clip.
+        size: pixels of height and width; a multiple of 16.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: a number is out of its range.
+        DataError: the folder holds clips of other settings, or cannot be written.
+    """
+    out = Path(out)
+    scenes = {"train": labelled_scenes, "unlabelled": unlabelled_scenes, "test": tested_scenes}
+    if not all(1 <= number <= 99 for number in scenes.values()):
+        raise ConfigError(f"scenes {scenes} (accepted: 1 to 99 each).")
+    _check_shape(num_frames, size)
+    _note_settings(out / _SETTINGS_NAME, {"seed": seed, **scenes, "num_frames": num_frames, "size": size})
+    clips: list[_Clip] = []
+    first_scene = 1
+    for part, number in scenes.items():
+        takes = range(1, _LABELLED_TAKES + 1 if part == "train" else 2)
+        wanted = product(range(first_scene, first_scene + number), takes, zip(APPEARANCES, MOTIONS, strict=True))
+        for count, (scene, take, (appearance, motion)) in enumerate(wanted, start=1):
+            target = out / "labelled" / part / motion / f"{motion}_g{scene:02d}_c{take:02d}.mp4"
+            if part == "unlabelled":
+                target = out / part / f"clip_{count:04d}.mp4"
+            clips.append(_Clip(target, appearance, motion, (seed, scene), take))
+        first_scene += number
+    _make_all(clips, num_frames=num_frames, size=size)
+    return out
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A clip to make: where to, what it shows, and the numbers that its scene and the clip in it are drawn from."""
+
+    target: Path
+    appearance: Appearance
+    motion: Motion
+    scene: tuple[int, ...]
+    clip: int
+
+    def make(self, *, num_frames: int, size: int) -> None:
+        if self.target.exists():
+            return
+        scene = np.random.default_rng(self.scene)
+        kind = (APPEARANCES.index(self.appearance), MOTIONS.index(self.motion))
+        rng = np.random.default_rng([*self.scene, self.clip, *kind])
+        frames = render_clip(self.appearance, self.motion, scene=scene, clip=rng, num_frames=num_frames, size=size)
+        encode(frames, self.target, frame_rate=FRAME_RATE, encoding=_SOURCE_FORM)
+
+
+def _make_all(clips: Sequence[_Clip], *, num_frames: int, size: int) -> None:
+    """Renders what is missing; shows a bar at a terminal."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and the encoder leave the interpreter free
+        made = pool.map(partial(_Clip.make, num_frames=num_frames, size=size), clips)
+        for _ in tqdm(made, total=len(clips), desc="generate", unit="clip", disable=None):
+            pass
 
 
 def render_clip(
@@ -110,7 +192,8 @@ def render_clip(
 
     Args:
         appearance: the object's texture.
-        motion: "slide" goes left and right, "bounce" up and down, "spin" turns, either way.
+        motion: "slide" goes left and right, "bounce" up and down, "spin" turns, either way, "circle" goes round, "cross" goes along
+            one of the diagonals, "shake" trembles.
         scene: decides background, drift and noise: the same state gives the same scene.
         clip: decides everything else.
         num_frames: T.
@@ -174,11 +257,20 @@ def _path(motion: Motion, clip: np.random.Generator, num_frames: int) -> tuple[F
     travelled = clip.uniform(0, 4 * reach) + clip.uniform(2.0, 3.2) * time
     to_and_fro = np.abs(travelled % (4 * reach) - 2 * reach) - reach
     turn = clip.choice([-1, 1]) * clip.uniform(0.07, 0.11) * time
-    if motion == "slide":
+    side = clip.choice([-1, 1])
+    if motion in ("slide", "cross"):
         x += to_and_fro - x[0]
-    elif motion == "bounce":
-        y += to_and_fro - y[0]
-    else:
+    if motion in ("bounce", "cross"):
+        y += (to_and_fro if motion == "bounce" else side * to_and_fro) - y[0]
+    if motion == "circle":
+        radius = reach * np.sqrt(2 / 3)  # spreads as far as places drawn evenly from the square
+        phase = travelled / radius * side
+        x += radius * np.cos(phase) - x[0]
+        y += radius * np.sin(phase) - y[0]
+    if motion == "shake":
+        x += 5 * np.sin(time * clip.uniform(0.9, 1.2))
+        y += 5 * np.sin(time * clip.uniform(0.9, 1.2) + clip.uniform(0, 2 * np.pi))
+    if motion == "spin":
         angle += turn
     return x.astype(np.float32), y.astype(np.float32), angle.astype(np.float32)
 
@@ -213,8 +305,15 @@ def _texture(appearance: Appearance, along: Floats, across: Floats, clip: np.ran
         wave = np.sin(u) + 0 * v
     elif appearance == "checks":
         wave = 1.4 * np.sin(u) * np.sin(v)
-    else:
+    elif appearance == "dots":
         wave = np.cos(u) + np.cos(v) - np.float32(0.9)
+    elif appearance == "rings":
+        wave = np.sin(frequency * np.hypot(along, across) + shift_along)
+    elif appearance == "waves":
+        wave = np.sin(u + np.float32(2.2) * np.sin(v))
+    else:  # bricks: every other row is shifted by half a brick
+        row = np.floor(v / np.float32(np.pi))
+        wave = 3 * np.minimum(np.abs(np.sin(v)), np.abs(np.sin(u / 2 + row * np.float32(np.pi / 2)))) - np.float32(0.9)
     return (0.5 + 0.5 * np.tanh(3 * wave)).astype(np.float32)
 
 

@@ -237,6 +237,9 @@ def _bar(total: int, progress: Progress, run: RunFolder, *, shown: bool) -> tqdm
 
 
 def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
+    """A line an epoch; of many epochs, every few."""
+    if (epoch + 1) % max(epochs // 20, 1) and epoch + 1 < epochs:
+        return
     shown = "".join(f", {name} {100 * value:.1f}%" for name, value in values.items())
     tqdm.write(f"{run.path.name}: epoch {epoch + 1}/{epochs}{shown}", file=sys.stderr)
 
