@@ -241,6 +241,16 @@ def test_ucf101_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         ucf101_layout(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "given", "meant"),
+    [("ucf101", "Archry", "Archery"), ("ucf101", "Jumping_Jack", "JumpingJack"), ("hmdb51", "Cart-wheel", "cartwheel")],
+)
+def test_a_misspelt_class_of_a_published_dataset(tmp_path: Path, dataset: str, given: str, meant: str) -> None:
+    touch(tmp_path, f"{given}/v_{given}_g01_c01.avi")
+    with pytest.raises(DataError, match=rf"{given} is no class of {dataset.upper()} .* Did you mean {meant}\? Rename"):
+        LAYOUTS[dataset](tmp_path)
+
+
 def hmdb51_tree(root: Path) -> Path:
     for name in HMDB51_CLASSES:
         touch(root / "hmdb51_org", *(f"{name}/A!(1)&#_{name}_f_nm_np1_fr_med_{n}.avi" for n in range(3)))
