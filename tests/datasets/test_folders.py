@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,14 @@ def test_trees_that_can_be_read_in_two_ways(tmp_path: Path, names: str, message:
     touch(tmp_path, *(f"{name}.mp4" for name in names.split()))
     with pytest.raises(DataError, match=message):
         folder_layout(tmp_path)
+
+
+def test_classes_whose_accents_are_encoded_in_two_ways(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    touch(tmp_path, *(f"{name}.mp4" for name in (f"train/{composed}/1", "train/b/1", f"test/{apart}/2", "test/b/2")))
+    if len(list((tmp_path / "train").iterdir()) + list((tmp_path / "test").iterdir())) == 4:
+        with pytest.raises(DataError, match=r"It looks like été, but its accents are encoded in another way"):
+            folder_layout(tmp_path)
 
 
 def test_groups_of_a_divided_tree_may_be_given(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             ["--group-pattern=(s.)"],
             "1 group is divided between training and test: s1",
         ),
+        ("Train/hop/1 Train/run/1 Test/hop/2", [], "1 of 2 classes have nothing to test on (first: run)"),
         ("hop/train_1 hop/test_1 run/train_1 run/test_1", [], "4 clips are named after a part of the dataset"),
     ],
 )

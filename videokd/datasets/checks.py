@@ -104,6 +104,12 @@ def check_listing(listing: Listing, *, groups: Path | str | None = None, grouped
         warnings += [] if clue is None else [warning_of(clue, parts if in_folders else None)]
     named = part_in_names(paths)
     warnings += [] if named is None else [named]
+    tested = {entry.class_name for entry in listing.entries if "test" in entry.splits}
+    untested = [name for name in listing.class_names if name not in tested]
+    if untested and tested:
+        warnings.append(
+            f"{len(untested)} of {len(listing.class_names)} classes have nothing to test on (first: {untested[0]})."
+        )
     divided = _divided_groups((entry.group, entry.splits) for entry in listing.entries)
     return warnings + ([_divided_message(divided)] if divided else [])
 

@@ -79,7 +79,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """
     plain = {_plain(other): other for other in names if other != name}
     close = difflib.get_close_matches(_plain(name), plain, n=1)
-    return f" Did you mean {plain[close[0]]}?" if close else ""
+    if not close:
+        return ""
+    meant = plain[close[0]]
+    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", meant):
+        return f" It looks like {meant}, but its accents are encoded in another way (Unicode NFC and NFD)."
+    return f" Did you mean {meant}?"
 
 
 def _plain(name: str) -> str:
