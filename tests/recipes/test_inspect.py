@@ -9,6 +9,7 @@ import pytest
 
 import videokd
 from tests.codec.test_streams import KINDS
+from tests.codec.test_traps import texture, write
 from tests.recipes.test_verbs import refused
 from videokd.__main__ import main
 
@@ -112,3 +113,17 @@ def test_what_is_refused(make_clip, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is not there" in refused(capsys, "inspect", "missing.mp4")
     assert "is a directory" in refused(capsys, "inspect", str(tmp_path))
     assert "seconds_measured" in refused(capsys, "inspect", str(make_clip("mpeg4")), "--seconds-measured=long")
+
+
+def test_the_length_of_a_variable_rate_is_that_of_the_timestamps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stamps = [*range(29), 725]  # in 25ths of a second: the last picture after 29 s
+    path = write(tmp_path / "variable.mkv", texture(30, 96, 128), codec="mpeg4", stamps=stamps)
+    facts = inspected(path, capsys, "--seconds-measured=0")
+    assert facts["seconds"] == pytest.approx(29.04, abs=0.01)
+    assert facts["kilobits_per_second"] == pytest.approx(path.stat().st_size * 8 / 29.04 / 1000, abs=0.1)
+    assert facts["variable_frame_rate"]
+    assert table(path, capsys, "--seconds-measured=0")["length"] == (
+        "29.04 s, 30 frames, variable rate, 1.033 a second on average; the file states 25"
+    )
