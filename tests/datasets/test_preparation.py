@@ -23,8 +23,9 @@ from videokd.codec.transcode import SourceForm
 from videokd.datasets import making, preparation
 from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import merge, prepare, verify
+from videokd.datasets.preparation import merge, prepare
 from videokd.datasets.shards import Shard
+from videokd.datasets.verification import verify
 from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError
 
@@ -359,7 +360,9 @@ def _session_ends(session: int) -> bool:
 
 def test_a_worker_that_dies_is_reported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "Making", _Deadly)
-    with pytest.raises(DataError, match=r"A worker process died: .* Run the same command again"):
+    with pytest.raises(
+        DataError, match=r"4 of 4 videos .* The first: .*a_g1_c1.mp4: The worker process that took this"
+    ):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=TWO)
 
 

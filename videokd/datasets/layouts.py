@@ -13,15 +13,9 @@ from videokd.datasets.folders import DividedTree, did_you_mean, divided_tree
 from videokd.datasets.grouping import DEFAULT_GROUP, default_group, pattern_rule, splits_by_group
 from videokd.datasets.groups_file import GroupsFile
 from videokd.datasets.official_lists import Splits, listed_splits, read_hmdb51_lists, read_ucf101_lists
+from videokd.datasets.video_files import videos_in
 from videokd.errors import ConfigError, DataError
 from videokd.types import NO_LABEL
-
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".vob", ".webm", ".wmv",
-)
-# fmt: on
 
 _UCF_NAME = re.compile(r"v_(?P<name>\w+)_g(?P<group>\d+)_c\d+", re.IGNORECASE)
 _UCF_GROUPS = range(1, 26)
@@ -116,7 +110,7 @@ def folder_layout(
     listed = None if groups is None else GroupsFile.read(Path(groups))
     if listed is not None and group_pattern is not None:
         raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Omit one.")
-    classes = {folder.name: _videos(folder) for folder in _folders(root)}
+    classes = {folder.name: videos_in(folder) for folder in _folders(root)}
     divided = divided_tree(root, classes)
     if divided is not None:
         if listed is not None and listed.has_splits:
@@ -156,9 +150,9 @@ def unlabelled_layout(root: Path | str) -> tuple[Entry, ...]:
         DataError: the root is missing or a file, or holds no videos.
     """
     root = _checked_root(root)
-    paths = _videos(root)
+    paths = videos_in(root)
     if not paths:
-        raise DataError(f"{root} holds no videos (accepted suffixes: {' '.join(VIDEO_SUFFIXES)}). Check the folder.")
+        raise DataError(f"{root} holds no videos (accepted: suffixes such as .mp4, .mkv, .avi). Check the folder.")
     groups = {path: default_group(path, path.parent.relative_to(root).as_posix()) for path in paths}
     entries = _entries(root, ("",), {"": paths}, groups, dict.fromkeys(paths, ("train",) * 3))
     return tuple(replace(entry, label=NO_LABEL) for entry in entries)
@@ -246,17 +240,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _videos(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    # A link that leads nowhere is listed too, so that preparing reports it instead of losing a clip in silence.
-    listed = (path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
-    return sorted(path for path in listed if not path.name.startswith("."))
-
-
 def _check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
     if not any(classes.values()):
         raise DataError(
-            f"{root} holds no videos in folders (accepted: <class>/<clip>, suffixes {' '.join(VIDEO_SUFFIXES)}). "
+            f"{root} holds no videos in folders (accepted: <class>/<clip>, suffixes such as .mp4, .mkv, .avi). "
             "Put each class's clips into a folder with the class's name."
         )
     if len(classes) < 2:
@@ -286,7 +273,7 @@ def _official_classes(
         )
     classes: dict[str, list[Path]] = {name: [] for name in names}
     for name, folder in folders.items():
-        classes[official[name.lower()]] += _videos(folder)
+        classes[official[name.lower()]] += videos_in(folder)
     missing = [name for name, paths in classes.items() if not paths]
     if missing:
         raise DataError(

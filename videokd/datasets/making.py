@@ -13,13 +13,16 @@ from typing import Any
 
 from videokd.codec.container import MOTION_CODECS, index_video
 from videokd.codec.encoding import Encoding
+from videokd.codec.form import FileForm, form_of
 from videokd.codec.index import VideoIndex
+from videokd.codec.opening import check_path
 from videokd.codec.streams import open_video
 from videokd.codec.transcode import SourceForm, transcode
 from videokd.datasets.manifest import Clip
-from videokd.errors import DataError, DecodeError
+from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
 from videokd.files import write_whole
 
+_SAME_RATE = 0.001
 Facts = dict[str, Any]
 """Columns of the manifest that are known once a clip is made."""
 
@@ -54,12 +57,20 @@ def make(task: Making) -> Facts:
         DecodeError: the source is no video, damaged, or has one picture alone.
         DataError: the clip cannot be written, or not read again.
     """
-    if not task.source.exists():
+    if not os.path.exists(task.source):
         raise DecodeError(
             f"{task.source}: no such file. It went away after the folder was listed, or is a broken link."
         )
-    made_from = _made_from(task)
-    facts = (_kept(task) if task.keep else None) or _transcoded(task)
+    check_path(task.source)
+    try:
+        made_from = _made_from(task)
+        facts = (_kept(task) if task.keep else None) or _transcoded(task)
+    except VideoKDError:
+        raise
+    except Exception as error:  # whatever a file of a strange kind brings about: the others are prepared
+        raise DecodeError(
+            f"{task.source} cannot be prepared ({type(error).__name__}: {error}). Leave it out, and report this."
+        ) from error
     content = json.dumps({"made_from": made_from, "facts": facts}).encode()
     write_whole(task.row, content)
     return facts
@@ -134,17 +145,31 @@ def _transcoded(task: Making) -> Facts:
 
 
 def _kept(task: Making) -> Facts | None:
-    """The facts of a source that stays as it is; None where it must be transcoded to have motion at all."""
-    index = index_video(task.source)
-    if index.codec not in MOTION_CODECS or not any(gop.num_positions > 1 for gop in index.gops):
+    """The facts of a source that stays as it is; None where it must be transcoded to have motion, or to look like the others.
+
+    That is a file which gives no motion vectors or cannot be read at random, one that is to be turned, mirrored or widened, and
+    one of another rate where all shall have one.
+    """
+    try:
+        form = form_of(task.source)
+        if not form.orientation.is_upright or form.pixel_aspect != 1 or _has_another_rate(form, task.encoding):
+            return None
+        index = index_video(task.source)
+        if index.codec not in MOTION_CODECS or not any(gop.num_positions > 1 for gop in index.gops):
+            return None
+        with open_video(task.source, index=index) as video:
+            for _ in video.iterate(streams=("motion",)):  # read it through once, so that damage shows now
+                pass
+    except NeedsTranscoding:
         return None
-    with open_video(task.source, index=index) as video:
-        for _ in video.iterate(streams=("motion",)):  # read it through once, so that damage shows now
-            pass
     order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
     types = "".join(kind.upper() for _, kind in order)
     task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
     return _facts(task, task.source, index, SourceForm(index.codec, index.frame_rate, types, index.num_frames))
+
+
+def _has_another_rate(form: FileForm, encoding: Encoding) -> bool:
+    return encoding.resample is not None and abs(form.frame_rate - encoding.resample) > _SAME_RATE * encoding.resample
 
 
 def _facts(task: Making, path: Path, index: VideoIndex, form: SourceForm) -> Facts:

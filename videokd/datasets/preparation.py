@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +13,15 @@ from typing import Any, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
-from videokd.codec.container import index_video
 from videokd.codec.encoding import Encoding
 from videokd.datasets.checks import check_clips
 from videokd.datasets.layouts import Entry, Listing
 from videokd.datasets.lock import writing_alone
-from videokd.datasets.making import Facts, Making, described, finished, frame_rates_of, make, sha256_of
+from videokd.datasets.making import Facts, Making, described, finished, frame_rates_of, make
 from videokd.datasets.manifest import Clip, Manifest, listed_ids
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
 from videokd.datasets.shards import SHARDS_FOLDER, Shard, finished_shards
+from videokd.datasets.video_files import unreadable_folders
 from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError, DecodeError
 
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 _ROWS = ".rows"
 _VIDEOS = "videos"
 _TEMPORARY = ".*.part"
+_LONGEST_NAME = 255  # bytes, on most file systems
 
 
 def prepare(
@@ -81,10 +83,12 @@ def prepare(
             listing.root.absolute(), out.absolute(), encoding, keep
         )  # workers of a cluster stand in other folders
         made, reasons = _make_all(entries, plan, workers or Workers(), progress)
-        failed = [(entry.path.as_posix(), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
+        failed = [(_shown(entry.path), reasons[entry.video_id]) for entry in entries if entry.video_id in reasons]
+        if shard is None or shard.number == 1:
+            failed += [(_shown(path), why) for path, why in _unreadable(listing.root)]
         failures = shard.failures(out) if shard else out / FAILURES_NAME
         write_failures(failures, failed)
-        if failed and (on_error == "fail" or (shard is None and len(failed) == len(entries))):
+        if failed and (on_error == "fail" or (shard is None and not made)):
             raise _too_many(failed, len(entries), failures)
         clips = tuple(made[entry.video_id] for entry in entries if entry.video_id in made)
         settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
@@ -121,7 +125,7 @@ def merge(listing: Listing, out: Path | str) -> Manifest:
     clips = {clip.video_id: clip for part in parts for clip in part.clips}
     failed = sorted(row for shard in shards for row in read_failures(shard.failures(out)))
     paths = {path for path, _ in failed}
-    lost = [e for e in listing.entries if e.video_id not in clips and e.path.as_posix() not in paths]
+    lost = [e for e in listing.entries if e.video_id not in clips and _shown(e.path) not in paths]
     if lost:
         raise DataError(
             f"{out}: {len(lost)} of {len(listing.entries)} clips are in no share (first: {lost[0].path}). "
@@ -134,79 +138,6 @@ def merge(listing: Listing, out: Path | str) -> Manifest:
         ordered = tuple(clips[entry.video_id] for entry in listing.entries if entry.video_id in clips)
         settings = {**ways, "skipped": len(failed)}
         return _finish(Manifest(out, ordered, listing.class_names, listing.flip, settings), listing)
-
-
-def verify(
-    out: Path | str, source_root: Path | str, *, workers: Workers | None = None, progress: bool | None = None
-) -> int:
-    """Read every clip of a prepared dataset again, and compare it and its source with what the manifest knows.
-
-    Clips that differ are listed in `out/failures.csv`, and the next `prepare` makes them again.
-
-    Args:
-        out: the prepared dataset.
-        source_root: the dataset it was made from; sources that are no longer there are not compared.
-        workers: who does it; None: one process for each CPU.
-        progress: whether to show a bar on stderr; None: if that is a terminal.
-
-    Returns:
-        How many sources were compared.
-
-    Raises:
-        DataError: there is no manifest, clips differ, or the dataset is being written.
-    """
-    manifest = Manifest.read(out)
-    root = manifest.root.absolute()
-    with writing_alone(root, _lock(root), shared=True):
-        return _verify(manifest, root, Path(source_root).absolute(), workers or Workers(), progress)
-
-
-def _verify(manifest: Manifest, root: Path, source_root: Path, workers: Workers, progress: bool | None) -> int:
-    tasks = [_Comparison(clip, root / clip.path, source_root / clip.source_path) for clip in manifest.clips]
-    reasons: dict[str, str] = {}
-    compared = 0
-    for task, outcome in _with_bar(_compare, tasks, workers, what="verify", done=0, shown=progress):
-        if isinstance(outcome, DecodeError):
-            reasons[task.clip.video_id] = str(outcome)
-            _row(root, task.clip.video_id).unlink(missing_ok=True)
-        else:
-            compared += outcome
-    failed = [
-        (clip.source_path or clip.path, reasons[clip.video_id]) for clip in manifest.clips if clip.video_id in reasons
-    ]
-    write_failures(root / FAILURES_NAME, failed)
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(manifest.clips)} clips are not as they were, all listed in {root / FAILURES_NAME}. "
-            f"Run the same command without --verify to make them again. The first: {failed[0][1]}"
-        )
-    return compared
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    clip: Clip
-    file: Path
-    source: Path
-
-
-def _compare(task: _Comparison) -> bool:
-    """Whether the source was there to be compared.
-
-    Raises:
-        DecodeError: the clip or its source is not what the manifest says.
-    """
-    clip = task.clip
-    if not task.file.is_file():
-        raise DecodeError(f"{task.file} is missing.")
-    if task.file.stat().st_size != clip.bytes or sha256_of(task.file) != clip.sha256:
-        raise DecodeError(f"{task.file} has changed since it was prepared.")
-    if index_video(task.file).to_json() != clip.index:
-        raise DecodeError(f"{task.file} is read in another way than when it was prepared: FFmpeg has changed.")
-    present = bool(clip.source_path) and task.source.is_file()
-    if present and sha256_of(task.source) != clip.source_sha256:
-        raise DecodeError(f"{task.source} has changed since it was prepared.")
-    return present
 
 
 def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
@@ -235,11 +166,12 @@ def _kept_from_others(out: Path, *, shared: bool = False) -> Iterator[None]:
             (out / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(out, error) from error
-    with writing_alone(out, _lock(out), shared=shared):
+    with writing_alone(out, lock_of(out), shared=shared):
         yield
 
 
-def _lock(out: Path) -> Path:
+def lock_of(out: Path) -> Path:
+    """The file that a run holds while it writes a dataset."""
     return out / _ROWS / "lock"
 
 
@@ -265,10 +197,25 @@ def _remove_temporary(out: Path) -> None:
             stray.unlink(missing_ok=True)
 
 
-def _row(out: Path, video_id: str) -> Path:
+def row_of(out: Path, video_id: str) -> Path:
+    """The note of a finished clip."""
     # Hashed, because an id may hold "/" and be as long as a file name can be; in 256 folders, because one of millions is slow.
-    name = hashlib.sha256(video_id.encode()).hexdigest()[:24]
+    name = hashlib.sha256(os.fsencode(video_id)).hexdigest()[:24]
     return out / _ROWS / name[:2] / f"{name[2:]}.json"
+
+
+def _file_name(video_id: str) -> str:
+    """Where a clip goes, below the folder of videos: under its own name, or a number where that could not be written.
+
+    The number is for names that are too long, and for folders that are named as another clip's file would be.
+    """
+    *folders, _ = video_id.split("/")
+    name = f"{video_id}.mp4"
+    if len(os.fsencode(name.rpartition("/")[2])) <= _LONGEST_NAME and not any(
+        folder.lower().endswith(".mp4") for folder in folders
+    ):
+        return name
+    return f"{hashlib.sha256(os.fsencode(video_id)).hexdigest()[:24]}.mp4"
 
 
 @dataclass(frozen=True)
@@ -285,8 +232,8 @@ class _Plan:
             video_id=entry.video_id,
             root=self.out,
             source=self.source_root / entry.path,
-            target=self.out / _VIDEOS / f"{entry.video_id}.mp4",
-            row=_row(self.out, entry.video_id),
+            target=self.out / _VIDEOS / _file_name(entry.video_id),
+            row=row_of(self.out, entry.video_id),
             encoding=self.encoding,
             keep=self.keep,
         )
@@ -313,23 +260,35 @@ def _make_all(
     """Each finished clip, and why each other failed, by video id."""
     made: dict[str, Clip] = {}
     todo: dict[str, Entry] = {}
+    reasons: dict[str, str] = {}
     for entry in entries:
+        if not _is_utf8(entry.path):
+            reasons[entry.video_id] = f"{entry.path}: its name is no UTF-8, which a manifest cannot hold. Rename it."
+            continue
         facts = finished(plan.task(entry))
         if facts is None:
             todo[entry.video_id] = entry
         else:
             made[entry.video_id] = _clip(entry, facts)
-    reasons: dict[str, str] = {}
     tasks: Sequence[Making] = _Tasks(plan.task, list(todo.values()))
-    for task, outcome in _with_bar(make, tasks, workers, what="prepare", done=len(made), shown=progress):
+    for task, outcome in with_bar(make, tasks, workers, what="prepare", done=len(made), shown=progress):
         if isinstance(outcome, DecodeError):
-            reasons[task.video_id] = str(outcome)
+            named = str(task.source) in str(outcome)
+            reasons[task.video_id] = str(outcome) if named else f"{task.source}: {outcome}"
         else:
             made[task.video_id] = _clip(todo[task.video_id], outcome)
     return made, reasons
 
 
-def _with_bar(
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def with_bar(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     workers: Workers,
@@ -338,6 +297,7 @@ def _with_bar(
     done: int,
     shown: bool | None,
 ) -> Iterator[tuple[Task, Result | DecodeError]]:
+    """The outcomes, with a bar on stderr."""
     visible = sys.stderr.isatty() if shown is None else shown
     with tqdm(total=done + len(tasks), initial=done, desc=what, unit="clip", disable=not visible) as bar:
         for outcome in workers.outcomes(function, tasks):
@@ -345,8 +305,21 @@ def _with_bar(
             bar.update()
 
 
+def _shown(path: Path) -> str:
+    """A path as failures.csv holds it: bytes that are no UTF-8 are escaped."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def _unreadable(root: Path) -> list[tuple[Path, str]]:
+    """(path from the root, reason) of the folders whose clips are lost because nobody may list them."""
+    return [
+        (folder.relative_to(root), f"{folder}: its files cannot be listed ({why}). Correct its permissions.")
+        for folder, why in unreadable_folders(root)
+    ]
+
+
 def _too_many(failed: Sequence[tuple[str, str]], total: int, path: Path) -> DataError:
-    advice = "Mend or remove them" if len(failed) == total else 'Mend or remove them, or use on_error "skip"'
+    advice = "Fix or remove them" if len(failed) >= total else 'Fix or remove them, or use on_error "skip"'
     return DataError(
         f"{len(failed)} of {total} videos could not be prepared, all listed in {path}. {advice}. "
         f"The first: {failed[0][1]}"

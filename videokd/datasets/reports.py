@@ -60,4 +60,4 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def _write(path: Path | str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    return write_whole(path, csv_text([names, *rows]).encode())
+    return write_whole(path, csv_text([names, *rows]).encode("utf-8", "backslashreplace"))

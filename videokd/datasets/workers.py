@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _WAITING_PER_JOB = 4  # tasks handed out ahead of the one in work: few enough for memory, enough that no worker waits
+_MOST_DEATHS = 8  # of workers one after the other, before it is the machine that is at fault
 _CONNECT_SECONDS = 10
 _RETRIES = 3  # of a bundle whose Ray worker died
 # Ray takes about a millisecond for each task, whatever is in it: one at a time, a driver could not keep hundreds of cores at work
@@ -65,11 +66,11 @@ class Workers:
             tasks: its arguments.
 
         Yields:
-            (task, result); the result is a DecodeError where the function raised one, or where Ray workers died of the
-            task again and again.
+            (task, result); the result is a DecodeError where the function raised one, or where workers died of the task
+            again.
 
         Raises:
-            VideoKDError: any other error that the function raises; a local worker died; there is no Ray.
+            VideoKDError: any other error that the function raises; one local worker after the other died; there is no Ray.
         """
         if not tasks:
             return iter(())
@@ -94,24 +95,48 @@ def _num_cpus() -> int:
 def _in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
 ) -> Iterator[tuple[Task, Result | DecodeError]]:
+    """Where a worker dies, the tasks in work are done again, each with a worker of its own: that shows whose fault it was."""
+    waiting, deaths = iter(tasks), 0
+    while lost := (yield from _in_pool(function, waiting, jobs)):
+        for task in lost:
+            died = yield from _in_pool(function, iter([task]), 1)
+            deaths = deaths + 1 if died else 0
+            if deaths == _MOST_DEATHS:
+                raise DataError(
+                    f"{deaths} worker processes died one after the other: out of memory, or FFmpeg crashed. "
+                    "Run the same command again with fewer `jobs`."
+                )
+            if died:
+                yield (
+                    task,
+                    DecodeError("The worker process that took this file died: out of memory, or FFmpeg crashed."),
+                )
+
+
+def _in_pool(
+    function: Callable[[Task], Result], waiting: Iterator[Task], jobs: int
+) -> Generator[tuple[Task, Result | DecodeError], None, list[Task]]:
+    """The outcomes; returns the tasks that were handed out when a worker died, none at the end."""
     # Spawned, because a forked copy of a process with threads (torch, FFmpeg) can deadlock.
     executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
     running: dict[Future[Result | DecodeError], Task] = {}
-    waiting = iter(tasks)
+    task: Task | None = None
     try:
         while True:
             with interrupts_held_back():
                 while len(running) < jobs * _WAITING_PER_JOB and (task := next(waiting, None)) is not None:
                     running[executor.submit(_attempt, function, task)] = task
+                    task = None
             if not running:
-                return
+                return []
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A worker process died: killed for want of memory, or FFmpeg crashed on a file. "
-            "Run the same command again; with `jobs` 1 the last file that is begun is the culprit."
-        ) from error
+                outcome = future.result()
+                yield running.pop(future), outcome
+    except BrokenProcessPool:
+        wait(running)
+        for future in [future for future in running if future.exception() is None]:
+            yield running.pop(future), future.result()
+        return [*running.values(), *([] if task is None else [task])]
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -13,9 +13,11 @@ from videokd.datasets.checks import check_listing
 from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
 from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout, unlabelled_layout
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import merge, prepare, verify
+from videokd.datasets.preparation import merge, prepare
 from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, write_plan
 from videokd.datasets.shards import Shard
+from videokd.datasets.verification import verify
+from videokd.datasets.video_files import not_taken
 from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse, say
@@ -46,7 +48,8 @@ class Prepare:
         merge: put the shares together.
         verify: read and hash everything again, and compare it with the manifest.
         on_error: fail at the end if a file fails, or skip it with a warning; failures.csv lists them either way.
-        keep: leave files as they are where their codec exports motion vectors; transcode the others alone.
+        keep: leave files as they are where their codec exports motion vectors; transcode the others, and those that cannot be read at
+            random or are to be turned, mirrored or widened.
         codec: mpeg4 (as CoViAR) or h264.
         gop: pictures from one I-frame to the next.
         quality: quantiser of mpeg4 (1 to 31) or CRF of h264 (0 to 51); small is good.
@@ -143,6 +146,11 @@ def main(arguments: Sequence[str]) -> None:
 def prepare_dataset(settings: Prepare) -> Manifest:
     """Prepares a dataset or a share of it, or finishes one; returns its manifest."""
     listing = _listing(settings)
+    others = not_taken(
+        sorted({listing.root / entry.path.parts[0] for entry in listing.entries if len(entry.path.parts) > 1})
+    )
+    if others is not None:
+        say(f"warning: {others}")
     out = str(settings.out)
     if settings.merge:
         return merge(listing, out)
@@ -185,6 +193,12 @@ def _warn(manifest: Manifest) -> None:
         say(f"warning: {warning}")
     if checks["warnings"]:
         say(f"warning: {manifest.root / FINDINGS_NAME} lists every finding.")
+    made = sum(clip.path.startswith("videos/") for clip in manifest.clips)
+    if manifest.settings["keep"] and made:
+        say(
+            f"{made} of {len(manifest.clips)} files could not be kept as they are and were transcoded: without motion vectors, not to be "
+            "read at random, to be turned or widened, or of another rate."
+        )
     if manifest.settings["skipped"]:
         say(f"warning: {manifest.settings['skipped']} files were left out; {manifest.root / FAILURES_NAME} says why.")
 
