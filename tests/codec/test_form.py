@@ -68,17 +68,33 @@ def test_another_form_is_transcoded(name: str, make_clip: MakeClip) -> None:
     assert any(part in found for part in expected.split("|")) if expected else found == ""
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(12.5, 25), (50, 25), (120, 25), (29.97, 25), (25, None), (25.2, None)])
-def test_rates_are_brought_to_that_of_training(rate: float, expected: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rate", "resample", "gop"),
+    [
+        (12.5, None, 6),
+        (15, None, 7),
+        (1, None, 2),
+        (50, 25, 12),
+        (120, 25, 12),
+        (29.97, 25, 12),
+        (25, None, None),
+        (25.2, None, None),
+    ],
+)
+def test_gops_last_as_long_as_in_training(rate: float, resample: float | None, gop: int | None, tmp_path: Path) -> None:
     path = write(tmp_path / "clip.mp4", rate=rate)
-    assert bool(differences(path)) == (expected is not None)
-    assert TRAINED.encoding_for(form_of(path).frame_rate).resample == expected
+    assert bool(differences(path)) == (gop is not None)
+    encoding = TRAINED.encoding_for(form_of(path).frame_rate)
+    assert (encoding.resample, encoding.gop) == (resample, gop or 12)
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(12.5, 24), (24, None), (27, None), (30, None), (60, 30), (0, None)])
-def test_rates_within_those_of_training_stay(rate: float, expected: float | None) -> None:
-    trained = TrainingForm.from_settings({**KNOWN, "frame_rates": [24.0, 30.0]})
-    assert trained.encoding_for(rate).resample == expected
+@pytest.mark.parametrize(
+    ("rate", "resample", "gop"),
+    [(12, None, 6), (24, None, 12), (27, None, 12), (30, None, 12), (60, 30, 12), (0, None, 12)],
+)
+def test_rates_within_those_of_training_stay(rate: float, resample: float | None, gop: int) -> None:
+    encoding = TrainingForm.from_settings({**KNOWN, "frame_rates": [24.0, 30.0]}).encoding_for(rate)
+    assert (encoding.resample, encoding.gop) == (resample, gop)
 
 
 def test_clips_of_a_resampled_dataset_are_resampled() -> None:

@@ -149,9 +149,17 @@ class TrainingForm:
         return tuple(found)
 
     def encoding_for(self, frame_rate: float) -> Encoding:
-        """How to transcode a file of this rate, so that things move as fast in it as in training."""
+        """How to transcode a file of this rate, so that a GOP lasts as long as in training.
+
+        Of a quicker file, pictures are dropped. Of a slower one, none is repeated, since nothing would move in the copies: its GOPs
+        are shorter. Where the training clips were resampled, copies too were learned from.
+        """
         nearest = self._nearest_rate(frame_rate)
-        return self.encoding if nearest is None else replace(self.encoding, resample=nearest)
+        if nearest is None or self.encoding.resample is not None:
+            return self.encoding
+        if frame_rate > nearest:
+            return replace(self.encoding, resample=nearest)
+        return replace(self.encoding, gop=max(round(self.encoding.gop * frame_rate / nearest), 2))
 
     def _nearest_rate(self, frame_rate: float) -> float | None:
         """The nearest rate of the clips; None where the file's is one of theirs, or there is nothing to compare."""
