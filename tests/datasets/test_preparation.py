@@ -178,7 +178,7 @@ def test_nothing_but_failures_is_an_error_even_when_skipping(tmp_path: Path) -> 
     for name in ("a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text("text")
-    with pytest.raises(DataError, match=r"4 of 4 videos could not be prepared.*Mend or remove them\. The first"):
+    with pytest.raises(DataError, match=r"4 of 4 videos could not be prepared.*Fix or remove them\. The first"):
         prepare(listing(tmp_path / "in"), tmp_path / "out", workers=ONE, on_error="skip")
 
 
