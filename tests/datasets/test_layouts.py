@@ -146,7 +146,10 @@ def test_train_and_test_may_be_class_names_among_others_only_when_alone(tmp_path
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a/x.txt", "b/y.txt"], r"holds no videos in folders \(accepted: <class>/<clip>, suffixes such as .mp4.*\). Put"),
+        (
+            ["a/x.txt", "b/y.txt"],
+            r"holds no videos in folders \(accepted: <class>/<clip>, suffixes such as .mp4.*\). Put",
+        ),
         (["x.mp4"], r"holds no videos in folders"),
         (["a/x.mp4", "a/y.mp4"], r"holds only one class, a \(accepted: two or more\)"),
         (["a/x.mp4", "a/y.mp4", "b/y.txt"], r"no videos for 1 of 2 classes \(first: b\)"),

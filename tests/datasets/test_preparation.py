@@ -20,7 +20,7 @@ from tests.datasets.conftest import digests, listing, write_clip
 from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
 from videokd.codec.transcode import SourceForm
-from videokd.datasets import making, preparation
+from videokd.datasets import making, preparation, verification
 from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.preparation import merge, prepare
@@ -555,6 +555,6 @@ def test_verifying(dataset: Path, tmp_path: Path) -> None:
 
 def test_verifying_sees_another_reading(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE)
-    monkeypatch.setattr(preparation, "index_video", lambda path: VideoIndex("", 0, 0, 0, 0, "", (), (), (), ()))
+    monkeypatch.setattr(verification, "index_video", lambda path: VideoIndex("", 0, 0, 0, 0, "", (), (), (), ()))
     with pytest.raises(DataError, match=r"4 of 4 clips .* is read in another way than when it was prepared"):
         verify(tmp_path / "out", dataset, workers=ONE)
