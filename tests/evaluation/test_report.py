@@ -15,7 +15,8 @@ import pytest
 from matplotlib.image import imsave
 
 from videokd.errors import DataError
-from videokd.evaluation.report import distinct_names, write_report
+from videokd.evaluation.headline import distinct_names
+from videokd.evaluation.report import write_report
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores, paired_difference
 

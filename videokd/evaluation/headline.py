@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from videokd.evaluation.figures import short_number
@@ -122,3 +123,41 @@ def _cell(column: _Column, entry: Mapping[str, Any], best: float) -> dict[str, A
         "small": column.small(entry),
         "bar": column.title.startswith("top-1"),
     }
+
+
+def distinct_names(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """A name for each run: its own, or the shortest ends of the folders' paths that tell runs of the same name apart.
+
+    >>> distinct_names(["run", "run", "other"], [Path("/x/a/run"), Path("/x/b/run"), Path("/x/other")])
+    ['a/run', 'b/run', 'other']
+    """
+    distinct = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [number for number, other in enumerate(names) if other == name]
+        paths = [folders[number].resolve().parts for number in same]
+        others = set(names) - {name}
+        for length in range(1, max(map(len, paths)) + 1):
+            ends = ["/".join(path[-length:]) for path in paths]
+            if len(set(ends)) == len(ends) and not others & set(ends):
+                break
+        for number, end in zip(same, ends, strict=True):
+            distinct[number] = end
+    return distinct
+
+
+def units(metrics: Mapping[str, Any]) -> str:
+    """What intervals are drawn over, and how many there are: "25 groups"."""
+    over, count = metrics.get("intervals_over", "videos"), metrics.get("interval_units")
+    return str(over) if count is None else f"{count} {over if count != 1 else over[:-1]}"
+
+
+def chances(results: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What guessing gives: any class, and always the one with the most videos where that is more."""
+    num_classes = len(results["dataset"]["class_names"])
+    guesses = [(f"chance, 1 of {num_classes} classes", 1 / num_classes)]
+    tables = [entry["metrics"].get("per_class") for entry in results["entries"].values()]
+    per_class: Mapping[str, Any] = next(filter(None, tables), {})
+    videos = [figures["videos"] for figures in per_class.values()]
+    if videos and max(videos) / max(sum(videos), 1) > 1.005 / num_classes:
+        guesses.append(("always the most frequent class", max(videos) / sum(videos)))
+    return guesses

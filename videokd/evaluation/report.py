@@ -25,7 +25,7 @@ from videokd.evaluation.figures import (
     reliability_figure,
     short_number,
 )
-from videokd.evaluation.headline import headline, interval_text, latency, percent
+from videokd.evaluation.headline import chances, distinct_names, headline, interval_text, latency, percent, units
 from videokd.evaluation.results import read_results, results_name, results_of
 from videokd.evaluation.scores import Scores
 from videokd.files import write_whole
@@ -82,26 +82,6 @@ def write_report(
     return write_whole(save, page.encode())
 
 
-def distinct_names(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """A name for each run: its own, or the shortest ends of the folders' paths that tell runs of the same name apart.
-
-    >>> distinct_names(["run", "run", "other"], [Path("/x/a/run"), Path("/x/b/run"), Path("/x/other")])
-    ['a/run', 'b/run', 'other']
-    """
-    distinct = list(names)
-    for name in {name for name in names if names.count(name) > 1}:
-        same = [number for number, other in enumerate(names) if other == name]
-        paths = [folders[number].resolve().parts for number in same]
-        others = set(names) - {name}
-        for length in range(1, max(map(len, paths)) + 1):
-            ends = ["/".join(path[-length:]) for path in paths]
-            if len(set(ends)) == len(ends) and not others & set(ends):
-                break
-        for number, end in zip(same, ends, strict=True):
-            distinct[number] = end
-    return distinct
-
-
 def _load(folder: Path, results: Mapping[str, Any], name: str) -> _Run:
     log, settings, validation = folder / "log.jsonl", folder / "config.yaml", folder / results_name("val")
     of_test = results["dataset"]["part"] == "test"
@@ -143,9 +123,9 @@ def _context(runs: Sequence[_Run], title: str, groups: Mapping[str, str]) -> dic
         "datasets": list(dict.fromkeys(datasets)),
         "created": max(run.results["created"] for run in runs)[:10],
         "differ": len(set(datasets)) > 1,
-        "intervals_over": list(dict.fromkeys(_units(entry["metrics"]) for _, entry in entries)),
+        "intervals_over": list(dict.fromkeys(units(entry["metrics"]) for _, entry in entries)),
         "headline": headline(entries),
-        "chances": list(dict.fromkeys(chance for run in runs for chance in _chances(run.results))),
+        "chances": list(dict.fromkeys(chance for run in runs for chance in chances(run.results))),
         "examples": _examples(runs),
         "pictures": _pictures(runs),
         "cost_figures": [Markup(figure) for figure in _cost_figures(entries)],
@@ -170,24 +150,6 @@ def _validation(run: _Run, name: str) -> dict[str, Any] | None:
     if not seen or run.results["dataset"]["part"] != "test":
         return None
     return {"value": max(seen, key=lambda record: float(record["val/top1"]))[key], "small": "best epoch"}
-
-
-def _units(metrics: Mapping[str, Any]) -> str:
-    """What intervals are drawn over, and how many there are: "25 groups"."""
-    over, units = metrics.get("intervals_over", "videos"), metrics.get("interval_units")
-    return str(over) if units is None else f"{units} {over if units != 1 else over[:-1]}"
-
-
-def _chances(results: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What guessing gives: any class, and always the one with the most videos where that is more."""
-    num_classes = len(results["dataset"]["class_names"])
-    chances = [(f"chance, 1 of {num_classes} classes", 1 / num_classes)]
-    tables = [entry["metrics"].get("per_class") for entry in results["entries"].values()]
-    per_class: Mapping[str, Any] = next(filter(None, tables), {})
-    videos = [figures["videos"] for figures in per_class.values()]
-    if videos and max(videos) / max(sum(videos), 1) > 1.005 / num_classes:
-        chances.append(("always the most frequent class", max(videos) / sum(videos)))
-    return chances
 
 
 def _whole(entries: Mapping[str, Any]) -> dict[str, Any]:
