@@ -268,12 +268,14 @@ def _read_rows(path: Path) -> tuple[list[Clip], bytes]:
         if missing or head is None:
             lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
             raise DataError(f"it lacks {lacking}")
+        kept = read_head(head, version=_VERSION)["settings"].get("keep") is True
         same: dict[str, str] = {}
         clips: list[Clip] = []
         for rows in file.iter_batches(_ROWS_AT_ONCE, columns=known):
             values: dict[str, Any] = {}
             for name in known:
-                found = (texts if name in text_columns else numbers)(rows.column(name), name)
+                column = rows.column(name)
+                found = texts(column, name, kept=kept) if name in text_columns else numbers(column, name)
                 values[name] = [same.setdefault(text, text) for text in found] if name in _REPEATED else found
             clips += map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip)))
     return clips, head

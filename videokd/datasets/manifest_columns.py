@@ -33,6 +33,7 @@ _MATCHES = {
 }
 #: What no path has: a start at the root or at a drive, a way up, an empty name
 _WAY_OUT = r"^([A-Za-z]:)?[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00|^$"
+_NO_PATH = r"\x00|^$"
 _AT_LEAST = {"label": NO_LABEL, "width": 1, "height": 1, "num_frames": 1, "bytes": 0, "seconds": 0, "source_bytes": 0}
 
 
@@ -47,12 +48,13 @@ def check_size(file: pq.ParquetFile, num_bytes: int) -> None:
         raise DataError(f"{file.metadata.num_rows} rows in {num_bytes} bytes (accepted: at most {most})")
 
 
-def texts(column: pa.Array, name: str) -> list[str]:
+def texts(column: pa.Array, name: str, *, kept: bool = False) -> list[str]:
     """A column of texts, checked; equal ones are one object.
 
     Args:
         column: dictionary-encoded, so that a long text that many rows share is not unpacked for each.
         name: of the column.
+        kept: whether clips were left where they lie (`prepare --keep`), which is outside the manifest's folder.
 
     Raises:
         DataError: a text is missing, too long, or not of this column.
@@ -67,7 +69,7 @@ def texts(column: pa.Array, name: str) -> list[str]:
         pattern, accepted = _MATCHES[name]
         _refuse_first(words, pc.invert(pc.match_substring_regex(words, pattern)), name, accepted)
     if name == "path":
-        leaves = pc.match_substring_regex(words, _WAY_OUT)
+        leaves = pc.match_substring_regex(words, _NO_PATH if kept else _WAY_OUT)
         _refuse_first(words, leaves, name, "a path inside the manifest's folder")
     known = words.to_pylist()
     return [known[number] for number in column.indices.to_pylist()]
