@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from videokd.errors import DataError
 
@@ -47,6 +49,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         if durable:
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
+        _open_to_others(aside)
         os.replace(aside, path)
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
@@ -56,6 +59,44 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     finally:
         with suppress(OSError):  # where its folder could not even be made, or is a file
             aside.unlink()
+
+
+def _open_to_others(file: Path) -> None:
+    """Gives a file that a library made for its owner only the permissions that any new file has."""
+    if file.stat().st_mode & 0o777 != 0o600:
+        return
+    usual = file.with_name(f"{file.name}.mode")
+    try:
+        usual.touch(mode=0o666, exist_ok=False)  # less the umask, which cannot be asked for without changing it
+        file.chmod(usual.stat().st_mode & 0o777)
+    finally:
+        with suppress(OSError):
+            usual.unlink()
+
+
+def read_json(path: Path, *, most_bytes: int = 50_000_000) -> Any:
+    """What a JSON file holds, whoever wrote it.
+
+    Args:
+        path: of the file.
+        most_bytes: larger files are refused.
+
+    Raises:
+        ValueError: it is no file, too large, no JSON, nested too deeply, or has numbers that JSON does not know.
+        OSError: it cannot be read.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"the number {name} is not finite")
+
+    if not path.is_file():
+        raise ValueError("no file")
+    if (size := path.stat().st_size) > most_bytes:
+        raise ValueError(f"{size} bytes (accepted: at most {most_bytes})")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:

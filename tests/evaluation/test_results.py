@@ -111,5 +111,5 @@ def test_missing_and_broken_files_name_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json is not there. Run `videokd evaluate "):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text('{"run": ')
-    with pytest.raises(DataError, match=r"results\.json is no JSON file .* Run `videokd evaluate "):
+    with pytest.raises(DataError, match=r"results\.json is not a JSON file .* Run `videokd evaluate "):
         read_results(tmp_path)

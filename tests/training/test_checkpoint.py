@@ -99,12 +99,12 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
         pickle.dumps(object(), protocol=2),
     ):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"checkpoint\.pt is damaged or no checkpoint") as caught:
+        with pytest.raises(DataError, match=r"checkpoint\.pt is damaged or not a checkpoint") as caught:
             load_checkpoint(path)
         assert "\n" not in str(caught.value)
     for foreign in ({"state_dict": {}}, [1, 2], {"format": "videokd-checkpoint", "version": 99}):
         torch.save(foreign, path)
-        with pytest.raises(DataError, match=r"checkpoint\.pt is no checkpoint of videokd"):
+        with pytest.raises(DataError, match=r"checkpoint\.pt is not a checkpoint of videokd"):
             load_checkpoint(path)
 
 
@@ -119,7 +119,7 @@ class Evil:
 def test_no_code_from_the_file_runs(tmp_path):
     trace = tmp_path / "made"
     torch.save({"format": "videokd-checkpoint", "version": 1, "payload": Evil(trace)}, tmp_path / "evil.pt")
-    with pytest.raises(DataError, match="damaged or no checkpoint"):
+    with pytest.raises(DataError, match="damaged or not a checkpoint"):
         load_checkpoint(tmp_path / "evil.pt")
     assert not trace.exists()
 

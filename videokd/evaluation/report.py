@@ -26,6 +26,7 @@ from videokd.evaluation.figures import (
     short_number,
 )
 from videokd.evaluation.headline import chances, distinct_names, headline, interval_text, latency, percent, units
+from videokd.evaluation.pictures import named_picture, png_of
 from videokd.evaluation.results import read_results, results_name, results_of
 from videokd.evaluation.scores import Scores
 from videokd.files import write_whole
@@ -79,7 +80,7 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
     page = environment.from_string(template).render(_context(loaded, title, groups or {}))
-    return write_whole(save, page.encode())
+    return write_whole(save, page.encode(errors="backslashreplace"))
 
 
 def _load(folder: Path, results: Mapping[str, Any], name: str) -> _Run:
@@ -88,8 +89,8 @@ def _load(folder: Path, results: Mapping[str, Any], name: str) -> _Run:
     return _Run(
         folder=folder,
         results=results,
-        log=_read_log(log.read_text(encoding="utf-8")) if log.is_file() else [],
-        settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
+        log=_read_log(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else [],
+        settings=settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else "",
         pictures=sorted(p for p in (folder / "pictures").glob("*.png") if not p.name.startswith("streams-val-")),
         scores=load_scores(folder, results),
         validation=read_results(validation) if of_test and validation.is_file() else None,
@@ -103,7 +104,7 @@ def _read_log(text: str) -> list[Mapping[str, Any]]:
     for line in text.splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             records.append(record)
@@ -196,7 +197,7 @@ def _provenance(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_data(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png_of(path)).decode()}"
 
 
 def _examples(runs: Sequence[_Run]) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ def _examples(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     for run in runs:
         class_names = run.results["dataset"]["class_names"]
         for example in run.results.get("examples", ()):
-            path, video_id = run.folder / "pictures" / example["picture"], example["video_id"]
+            path, video_id = named_picture(run.folder, example["picture"]), example["video_id"]
             answers = answers_to(video_id, models, class_names)
             if path.is_file() and answers and video_id not in examples:
                 names = {"video_id": video_id, "class_name": example["class_name"]}

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from videokd.errors import DataError
-from videokd.files import write_whole
+from videokd.evaluation.results_details import check_details
+from videokd.files import read_json, write_whole
 
 Kinds = type | tuple[type, ...]
 
@@ -142,14 +143,15 @@ def read_results(path: Path | str) -> dict[str, Any]:
     if path.is_dir():
         path = path / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} is not there. Run `videokd evaluate {path.parent}` to make it.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if not path.exists():
+            raise DataError(f"{path} is not there. Run `videokd evaluate {path.parent}` to make it.")
+        results = read_json(path)
+    except (ValueError, OSError) as error:
         raise DataError(
-            f"{path} is no JSON file ({error}). Run `videokd evaluate {path.parent}` to make it again."
+            f"{path} is not a JSON file ({error}). Run `videokd evaluate {path.parent}` to make it again."
         ) from error
     _check_results(results, where=str(path))
+    check_details(results, where=str(path))
     return dict(results)
 
 
@@ -190,6 +192,6 @@ def _check(values: Any, accepted: Mapping[str, Kinds], *, where: str) -> None:
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)} (accepted: an object with {', '.join(accepted)})")
     for key, kinds in accepted.items():
-        if not isinstance(values[key], kinds):
+        if not isinstance(values[key], kinds) or isinstance(values[key], bool):
             names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-            raise DataError(f"{where}.{key} is {values[key]!r} (accepted: {names})")
+            raise DataError(f"{where}.{key} is {values[key]!r} (accepted: {names})"[:500])

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videokd.errors import ConfigError, DataError
-from videokd.files import written_whole
+from videokd.files import read_json, written_whole
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 
 WEIGHTS_FILE = "students.safetensors"
 DESCRIPTION_FILE = "students.json"
+_MOST_MEMBERS, _MOST_SEGMENTS = 64, 10_000
 
 
 def save_students(students: Students, folder: str | os.PathLike[str], *, with_exits: bool = False) -> Path:
@@ -64,19 +67,26 @@ def load_students(path: str | os.PathLike[str]) -> Students:
         if not file.is_file():
             raise DataError(f"{file} is missing (accepted: {DESCRIPTION_FILE} beside {WEIGHTS_FILE}). {what_next}")
     try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        students = Students.from_description(description)
-    except (ValueError, AttributeError, ConfigError) as error:
+        description = read_json(folder / DESCRIPTION_FILE)
+        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        students = build_described(description, shapes)
+    except ShapesDiffer as error:
+        raise DataError(
+            f"{folder / WEIGHTS_FILE} is of another architecture than {DESCRIPTION_FILE} says: {error}. {what_next}"
+        ) from error
+    except (ValueError, ConfigError) as error:
         raise DataError(f"{folder / DESCRIPTION_FILE} does not describe students: {error} {what_next}") from error
-    try:
-        state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
-    difference = _first_difference(students.state_dict(), state)
-    if difference:
-        raise DataError(
-            f"{folder / WEIGHTS_FILE} is of another architecture than {DESCRIPTION_FILE} says: {difference}."
-        )
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
+    wanted = students.state_dict()
+    other = next((n for n, t in state.items() if t.dtype.is_floating_point != wanted[n].dtype.is_floating_point), None)
+    if other is not None:
+        raise DataError(f"{folder / WEIGHTS_FILE}: {other} is {state[other].dtype}. Export the students again.")
     students.load_state_dict(state)
     # The streams' channels lie side by side in memory: with filters that do too, a CPU takes a quarter less time
     return channels_last(students).eval()
@@ -88,9 +98,63 @@ def _exported(students: Students, with_exits: bool) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if with_exits or not name.startswith("exits.")}
 
 
-def _first_difference(described: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    for name in [*described, *found]:
-        shapes = [list(state[name].shape) if name in state else "missing" for state in (described, found)]
-        if shapes[0] != shapes[1]:
-            return f"{name} is {shapes[1]} instead of {shapes[0]}"
-    return None
+class ShapesDiffer(ConfigError):
+    """Weights are not those that a description asks for."""
+
+
+def build_described(description: Any, shapes: Mapping[str, Sequence[int]]) -> Students:
+    """Students as a description of strangers has them, with random weights.
+
+    Before any memory is taken for them, they are built without memory, and compared with the shapes of the weights that are
+    there: a few words can describe a network of many gigabytes.
+
+    Args:
+        description: what `Students.description` gives, or anything else.
+        shapes: {name: shape} of the weights.
+
+    Raises:
+        ShapesDiffer: names the first weight that is missing, not wanted, or of another shape.
+        ConfigError: it describes no students.
+    """
+    _check_description(description)
+    try:
+        with torch.device("meta"):
+            wanted = {n: tuple(t.shape) for n, t in Students.from_description(description).state_dict().items()}
+        for name in [*wanted, *shapes]:
+            found = [list(each[name]) if name in each else "missing" for each in (wanted, shapes)]
+            if found[0] != found[1]:
+                raise ShapesDiffer(f"{name} is {found[1]} instead of {found[0]}")
+        return Students.from_description(description)
+    except ConfigError:
+        raise
+    except Exception as error:  # a description can be wrong in more ways than the networks' libraries look for
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise ConfigError(f"the networks cannot be built ({reason:.200}).") from error
+
+
+def _check_description(description: Any) -> None:
+    """Refuses what would not fit at its first use.
+
+    Raises:
+        ConfigError: says what.
+    """
+    if not isinstance(description, Mapping):
+        raise ConfigError(f"it is a {type(description).__name__} (accepted: an object).")
+    names, members = description.get("class_names"), description.get("members")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError("class_names is not a list of names.")
+    if not isinstance(members, Mapping) or not 1 <= len(members) <= _MOST_MEMBERS:
+        raise ConfigError(f"members is not an object of 1 to {_MOST_MEMBERS} networks.")
+    for member in members.values():
+        known = isinstance(member, Mapping) and {key: member.get(key) for key in ("num_classes", "input_size")}
+        if not known or known["num_classes"] != len(names) or type(known["input_size"]) is not int:
+            raise ConfigError(f"a network has {known or 'no settings'} (accepted: {len(names)} classes, and a size).")
+    segments, encoding = description.get("num_segments"), description.get("encoding")
+    if type(segments) is not int or not 1 <= segments <= _MOST_SEGMENTS:
+        raise ConfigError(f"num_segments is {segments!r:.80} (accepted: 1 to {_MOST_SEGMENTS}).")
+    if not isinstance(encoding, Mapping) or not isinstance(encoding.get("encoding", {}), Mapping):
+        raise ConfigError(f"encoding is {encoding!r:.80} (accepted: an object).")
+    for key, value in encoding.get("encoding", {}).items():
+        kinds = {"codec": (str,), "gop": (int,), "short_side": (int,), "quality": (int, type(None))}.get(key)
+        if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ConfigError(f"encoding.{key} is {value!r:.80}.")

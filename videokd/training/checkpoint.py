@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,33 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is missing (accepted: a checkpoint of videokd). Give the folder of a run that has one."
         )
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise almost anything
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"{path} is damaged or no checkpoint ({reason}). Delete it, or take an older one.") from error
+        raise DataError(
+            f"{path} is damaged or not a checkpoint ({reason:.200}). Delete it, or take an older one."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != _VERSION:
         raise DataError(
-            f"{path} is no checkpoint of videokd (accepted: {_FORMAT}, version {_VERSION}). Give another one."
+            f"{path} is not a checkpoint of videokd (accepted: {_FORMAT}, version {_VERSION}). Give another one."
         )
-    payload: dict[str, Any] = content["payload"]
+    payload = content.get("payload")
+    if not isinstance(payload, dict):
+        raise DataError(f"{path} is damaged: it holds no payload. Delete it, or take an older one.")
     return payload
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses what torch.save does not write: other formats than its archives, and compressed tensors, which could grow.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError(f"{member.filename:.80} is compressed, to be {member.file_size} bytes")
 
 
 def first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
