@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all."""
+"""Files that a reader finds whole or not at all, and folders that one process writes at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,9 @@ from videokd.errors import DataError
 
 #: How a cell starts that a spreadsheet would compute, behind any marks that keep it from that
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+#: Names that are being written beside their files; locks that this process holds.
+_unfinished: set[Path] = set()
+_held: set[int] = set()
 
 
 @contextmanager
@@ -45,6 +49,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     aside = path.parent / f".{uuid.uuid4().hex[:12]}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _unfinished.add(aside)
         yield aside
         if durable:
             with aside.open("rb") as file:
@@ -59,6 +64,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     finally:
         with suppress(OSError):  # where its folder could not even be made, or is a file
             aside.unlink()
+        _unfinished.discard(aside)
 
 
 def _open_to_others(file: Path) -> None:
@@ -148,3 +154,92 @@ def from_cell(text: str) -> str:
     ('=1+1', "'=1", '=1+1', 'clip.mp4')
     """
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def leave_at_once(line: str) -> None:
+    """Ends this process, for whoever asks a second time: no half-written file stays, and no traceback.
+
+    Args:
+        line: what is said on standard error.
+    """
+    for aside in _unfinished:
+        with suppress(OSError):
+            aside.unlink()
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+    os._exit(130)
+
+
+@contextmanager
+def held(file: Path, *, refusal: str, shared: bool = False) -> Iterator[None]:
+    """Keeps a folder to this process, by a lock on one of its files; however the process ends, the lock ends with it.
+
+    Where the file system has no locks, or may not be written, nothing is locked.
+
+    Args:
+        file: to lock; made if it is not there. Its folder is there.
+        refusal: the message where another process has it.
+        shared: with others who share too.
+
+    Raises:
+        DataError: another process has it.
+    """
+    try:
+        lock = _lock(file, shared=shared)
+    except BlockingIOError as error:
+        raise DataError(refusal) from error
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def is_held(file: Path) -> bool:
+    """Whether another process keeps the folder that this file stands for."""
+    if not file.is_file():
+        return False
+    try:
+        _release(_lock(file, shared=True))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock(file: Path, *, shared: bool) -> int | None:
+    """The locked file's descriptor, None where there are no locks; BlockingIOError where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    _held.add(handle)
+    _let_children_go()
+    return handle
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None and lock in _held:
+        _held.discard(lock)
+        os.close(lock)
+
+
+@cache
+def _let_children_go() -> None:
+    """A forked child holds its parent's locks too, and may outlive it by seconds: it lets go at once."""
+
+    def close_all() -> None:
+        for handle in _held:
+            os.close(handle)
+        _held.clear()
+
+    os.register_at_fork(after_in_child=close_all)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import active_children
@@ -305,3 +306,22 @@ def test_joined_clips_are_those_of_their_parts(manifest: Manifest) -> None:
         assert all(np.array_equal(found.streams[name], expected.streams[name]) for name in ALL)
     with pytest.raises(IndexError, match="no clip 24"):
         joined[0, 24]
+
+
+def test_a_loading_process_that_is_killed_ends_the_loading_in_one_line(manifest: Manifest) -> None:
+    batches = training_batches(dataset(manifest), EpochBatches(12, 4), workers=1)
+    next(batches)
+    for worker in active_children():
+        os.kill(worker.pid or 0, signal.SIGKILL)
+    message = r"a process that loads clips ended .*--data\.workers 0.*--workers 0.*--shm-size"
+    with pytest.raises(DataError, match=message):
+        first(batches, 20)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_loading_processes_leave_signals_to_the_main_one(kind: signal.Signals, manifest: Manifest) -> None:
+    batches = training_batches(dataset(manifest), EpochBatches(12, 4), workers=2)
+    next(batches)
+    for worker in active_children():
+        os.kill(worker.pid or 0, kind)
+    assert len(first(batches, 20)) == 20

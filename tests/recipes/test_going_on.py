@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +15,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.recipes.conftest import STUDENTS, TINY
+from tests.recipes.test_verbs import refused
 from videokd.__main__ import main
+from videokd.errors import ConfigError
+from videokd.recipes.learn import _check_shares
 from videokd.recipes.update import Update, Updated
 from videokd.training.checkpoint import load_checkpoint
+from videokd.training.ranks import Ranks
+from videokd.training.run_folder import RunFolder
 from videokd.training.session import StopSignal
 
 
@@ -65,19 +73,28 @@ def test_with_workers_and_everything_on_a_resumed_run_is_bit_equal(
         assert any(name.startswith("exits.a.exit1.bottleneck") for name in state)
 
 
-def test_sigterm_saves_and_the_run_goes_on(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, True)])
+def test_what_a_batch_system_sends_saves_and_the_run_goes_on(
+    kind: signal.Signals, group: bool, prepared: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
     running = subprocess.Popen(
-        [sys.executable, "-m", "videokd", *command, "--optim.epochs=500"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "videokd", *command, "--optim.epochs=500", "--data.workers=2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         log = run / "log.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline and not (log.exists() and log.read_text().count("loss/total") > 2):
             time.sleep(0.05)
-        running.send_signal(signal.SIGTERM)
-        _, errors = running.communicate(timeout=120)
+        if group:  # its loading processes are of the group too
+            os.killpg(running.pid, kind)
+        else:
+            running.send_signal(kind)
+        _, errors = running.communicate(timeout=200)
     finally:
         running.kill()
     assert running.returncode == 130, errors
@@ -133,3 +150,92 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert checkpoint["progress"]["step"] == 1
     for state in (checkpoint["students"], best["state"]):
         assert all(torch.isfinite(values).all() for values in state.values())
+
+
+def teach(prepared: Path, run: Path, *more: str) -> list[str]:
+    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    return [*command, "--optim.epochs=1", *more]
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "running_var"])
+def test_an_epoch_that_diverged_is_not_the_best(
+    spoilt: str, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of each step is sound; the network that validation looks at gives no finite logit."""
+    plain = Update.__call__
+
+    def spoiling(self: Update, *arguments: Any, rate: float) -> Updated:
+        updated = plain(self, *arguments, rate=rate)
+        state = self._students.state_dict()
+        if spoilt == "weight":  # finite, and too large
+            state["members.motion.backbone.fc.weight"].fill_(3e38)
+        else:
+            state["members.motion.backbone.bn1.running_var"][0] = float("inf")
+        return updated
+
+    monkeypatch.setattr(Update, "__call__", spoiling)
+    run = tmp_path / "run"
+    message = refused(capsys, *teach(prepared, run, "--data.batch_size=27"))
+    assert "finite" in message
+    assert "learning rate" in message
+    assert not (run / "best.pt").exists()
+
+
+def test_a_diverged_network_is_refused_wherever_it_is_taken(
+    prepared: Path, teacher_runs: dict[str, Path], clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, exported = tmp_path / "run", tmp_path / "exported"
+    shutil.copytree(teacher_runs["motion"], run)
+    assert main(["export", str(run), f"--out={exported}"]) == 0
+    clip, weights = str(next(clips.rglob("*.mp4"))), exported / "students.safetensors"
+    state = load_file(weights)
+    for value, message in ((float("nan"), "has values that are not finite"), (3e38, "are not finite")):
+        save_file({name: t.fill_(value) if t.is_floating_point() else t for name, t in state.items()}, weights)
+        assert message in refused(capsys, "predict", clip, f"--students={exported}", "--format=json")
+        best = torch.load(teacher_runs["motion"] / "best.pt", weights_only=True)
+        best["payload"]["state"]["members.motion.backbone.fc.weight"].fill_(value)
+        torch.save(best, run / "best.pt")
+        for command in (["export", str(run), f"--out={tmp_path / 'no'}"], ["evaluate", str(run), "--views=quick"]):
+            assert message in refused(capsys, *command)
+        assert not (tmp_path / "no").exists()
+
+
+def test_one_training_at_a_time_and_who_reads_is_told(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(teacher_runs["motion"], run)
+    before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    with RunFolder(run).kept():
+        assert "is being trained by another process" in refused(capsys, *teach(prepared, run, "--optim.epochs=9"))
+        assert main(["export", str(run), f"--out={tmp_path / 'exported'}"]) == 0
+    assert "is still being trained: this is its best epoch so far" in capsys.readouterr().err
+    assert {file.name: file.stat().st_mtime_ns for file in run.iterdir()} == before
+
+
+def test_clips_per_second_are_those_that_were_there(prepared: Path, tmp_path: Path) -> None:
+    rates = []
+    for batch_size in (27, 270_000):
+        run = tmp_path / str(batch_size)
+        assert main(teach(prepared, run, f"--data.batch_size={batch_size}", "--data.val_fraction=0")) == 0
+        rates.append(json.loads((run / "log.jsonl").read_text().splitlines()[0])["samples_per_second"])
+    assert rates[1] < 100 * rates[0]
+
+
+def test_a_batch_of_one(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (["--data.batch_size=1"], ["--data.batch_size=4", "--optim.accumulate=4"]):
+        message = refused(capsys, *teach(prepared, tmp_path / "run", "--data.num_segments=1", *more))
+        assert "a BatchNorm cannot learn from 1 clip at a time" in message
+        assert "optim.accumulate" in message
+
+
+def test_fewer_clips_than_processes_share() -> None:
+    ranks = Ranks(rank=1, num_ranks=3)
+    _check_shares(9, 9, ranks)
+    _check_shares(2, 9, Ranks())
+    with pytest.raises(
+        ConfigError, match=r"8 clips to train on are fewer than data\.batch_size 9.*--data\.batch_size 6"
+    ):
+        _check_shares(8, 9, ranks)
+    with pytest.raises(ConfigError, match="2 clips to train on are fewer than 3 processes"):
+        _check_shares(2, 9, ranks)

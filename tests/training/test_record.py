@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from videokd.errors import VideoKDError
+from videokd.errors import DataError, VideoKDError
 from videokd.training.record import RunLog, finite_values, memory_gib
 
 
@@ -96,3 +96,20 @@ def test_resuming_without_a_log_starts_one(tmp_path):
     with RunLog(tmp_path, resume_step=4) as log:
         log.record(5, 0, {"a/ce": 1.0})
     assert len(lines(tmp_path)) == 1
+
+
+def test_a_full_disk_is_told_in_one_line(tiny_disk):
+    def record_much(log):
+        for step in range(100_000):
+            log.record(step, 0, {"a/ce": 1.0})
+
+    with RunLog(tiny_disk / "run") as log:
+        (tiny_disk / "filler").write_bytes(b"\0" * 900_000)
+        with pytest.raises(DataError, match=r"log\.jsonl could not be written \(No space left on device\)"):
+            record_much(log)
+
+
+def test_a_log_that_cannot_be_opened(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(DataError, match="could not be written"):
+        RunLog(tmp_path / "run")

@@ -81,3 +81,24 @@ def test_ranks_that_do_not_write_leave_nothing(tmp_path):
     assert {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()} == before
     with pytest.raises(ConfigError, match="holds a run with note None, not other"):
         run.prepare(SETTINGS | {"note": "other"}, writes=False)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "run", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (Path("/proc/videokd/run"), "cannot be made"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{reason}.*Choose another --out"):
+            RunFolder(path).prepare(SETTINGS)
+
+
+def test_one_training_at_a_time(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    refused = pytest.raises(DataError, match=r"run is being trained by another process .*choose another --out")
+    with run.kept(), refused, run.kept():
+        pass
+    with run.kept():
+        pass

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError, DataError
-from videokd.training.checkpoint import load_checkpoint, save_checkpoint
-from videokd.training.schedule import EMA, EarlyStop, build_optimizer, learning_rate, set_learning_rate
+from videokd.training.schedule import EMA, build_optimizer, learning_rate, set_learning_rate
 
 
 def rates_of_pytorch(make_scheduler, steps):
@@ -133,40 +132,3 @@ def test_ema_refuses_wrong_arguments():
     state = EMA(nn.Linear(3, 2), decay=0.9).state_dict()
     with pytest.raises(DataError, match=r"another architecture: weight is \[2, 3\] instead of \[2, 2\]"):
         EMA(nn.Linear(2, 2), decay=0.9).load_state_dict(state)
-
-
-def test_early_stop_waits_for_as_many_scores_as_it_says():
-    early = EarlyStop(patience=3)
-    scores = [0.1, 0.2, 0.2, 0.15, 0.3, 0.29, math.nan, 0.3]
-    assert [early.update(score) for score in scores] == [False] * 7 + [True]
-    assert early.best == 0.3
-
-
-def test_a_gain_below_the_least_does_not_count():
-    early = EarlyStop(patience=2, least_gain=0.05)
-    assert [early.update(score) for score in (0.5, 0.54, 0.56, 0.57, 0.58)] == [False, False, False, False, True]
-
-
-def test_without_patience_nothing_stops():
-    early = EarlyStop(patience=0)
-    assert not any(early.update(0.0) for _ in range(50))
-
-
-def test_early_stop_continues_from_its_state(tmp_path):
-    early = EarlyStop(patience=2)
-    early.update(0.5)
-    early.update(0.4)
-    save_checkpoint(tmp_path / "checkpoint.pt", early.state_dict())
-    again = EarlyStop(patience=2)
-    again.load_state_dict(load_checkpoint(tmp_path / "checkpoint.pt"))
-    assert again.update(0.5)
-    fresh = EarlyStop(patience=2)
-    fresh.load_state_dict(EarlyStop(patience=2).state_dict())
-    assert not fresh.update(-5.0)
-    assert fresh.best == -5.0
-
-
-def test_early_stop_refuses_negative_numbers():
-    for settings in ({"patience": -1}, {"patience": 1, "least_gain": -0.1}, {"patience": 1, "least_gain": math.nan}):
-        with pytest.raises(ConfigError, match=r"patience is .*accepted: 0 or more"):
-            EarlyStop(**settings)

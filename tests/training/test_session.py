@@ -84,16 +84,30 @@ def test_one_scaler_steps_several_optimizers_on_cuda():
         assert not torch.equal(layer.weight, old)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_stops(kind):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_asks_and_the_second_stops(kind, monkeypatch, capfd):
     before = signal.getsignal(kind)
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
     with StopSignal() as stop:
         assert not stop.requested
         os.kill(os.getpid(), kind)
         assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(kind)
+        assert not left
+        signal.raise_signal(kind)
+    assert left == [130]
+    assert capfd.readouterr().err == "videokd: stopped at once; the same command resumes from the last checkpoint.\n"
     assert signal.getsignal(kind) is before
+
+
+def test_under_nohup_a_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_in_another_thread_signals_are_left_alone():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -32,6 +35,7 @@ Views = Literal["training", "quick", "full"]
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _MADV_POPULATE_WRITE = 23
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,7 @@ def _map_at_once(shared: Tensor) -> None:
 
 def training_batches(
     dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches without end, loaded by `workers` processes (0: by this one)."""
     return _load(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
@@ -302,7 +306,9 @@ def evaluation_batches(
     return _load(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
 
 
-def _load(dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any) -> Iterator[Batch]:
+def _load(
+    dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any
+) -> Generator[Batch, None, None]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batch_sampler,
@@ -310,18 +316,62 @@ def _load(dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sam
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=_leave_signals_to_the_main_process,
         # Without a generator of its own, starting to load would move the global random state, and a resumed run differ
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        yield from loader
+        with _signals_held():
+            batches = iter(loader)
+        yield from batches
     except VideoKDError as error:
         # a worker's error arrives as the text of its whole traceback; the last line is the message
         line = str(error).strip().splitlines()[-1]
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = _reason_of_a_lost_worker(error) if workers else None
+        if reason is None:
+            raise
+        raise DataError(
+            f"a process that loads clips ended ({reason}): it was killed, or memory or shared memory ran out ({_shared_memory()}). Pass "
+            "fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`), or give a container more "
+            "(`--shm-size 8g`)."
+        ) from error
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one finishes its step and saves, and needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _reason_of_a_lost_worker(error: Exception) -> str | None:
+    """The line that tells how a loading process ended; None where the error is another one."""
+    if not isinstance(error, RuntimeError):  # the pipe to it broke; what a worker raised itself begins with "Caught"
+        return None if str(error).startswith("Caught") else type(error).__name__
+    lines = str(error).splitlines()
+    signs = ("DataLoader worker (pid", "shared memory", "/torch_", "ancdata", "Too many open files")
+    return next((line.strip()[:120] for line in lines if any(sign in line for sign in signs)), None)
+
+
+def _shared_memory() -> str:
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return "there is no /dev/shm"
+    return f"/dev/shm has {usage.total / 2**20:.0f} MiB"
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes started here begin with signals held back, until they ignore them."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C, and what batch systems send, reach every process; the main one finishes its step, saves, and needs its workers."""
+    for kind in _STOPPING:
+        signal.signal(kind, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

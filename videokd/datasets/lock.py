@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from videokd.errors import DataError
+from videokd.files import held
 
 
-@contextlib.contextmanager
-def writing_alone(out: Path, file: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keeps a dataset's folder to this process; however the process ends, the operating system lets go of it.
-
-    Where the file system knows no locks, or may not be written, nothing is kept.
+def writing_alone(out: Path, file: Path, *, shared: bool = False) -> AbstractContextManager[None]:
+    """Keeps a dataset's folder to this process, as `videokd.files.held` does.
 
     Args:
         out: the dataset's folder, for the message.
@@ -23,19 +19,8 @@ def writing_alone(out: Path, file: Path, *, shared: bool = False) -> Iterator[No
     Raises:
         DataError: another process has it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            handle = stack.enter_context(file.open("a+b"))
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(
-                    f"{out} is being written by another `videokd prepare` (accepted: one at a time, or shares with "
-                    "--shard i/n). Wait until it is done, or choose another --out."
-                ) from error
-        yield
+    refusal = (
+        f"{out} is being written by another `videokd prepare` (accepted: one at a time, or shares with "
+        "--shard i/n). Wait until it is done, or choose another --out."
+    )
+    return held(file, refusal=refusal, shared=shared)

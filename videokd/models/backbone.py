@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
+from videokd.models.pretrained import only_cached_where_offline
 from videokd.models.shift import insert_shifts
 from videokd.models.video import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
 from videokd.types import STREAMS, check_streams
@@ -344,14 +346,15 @@ def _create_backbone(spec: NetworkSpec, *, pretrained: bool, dropout: float) -> 
     # Transformers hold one position embedding per patch, so they must know the size; convolutions take any.
     size: dict[str, Any] = {"img_size": spec.input_size} if config is not None and config.fixed_input_size else {}
     try:
-        network: nn.Module = timm.create_model(
-            spec.backbone,
-            pretrained=pretrained,
-            in_chans=spec.num_channels,
-            num_classes=spec.num_classes,
-            drop_rate=dropout,
-            **size,
-        )
+        with only_cached_where_offline() if pretrained else nullcontext():
+            network: nn.Module = timm.create_model(
+                spec.backbone,
+                pretrained=pretrained,
+                in_chans=spec.num_channels,
+                num_classes=spec.num_classes,
+                drop_rate=dropout,
+                **size,
+            )
     except OSError as error:  # huggingface_hub's errors are OSErrors
         raise ConfigError(
             f"the pretrained weights of {spec.backbone} are not on this machine and cannot be fetched. Pass "

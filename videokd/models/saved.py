@@ -88,6 +88,7 @@ def load_students(path: str | os.PathLike[str]) -> Students:
     if other is not None:
         raise DataError(f"{folder / WEIGHTS_FILE}: {other} is {state[other].dtype}. Export the students again.")
     students.load_state_dict(state)
+    students.check_finite(where=str(folder / WEIGHTS_FILE))
     # The streams' channels lie side by side in memory: with filters that do too, a CPU takes a quarter less time
     return channels_last(students).eval()
 

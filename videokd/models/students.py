@@ -12,7 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_sure
 from videokd.types import Batch, StudentOutput
@@ -199,6 +199,22 @@ class Students(nn.Module):
                 groups.append({"params": chosen, "weight_decay": decay, "lr_factor": 1.0})
         return groups
 
+    def check_finite(self, *, where: str) -> None:
+        """Refuses networks that diverged.
+
+        Args:
+            where: their file, for the message.
+
+        Raises:
+            DataError: a weight, or what a BatchNorm recorded, is not finite.
+        """
+        broken = not_finite(self.state_dict())
+        if broken:
+            raise DataError(
+                f"{where}: {broken} has values that are not finite: the training diverged, or the file is damaged. Train again with a lower "
+                "learning rate, or restore the file from a copy."
+            )
+
     def description(self, *, with_exits: bool = True) -> dict[str, Any]:
         """Everything but the weights of the networks, as JSON can hold it.
 
@@ -319,6 +335,19 @@ def build_students(
         encoding=encoding,
         exits=exits,
     )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The first name in a state dict whose values are not all finite, in one transfer from the device.
+
+    >>> not_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
+    'bias'
+    """
+    floating = {name: values for name, values in state.items() if values.is_floating_point()}
+    if not floating:
+        return None
+    sound = torch.stack([values.detach().isfinite().all() for values in floating.values()]).tolist()
+    return next((name for name, fine in zip(floating, sound, strict=True) if not fine), None)
 
 
 @contextmanager

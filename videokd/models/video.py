@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from videokd.errors import ConfigError
+from videokd.models.pretrained import answers
 
 #: What marks these backbones in a spec, in front of torchvision's name.
 PREFIX = "video:"
@@ -107,7 +110,10 @@ class VideoBackbone(nn.Module):
 
 def _pretrained(backbone: str) -> Mapping[str, Tensor]:
     weights = get_model_weights(backbone.removeprefix(PREFIX)).DEFAULT  # type: ignore[attr-defined]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
+        if not cached.is_file() and not answers(weights.url):
+            raise OSError(f"{weights.url} does not answer")
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a wrong hash is a RuntimeError
         raise ConfigError(

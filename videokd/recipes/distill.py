@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from videokd.datasets.manifest import Manifest
+from videokd.datasets.manifest import Clip, Manifest
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError, DataError
-from videokd.models.backbone import NetworkSpec, default_backbone
+from videokd.models.backbone import Network, NetworkSpec, default_backbone
 from videokd.models.students import Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.learn import Target, Weighting, learn, streams_to_load
-from videokd.recipes.runs import check_same_classes, load_teacher, network_of, prepare_run, read_manifest
-from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.recipes.overlap import check_teacher
+from videokd.recipes.runs import check_same_classes, load_teacher, network_of, prepared_run, read_manifest
+from videokd.recipes.settings import (
+    DataSettings,
+    Device,
+    OptimSettings,
+    PrecisionName,
+    RunSettings,
+    check_early_stop,
+    check_weights,
+)
+from videokd.recipes.trained_on import TrainedOn, digest_of
 from videokd.recipes.training_clips import training_clips
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
@@ -153,12 +165,15 @@ class Distill:
     optim: OptimSettings = OptimSettings()
 
     def __post_init__(self) -> None:
+        check_early_stop(self.data, self.optim)
+        check_weights(self.weights, "weights")
+        check_weights(self.student_weights, "student_weights")
         RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
         for name in self.teachers:
             _stream_of(name)
         _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
         _check_keys(self.temperatures, self.teachers, where="temperatures", owners="teachers")
-        if any(temperature <= 0 for temperature in self.temperatures.values()):
+        if not all(0 < temperature < math.inf for temperature in self.temperatures.values()):
             raise ConfigError(f"temperatures: {self.temperatures} (accepted: above 0). Correct them.")
         _check_keys(self.student_weights, self.students, where="student_weights", owners="students")
         for name, student in self.students.items():
@@ -172,6 +187,7 @@ class Distill:
                 "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
             )
         resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
+        resolved.loss(label_smoothing=self.optim.label_smoothing)  # refuses numbers before anything is written
         object.__setattr__(self, "objective", resolved)
 
 
@@ -202,10 +218,10 @@ def distill(settings: Distill) -> RunFolder:
     manifest = read_manifest(settings.manifest)
     unlabelled = _read_unlabelled(settings, manifest)
     run = RunFolder(Path(settings.out))
-    with join_ranks(pick_device(settings.device)) as ranks:
+    with join_ranks(pick_device(settings.device)) as ranks, ExitStack() as until_done:
         precision = Precision(settings.precision, ranks.device)
-        target = _target(settings, manifest) if settings.teachers else None
-        prepare_run(run, {"verb": "distill"} | asdict(settings), ranks)
+        target, uses = _target_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
+        until_done.enter_context(prepared_run(run, {"verb": "distill"} | asdict(settings), ranks, uses))
         seed_everything(settings.seed)
         students = _new_students(settings, manifest)
         clips = training_clips(
@@ -257,8 +273,12 @@ def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
     return unlabelled
 
 
-def _target(settings: Distill, manifest: Manifest) -> Target:
-    networks = {}
+def _target_and_clips(
+    settings: Distill, manifest: Manifest, unlabelled: Sequence[Clip]
+) -> tuple[Target | None, TrainedOn]:
+    """The teachers as one target, if there are any; what they and the students are trained on."""
+    networks, weights_files = {}, {}
+    by_teachers: set[str] = set()
     for name, path in settings.teachers.items():
         run = load_teacher(path)
         check_same_classes(run, manifest)
@@ -273,7 +293,22 @@ def _target(settings: Distill, manifest: Manifest) -> Target:
             raise ConfigError(
                 f"teachers.{name} is a run on {', '.join(sees)} (accepted: {fit} for this run). Name it by what it sees."
             )
+        known = check_teacher(name, run, manifest, split=settings.split, data=settings.data)
+        by_teachers |= known.fitted if known else set()
         networks[name] = network_of(run)
+        weights_files[name] = digest_of(RunFolder(run.path).best)
+    uses = TrainedOn.of(
+        manifest,
+        split=settings.split,
+        val_fraction=settings.data.val_fraction,
+        unlabelled=unlabelled,
+        by_teachers=by_teachers,
+        teachers=weights_files,
+    )
+    return (_target(settings, networks) if networks else None), uses
+
+
+def _target(settings: Distill, networks: Mapping[str, Network]) -> Target:
     weights = settings.weights or dict.fromkeys(networks, 1.0)
     temperatures = settings.temperatures or dict.fromkeys(networks, 1.0)
     return Target(

@@ -26,6 +26,7 @@ from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.examples import choose_examples, draw_examples
 from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to
+from videokd.recipes.overlap import Seen, unseen_clips
 from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
 from videokd.recipes.scoring import (
     finished_results,
@@ -55,6 +56,7 @@ class Evaluate:
         manifest: other clips than those the run was trained on.
         split: another split than the run's.
         part: test, or val: the clips held out in training.
+        seen: clips that the run was trained on: refuse them all, omit them, or score them all the same.
         views: full is CoViAR's 25 segments and 10 crops (5 where mirroring is off); quick is 8 segments and 1 crop.
         num_segments: another number of segments.
         batch_size: videos at a time.
@@ -69,6 +71,7 @@ class Evaluate:
     manifest: str | None = None
     split: int | None = None
     part: Literal["test", "val"] = "test"
+    seen: Seen = "refuse"
     views: Literal["quick", "full"] = "full"
     num_segments: int | None = None
     batch_size: int = 4
@@ -79,11 +82,14 @@ class Evaluate:
     pictures: int = 6
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.num_segments is not None and self.num_segments < 1):
-            raise ConfigError("batch_size and num_segments are 1 or more. Correct the settings.")
-        if not 0 <= self.pictures <= _MOST_PICTURES or self.workers < 0 or self.timed_videos < 0:
+        segments = 1 if self.num_segments is None else self.num_segments
+        if not 1 <= self.batch_size <= 10_000 or not 1 <= segments <= 1000:
             raise ConfigError(
-                f"pictures is 0 to {_MOST_PICTURES}, workers and timed_videos 0 or more. Correct the settings."
+                f"batch_size is {self.batch_size}, num_segments {self.num_segments} (accepted: 1 to 10000, 1 to 1000). Correct the settings."
+            )
+        if not 0 <= self.pictures <= _MOST_PICTURES or not 0 <= self.workers <= 256 or self.timed_videos < 0:
+            raise ConfigError(
+                f"pictures is 0 to {_MOST_PICTURES}, workers 0 to 256, timed_videos 0 or more. Correct the settings."
             )
 
 
@@ -102,6 +108,7 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     students = run.students.to(precision.device)
     split = settings.split or run.settings["split"]
     clips = _clips(manifest, run, part=settings.part, split=split)
+    clips = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
     dataset = _dataset(settings, run, manifest, clips)
     key = scores_key(run.path / "best.pt", dataset, precision)
     made_from = {"scores": key, "settings": _other_settings(settings, clips, precision)}
@@ -119,6 +126,7 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     results = {
         **about(run.path.name, verb="evaluate", command=command),
         "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
+        "seen": settings.seen,
         "views": settings.views,
         "num_segments": dataset.num_segments,
         "made_from": made_from,
@@ -165,7 +173,7 @@ def _measured(
 
 def _other_settings(settings: Evaluate, clips: Sequence[Clip], precision: Precision) -> str:
     """A name for what the results depend on beside the scores."""
-    values = {name: getattr(settings, name) for name in ("part", "split", "timed_videos", "pictures")}
+    values = {name: getattr(settings, name) for name in ("part", "split", "seen", "timed_videos", "pictures")}
     machine = [platform.node(), str(precision.device), torch.get_num_threads()]
     return key_of([values, [clip.group for clip in clips], machine])
 

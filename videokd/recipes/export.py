@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from videokd.errors import ConfigError
 from videokd.models.saved import save_students
+from videokd.models.students import Students
 from videokd.recipes.command_line import parse, say
-from videokd.recipes.onnx_export import export_onnx
+from videokd.recipes.learn import check_logits
+from videokd.recipes.onnx_export import export_onnx, random_videos
 from videokd.recipes.runs import load_run
 
 
@@ -40,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Export, arguments, verb="export", positional=("run",))
     students = load_run(settings.run).students
+    _check_predicts(students, where=settings.run)
     if settings.exits and not students.exits:
         raise ConfigError(
             f"{settings.run} has no exits to keep (accepted: runs of `videokd distill` with `--objective.exits`). Leave `--exits` "
@@ -52,3 +57,14 @@ def main(arguments: Sequence[str]) -> None:
     folder = save_students(students, Path(settings.out), with_exits=settings.exits)
     kept = ", with exits" if settings.exits else ""
     say(f"{folder}: {', '.join(students.specs)}{kept}. Next: videokd predict FILE --students {folder}")
+
+
+def _check_predicts(students: Students, *, where: str) -> None:
+    """Weights may be finite and too large to predict with: so students of a random video tell before they are written.
+
+    Raises:
+        VideoKDError: a student's logits are not finite.
+    """
+    with torch.no_grad():
+        logits = students.logits(random_videos(students, batch=1, segments=students.num_segments), with_exits=True)
+    check_logits(logits, video_ids=[f"a random video ({where})"])

@@ -19,6 +19,7 @@ from videokd.evaluation.results import read_results, results_name, scores_name, 
 from videokd.evaluation.scores import Scores, align, metrics
 from videokd.recipes.command_line import give, parse, say
 from videokd.recipes.evaluate import about
+from videokd.recipes.overlap import check_scores_file
 
 _COUNTED = ("parameters", "macs_per_video")
 
@@ -76,6 +77,8 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
         {"top1", "top5", "mean_class", each in [0, 1]; "weights": {name: share}; "temperatures": {name: T}; "num_videos"; "alone": {name: top-1}}.
     """
     scores = align({name: Scores.load(path) for name, path in settings.scores.items()})
+    for path in settings.scores.values():
+        check_scores_file(Path(path), _results_beside(Path(path)), next(iter(scores.values())).video_ids)
     _warn_of_choices_on_test(settings)
     logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
     first = next(iter(scores.values()))
@@ -100,6 +103,13 @@ def fuse_scores(settings: Fuse, *, command: str) -> dict[str, Any]:
         "num_videos": len(together),
         "alone": {name: metrics(each, bootstrap=1)["top1"]["value"] for name, each in scores.items()},
     }
+
+
+def _results_beside(path: Path) -> dict[str, Any] | None:
+    try:
+        return _entry_beside(path)[0]
+    except DataError:
+        return None
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from videokd.distill.calibration import confidence_weights
 from videokd.distill.fusion import fuse
 from videokd.distill.mixup import Label, mixup
 from videokd.distill.objective import Objective
+from videokd.errors import ConfigError, VideoKDError
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.models.teachers import Teachers
@@ -116,7 +118,7 @@ def learn(
     progress = state.restore()
     if optim.compile:
         _compile(students, target)
-    ranks.share(data.batch_size)
+    _check_shares(len(clips.fit), data.batch_size, ranks)
     batches = EpochBatches(
         clips.counts, data.batch_size, seed=seed, first_step=progress.step, rank=ranks.rank, num_ranks=ranks.num_ranks
     )
@@ -131,6 +133,7 @@ def learn(
     with (
         RunLog(run.path, resume_step=progress.step - 1, writes=ranks.is_first) as log,
         StopSignal() as stop,
+        closing(loader),  # its workers end before signals are what they were
         _bar(total_steps, progress, run, shown=ranks.is_first) as bar,
     ):
         while progress.step < total_steps and not progress.stopped_early:
@@ -154,7 +157,11 @@ def learn(
             values = _numbers(
                 updated, _watched(updated, said, batch.label), ranks, step=progress.step, streams=seen_by
             ) | {"lr": rate}
-            log.record(progress.step, epoch, values | meter.stepped(data.batch_size) | memory_gib(precision.device))
+            log.record(
+                progress.step,
+                epoch,
+                values | meter.stepped(len(batch) * ranks.num_ranks) | memory_gib(precision.device),
+            )
             progress.step += 1
             bar.set_postfix_str(f"epoch {epoch + 1}/{optim.epochs} loss {values['loss/total']:.3f}", refresh=False)
             bar.update()
@@ -163,7 +170,7 @@ def learn(
             if ends_epoch:
                 with state.averaged():
                     seen = _look(students, clips.held_out, precision, workers=data.workers)
-                    state.end_epoch(progress, seen, patience=optim.early_stop)
+                    state.end_epoch(progress, seen, patience=optim.early_stop, ranks=ranks)
                 if seen:
                     log.record(progress.step - 1, epoch, seen)
                 if ranks.is_first:
@@ -172,6 +179,23 @@ def learn(
                 state.save(progress)
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _check_shares(num_clips: int, batch_size: int, ranks: Ranks) -> None:
+    """Refuses a batch that the ranks cannot share equally, because of its size or for want of clips.
+
+    Raises:
+        ConfigError: names both numbers and what to pass.
+    """
+    ranks.share(batch_size)
+    if ranks.num_ranks > 1 and num_clips < batch_size:
+        fit = num_clips // ranks.num_ranks * ranks.num_ranks
+        raise ConfigError(
+            f"{num_clips} clips to train on are fewer than data.batch_size {batch_size}, which {ranks.num_ranks} processes share equally "
+            f"(accepted: a batch of at most as many). Pass `--data.batch_size {fit}`."
+            if fit
+            else f"{num_clips} clips to train on are fewer than {ranks.num_ranks} processes (accepted: one clip each, at least). Start fewer."
+        )
 
 
 def _compile(students: Students, target: Target | None) -> None:
@@ -241,7 +265,8 @@ def _tell(run: RunFolder, epoch: int, epochs: int, values: Mapping[str, float]) 
     if (epoch + 1) % max(epochs // 20, 1) and epoch + 1 < epochs:
         return
     shown = "".join(f", {name} {100 * value:.1f}%" for name, value in values.items())
-    tqdm.write(f"{run.path.name}: epoch {epoch + 1}/{epochs}{shown}", file=sys.stderr)
+    with tqdm.external_write_mode(file=sys.stderr):
+        say(f"{run.path.name}: epoch {epoch + 1}/{epochs}{shown}")
 
 
 class _Meter:
@@ -276,6 +301,25 @@ def _look(students: Students, held_out: ClipDataset | None, precision: Precision
     return fused if len(shares) == 1 else fused | {f"val/{name}": share for name, share in shares.items()}
 
 
+def check_logits(logits: Mapping[str, Tensor], *, video_ids: Sequence[str]) -> None:
+    """Refuses predictions that are not finite: the largest of them would be taken for a class.
+
+    Args:
+        logits: {student: [B, K]}.
+        video_ids: B names.
+
+    Raises:
+        VideoKDError: names the student and the video.
+    """
+    for name, values in logits.items():
+        broken = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if broken:
+            raise VideoKDError(
+                f"{name}'s logits for {video_ids[broken[0]]} are not finite: it has diverged, or its precision is too low. Train with a lower "
+                "learning rate or a longer warm-up, or pass `--precision fp32`."
+            )
+
+
 def predict_batches(
     students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1, with_exits: bool = False
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
@@ -291,6 +335,7 @@ def predict_batches(
             with torch.no_grad(), precision.autocast():
                 logits = students.logits(batch.to(precision.device).streams, num_views=num_views, with_exits=with_exits)
             logits = {name: values.float().cpu() for name, values in logits.items()}
+            check_logits(logits, video_ids=batch.video_ids)
             deepest = {name: logits[name] for name in students.weights}
             fused = fuse(deepest, students.weights, space=students.space)  # type: ignore[arg-type]
             yield logits | {"fused": fused}, batch.label.cpu()

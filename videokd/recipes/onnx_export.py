@@ -89,7 +89,7 @@ def _write(fused: _Fused, path: Path) -> None:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 fused,
-                tuple(_random_videos(fused.students, batch=2, segments=fused.students.num_segments).values()),
+                tuple(random_videos(fused.students, batch=2, segments=fused.students.num_segments).values()),
                 dynamo=True,
                 dynamic_shapes=(tuple(dict(sizes) for _ in names),),
                 input_names=list(names),
@@ -108,7 +108,7 @@ def _compare(fused: _Fused, path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     students = fused.students
     for batch, segments in ((1, students.num_segments), (3, 2 * students.num_segments)):
-        videos = _random_videos(students, batch=batch, segments=segments)
+        videos = random_videos(students, batch=batch, segments=segments)
         (found,) = session.run(["logits"], {name: values.numpy() for name, values in videos.items()})
         with torch.no_grad():
             expected = fuse(students.logits(videos), students.weights, space=students.space)  # type: ignore[arg-type]
@@ -120,7 +120,8 @@ def _compare(fused: _Fused, path: Path) -> None:
             )
 
 
-def _random_videos(students: Students, *, batch: int, segments: int) -> Mapping[str, Tensor]:
+def random_videos(students: Students, *, batch: int, segments: int) -> Mapping[str, Tensor]:
+    """{stream: uint8 [B, S, C, H, W]} of noise, the same each time."""
     generator = torch.Generator().manual_seed(0)
     size = students.input_size
     return {

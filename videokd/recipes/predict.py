@@ -27,6 +27,7 @@ from videokd.files import csv_text
 from videokd.models.saved import load_students
 from videokd.models.students import Students
 from videokd.recipes.command_line import give, parse, say
+from videokd.recipes.learn import check_logits
 from videokd.recipes.settings import Device, PrecisionName
 from videokd.training.session import Precision, pick_device
 from videokd.types import STREAMS
@@ -166,6 +167,8 @@ def predict(
             logits = students.eval().logits(streams)
         else:
             logits, left_by = students.eval().early_logits(streams, threshold=exit_threshold)
+    logits = {name: values.float() for name, values in logits.items()}
+    check_logits(logits, video_ids=[str(path)])
     fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
     seconds["network"] = time.perf_counter() - started
     best = fused.topk(min(top, len(students.class_names)))

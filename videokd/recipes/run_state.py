@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
 from videokd.errors import VideoKDError
-from videokd.models.students import Students
+from videokd.models.students import Students, not_finite
 from videokd.recipes.command_line import say
 from videokd.recipes.update import Update
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder
 from videokd.training.schedule import EMA
 
@@ -37,6 +36,16 @@ class Progress:
     seconds: float = 0.0
     stopped_early: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+def _epochs_without_gain(history: Sequence[Mapping[str, float]]) -> int:
+    """Epochs since the first one with the best validation accuracy: an equally good one is no gain.
+
+    >>> _epochs_without_gain([{"val/top1": top1} for top1 in (0.5, 0.6, 0.6, 0.55)])
+    2
+    """
+    top1 = [values.get("val/top1", -1.0) for values in history]
+    return len(top1) - 1 - top1.index(max(top1))
 
 
 class RunState:
@@ -108,13 +117,14 @@ class RunState:
         finally:
             self._students.load_state_dict(own)
 
-    def end_epoch(self, progress: Progress, values: Mapping[str, float], *, patience: int) -> None:
+    def end_epoch(self, progress: Progress, values: Mapping[str, float], *, patience: int, ranks: Ranks) -> None:
         """Writes `best.pt` if no epoch was better (or nothing is held out, and the last one counts).
 
         Args:
             progress: takes the epoch in.
             values: what the held-out clips gave.
             patience: epochs without a better one after which the run ends; 0: never.
+            ranks: each has looked with BatchNorm statistics of its own; the first one decides for all.
 
         Raises:
             VideoKDError: a weight is not finite; `best.pt` is left as it is.
@@ -123,8 +133,8 @@ class RunState:
         epoch = len(progress.history)
         progress.history.append(dict(values))
         top1 = values.get("val/top1", -1.0)
-        if values and patience and epoch - progress.best_epoch >= patience and top1 <= progress.best_top1:
-            progress.stopped_early = True
+        tired = bool(values and patience) and _epochs_without_gain(progress.history) >= patience
+        progress.stopped_early = ranks.any(tired and ranks.is_first)
         if top1 < progress.best_top1:
             return
         progress.best_top1, progress.best_epoch = top1, epoch
@@ -139,12 +149,13 @@ class RunState:
             save_checkpoint(self._run.best, payload)
 
     def _check_finite(self, progress: Progress) -> None:
-        """A step may spoil the weights after a sound loss; the next step's loss would tell, but a checkpoint may come first."""
-        parameters = dict(self._students.named_parameters())
-        finite = torch.stack([values.detach().isfinite().all() for values in parameters.values()]).tolist()
-        broken = [name for name, sound in zip(parameters, finite, strict=True) if not sound]
+        """A step may spoil the weights after a sound loss; the next step's loss would tell, but a checkpoint may come first.
+
+        So may a batch spoil what a BatchNorm has recorded, which no loss tells: training uses the batch's own statistics.
+        """
+        broken = not_finite(self._students.state_dict())
         if broken:
-            student = broken[0].split(".")[1]  # members.STUDENT.…
+            student = broken.split(".")[1]  # members.STUDENT.…
             raise VideoKDError(
                 f"step {progress.step - 1}: {student}'s weights are no longer finite (the student sees "
                 f"{', '.join(self._students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "

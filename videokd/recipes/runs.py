@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import yaml
 
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
+from videokd.files import is_held
 from videokd.models.backbone import Network
 from videokd.models.students import Students
+from videokd.recipes.command_line import say
+from videokd.recipes.trained_on import FILE_NAME, TrainedOn
 from videokd.training.checkpoint import load_checkpoint, strict_load
 from videokd.training.ranks import Ranks
-from videokd.training.run_folder import RunFolder
+from videokd.training.run_folder import RunFolder, flat_settings
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,61 @@ class TrainedRun:
 RESUMABLE = ("out", "device", "data.workers", "optim.compile")
 
 
-def prepare_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks) -> None:
-    """Makes the run's folder, by the first rank before the others look at it.
+@contextmanager
+def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses: TrainedOn) -> Iterator[None]:
+    """Makes the run's folder, by the first rank before the others look at it, and keeps it to this run while it trains.
+
+    Where clips and teachers are, and how their paths are written, may change between one start and the next; what they hold
+    may not.
+
+    Args:
+        run: the folder.
+        settings: of the recipe.
+        ranks: this process's place.
+        uses: the clips and teachers that it trains with.
 
     Raises:
         ConfigError: a run with other settings is there.
+        DataError: a run on other clips is there, or another process trains in the folder.
     """
-    if ranks.is_first:
-        run.prepare(settings, may_differ=RESUMABLE)
-    ranks.barrier()
-    if not ranks.is_first:
-        run.prepare(settings, may_differ=RESUMABLE, writes=False)
+    with run.kept() if ranks.is_first else nullcontext():
+        if ranks.is_first:
+            known = _check_same_clips(run, uses)
+            run.prepare(settings, may_differ=_may_differ(run, settings, known=known))
+            uses.write(run.path)
+        ranks.barrier()
+        yield
+
+
+def _may_differ(run: RunFolder, settings: Mapping[str, Any], *, known: bool) -> set[str]:
+    """Names of settings that a resumed run may change: where its clips are known by content, their place is one of them."""
+    names = {"manifest", "unlabelled", *(f"teachers.{name}" for name in settings.get("teachers", ()))}
+    before, now = run.settings_before(), flat_settings(settings)
+    same = {name for name in (*names, "data.cache") if _same_path(before.get(name), now.get(name))}
+    if before.get("data.cache") and now.get("data.cache"):
+        same.add("data.cache")  # another place; what is kept there follows from the clips
+    return {*RESUMABLE, *same, *(names if known else ())}
+
+
+def _same_path(before: object, now: object) -> bool:
+    return bool(before and now) and os.path.realpath(str(before)) == os.path.realpath(str(now))
+
+
+def _check_same_clips(run: RunFolder, uses: TrainedOn) -> bool:
+    """Whether the clips of the run that is there are known; refuses others."""
+    if not run.checkpoint.is_file():
+        return False
+    before = TrainedOn.read(run.path)
+    if before is None:
+        say(f"{run.path}: it has no {FILE_NAME}, so whether its clips are still the same cannot be checked.")
+        return False
+    difference = before.difference(uses)
+    if difference:
+        raise DataError(
+            f"{run.path} holds a run on other data: {difference}. Bring the clips and teachers back as they were to resume it, or "
+            "choose another --out."
+        )
+    return True
 
 
 def load_run(path: str | Path) -> TrainedRun:
@@ -71,12 +120,15 @@ def load_run(path: str | Path) -> TrainedRun:
     try:
         students = Students.from_description(payload["description"])
         strict_load(students, payload["state"], path=run.best)
+        students.check_finite(where=str(run.best))
         role = str(payload["role"])
     except KeyError as error:
         raise DataError(f"{run.best} lacks {error}: it is no trained network. Train it again.") from error
     except ConfigError as error:
         raise DataError(f"{run.best}: {error}") from error
     settings = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
+    if is_held(run.lock):
+        say(f"{path} is still being trained: this is its best epoch so far, {int(payload.get('epoch', 0)) + 1}.")
     return TrainedRun(run.path, role, students.eval(), settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,10 +39,18 @@ class DataSettings:
     cache_positions: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("num_segments", "input_size", "batch_size", "cache_positions"):
-            _check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "1 or more")
-        _check(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        _check(0 <= self.val_fraction < 0.9, "data.val_fraction", self.val_fraction, "0 up to 0.9")
+        _check_ranges(
+            self,
+            "data",
+            {
+                "num_segments": "[1, 1000]",
+                "input_size": "[16, 4096]",
+                "batch_size": "[1, 1000000]",
+                "workers": "[0, 256]",
+                "val_fraction": "[0, 0.9)",
+                "cache_positions": "[1, 10000]",
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -90,13 +100,30 @@ class OptimSettings:
     input_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.lr > 0, "optim.lr", self.lr, "above 0")
-        _check(self.epochs >= 1, "optim.epochs", self.epochs, "1 or more")
-        _check(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
-        _check(self.mixup >= 0, "optim.mixup", self.mixup, "0 or more")
-        _check(self.early_stop >= 0, "optim.early_stop", self.early_stop, "0 or more")
-        _check(self.accumulate >= 1, "optim.accumulate", self.accumulate, "1 or more")
-        _check(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 or more")
+        _check_ranges(
+            self,
+            "optim",
+            {
+                "lr": "(0, inf)",
+                "weight_decay": "[0, inf)",
+                "epochs": "[1, 1000000]",
+                "warmup_epochs": "[0, 1000000]",
+                "factor": "[0, inf)",
+                "epsilon": "(0, inf)",
+                "clip_norm": "[0, inf)",
+                "accumulate": "[1, 1000000]",
+                "label_smoothing": "[0, 1)",
+                "mixup": "[0, 1000]",
+                "early_stop": "[0, 1000000]",
+                "ema": "[0, 1)",
+                "dropout": "[0, 1)",
+                "body_factor": "[0, inf)",
+                "input_factor": "[0, inf)",
+            },
+        )
+        ascending = list(self.milestones) == sorted(set(self.milestones))
+        in_range = all(0 <= epoch <= 1_000_000 for epoch in self.milestones)
+        _check(ascending and in_range, "optim.milestones", list(self.milestones), "ascending epochs, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -121,6 +148,52 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         _check(self.split in (1, 2, 3), "split", self.split, "1, 2, 3")
+        _check(0 <= self.seed < 2**32, "seed", self.seed, f"0 to {2**32 - 1}")
+        for name in ("out", "manifest"):
+            _check(bool(getattr(self, name)), name, "empty", "a path")
+
+
+def check_early_stop(data: DataSettings, optim: OptimSettings) -> None:
+    """Refuses an early stop that nothing could cause.
+
+    Raises:
+        ConfigError: no clips are held out.
+    """
+    if optim.early_stop and not data.val_fraction:
+        raise ConfigError(
+            f"optim.early_stop is {optim.early_stop}, but data.val_fraction 0 holds no clips out to tell when to stop. Raise val_fraction, "
+            "or set early_stop to 0."
+        )
+
+
+def check_weights(weights: Mapping[str, float], where: str) -> None:
+    """Refuses weights that cannot be normalised.
+
+    Raises:
+        ConfigError: one is negative or not finite, or all are 0.
+    """
+    good = all(0 <= weight < math.inf for weight in weights.values()) and (any(weights.values()) or not weights)
+    _check(good, where, dict(weights), "0 or more, one of them above 0")
+
+
+def _check_ranges(settings: object, group: str, ranges: Mapping[str, str]) -> None:
+    """Checks numbers against ranges such as [0, 1): a square bracket includes its end; nan is in none."""
+    for name, accepted in ranges.items():
+        low, high = map(float, accepted[1:-1].split(","))
+        value = getattr(settings, name)
+        good = low <= value <= high and (accepted[0] == "[" or value > low) and (accepted[-1] == "]" or value < high)
+        _check(good, f"{group}.{name}", value, _in_words(accepted))
+
+
+def _in_words(accepted: str) -> str:
+    """
+    >>> _in_words("[0, 1)"), _in_words("(0, inf)"), _in_words("[1, 100]")
+    ('0 up to, not including, 1', 'above 0', '1 to 100')
+    """
+    low, high = accepted[1:-1].split(", ")
+    if high == "inf":
+        return f"above {low}" if accepted[0] == "(" else f"{low} or more"
+    return f"{low} up to, not including, {high}" if accepted[-1] == ")" else f"{low} to {high}"
 
 
 def _check(good: bool, name: str, given: object, accepted: str) -> None:

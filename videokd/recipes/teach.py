@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import build_students
 from videokd.recipes.command_line import parse, say
 from videokd.recipes.learn import learn
-from videokd.recipes.runs import prepare_run, read_manifest
-from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings
+from videokd.recipes.runs import prepared_run, read_manifest
+from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings, check_early_stop
+from videokd.recipes.trained_on import TrainedOn
 from videokd.recipes.training_clips import training_clips
 from videokd.training.ranks import join_ranks
 from videokd.training.run_folder import RunFolder
@@ -54,6 +56,7 @@ class Teach:
 
     def __post_init__(self) -> None:
         check_streams([self.stream], where="stream")
+        check_early_stop(self.data, self.optim)
         RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
 
 
@@ -66,9 +69,10 @@ def teach(settings: Teach) -> RunFolder:
     """Trains, or goes on training, one teacher; returns its run folder."""
     manifest = read_manifest(settings.manifest)
     run = RunFolder(Path(settings.out))
-    with join_ranks(pick_device(settings.device)) as ranks:
+    with join_ranks(pick_device(settings.device)) as ranks, ExitStack() as until_done:
         precision = Precision(settings.precision, ranks.device)
-        prepare_run(run, {"verb": "teach"} | asdict(settings), ranks)
+        uses = TrainedOn.of(manifest, split=settings.split, val_fraction=settings.data.val_fraction)
+        until_done.enter_context(prepared_run(run, {"verb": "teach"} | asdict(settings), ranks, uses))
         seed_everything(settings.seed)
         spec = NetworkSpec(
             streams=(settings.stream,),

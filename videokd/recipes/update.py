@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videokd.distill.mixup import Label
 from videokd.distill.objective import Objective
+from videokd.errors import ConfigError
 from videokd.models.students import Students, untouched_batch_norm
 from videokd.recipes.settings import OptimSettings
 from videokd.training.ranks import Ranks, exchange_after
@@ -142,6 +143,17 @@ class Update:
         return self._objective.for_student(only, outputs, target, label)
 
     def _forward(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
+        try:
+            return self._outputs(piece, only=only)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"a BatchNorm cannot learn from {len(piece)} clip at a time, as one number a channel has no deviation (accepted: pieces of 2 "
+                "clips or more). Raise data.batch_size, data.num_segments or data.input_size, or lower optim.accumulate."
+            ) from error
+
+    def _outputs(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
         if only is None:
             return self._wrapped(piece)  # type: ignore[no-any-return]
         outputs = self._wrapped(piece, only=only)

@@ -6,17 +6,20 @@ import json
 import math
 import os
 import resource
-from collections.abc import Mapping, Sequence
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.tensorboard.writer import FileWriter
 
-from videokd.errors import VideoKDError
+from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
 
 
@@ -96,12 +99,15 @@ class RunLog:
             return
         kept = b"" if resume_step is None else _lines_until(self.path, resume_step)
         write_whole(self.path, kept)
-        self._file = self.path.open("a", encoding="utf-8")
         first_step = 0 if resume_step is None else resume_step + 1
-        self._events = FileWriter(str(folder))
-        # TensorBoard drops what an earlier start of the run wrote from this step on (its format's second version)
-        self._events.add_event(Event(step=first_step, file_version="brain.Event:2"))
-        self._events.add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        with self._writing():
+            self._file = self.path.open("a", encoding="utf-8")
+            self._events_file = (self.path.parent / name).open("ab")
+            self._events = RecordWriter(self._events_file)
+            # TensorBoard drops what an earlier start of the run wrote from this step on (its format's second version)
+            self._add_event(Event(step=first_step, file_version="brain.Event:2"))
+            self._add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def record(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Adds one line, written through at once.
@@ -110,22 +116,43 @@ class RunLog:
             step: number of the step, from 0.
             epoch: number of the epoch, from 0.
             values: {name: number}.
+
+        Raises:
+            DataError: the line cannot be written, for example because the disk is full.
         """
         if not self._writes:
             return
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "epoch": epoch} | finite, allow_nan=False) + "\n")
-        self._file.flush()
         # one event for all: an event each would cost more than the rest of the logging together
         scalars = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
-        self._events.add_summary(Summary(value=scalars), step)  # type: ignore[no-untyped-call]
+        with self._writing():
+            self._file.write(json.dumps({"step": step, "epoch": epoch} | finite, allow_nan=False) + "\n")
+            self._file.flush()
+            self._add_event(Event(step=step, summary=Summary(value=scalars)))
+
+    def _add_event(self, event: Event) -> None:
+        # Written here and not by TensorBoard's own thread, whose error on a full disk nobody could catch
+        event.wall_time = time.time()
+        self._events.write(event.SerializeToString())  # type: ignore[no-untyped-call]
+        self._events_file.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.path} could not be written ({error.strerror or error}); the last checkpoint is good. Check free space and "
+                "permissions, then run the same command to resume."
+            ) from error
 
     def close(self) -> None:
         """Closes both files; also at the end of a `with` block."""
         if not self._writes:
             return
-        self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        for file in (self._file, self._events_file):
+            with suppress(OSError):  # every line is written already; what could not be was told
+                file.close()
 
     def __enter__(self) -> RunLog:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from videokd.errors import ConfigError, DataError
-from videokd.files import write_whole
+from videokd.files import held, write_whole
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,42 @@ class RunFolder:
         """The state that did best on the validation part."""
         return self.path / "best.pt"
 
+    @property
+    def lock(self) -> Path:
+        """What a training holds while it lasts; it stays, empty."""
+        return self.path / "lock"
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise ConfigError(
+                    f"{self.path} is a file (accepted: a folder, new or of the same run). Choose another --out."
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be made ({error.strerror}) (accepted: a folder that may be written). Choose another --out."
+            ) from error
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Makes the folder, and keeps it to this process for as long as it trains.
+
+        Raises:
+            ConfigError: the folder cannot be made.
+            DataError: another process trains in it.
+        """
+        self.make()
+        return held(
+            self.lock,
+            refusal=f"{self.path} is being trained by another process (accepted: one at a time). Wait until it is done, or choose "
+            "another --out.",
+        )
+
     def prepare(self, settings: Mapping[str, Any], *, may_differ: Collection[str] = (), writes: bool = True) -> bool:
         """Makes the folder and writes the settings, unless a run with other settings is there.
 
@@ -53,15 +90,11 @@ class RunFolder:
             Whether there is a checkpoint to resume from.
 
         Raises:
-            ConfigError: a run with other settings is there, or the path is a file.
+            ConfigError: a run with other settings is there, or the folder cannot be made.
             DataError: its settings cannot be read.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(
-                f"{self.path} is a file (accepted: a folder, new or of the same run). Choose another --out."
-            )
         if writes:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.make()
         plain = _plain(settings)
         resumes = self.checkpoint.is_file()
         if resumes:
@@ -71,12 +104,22 @@ class RunFolder:
             write_whole(self.config, text.encode())
         return resumes
 
-    def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:
+    def settings_before(self) -> dict[str, Any]:
+        """{dotted name: value} of the run that is there; empty without a checkpoint.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        if not self.checkpoint.is_file():
+            return {}
         try:
-            before = _flat(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+            return flat_settings(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             raise DataError(f"{self.config}, beside a checkpoint, cannot be read. Choose another --out.") from error
-        now = _flat(settings)
+
+    def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:
+        before = self.settings_before()
+        now = flat_settings(settings)
         for name in [*now, *before]:
             if name not in may_differ and before.get(name) != now.get(name):
                 raise ConfigError(
@@ -94,8 +137,13 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value} of nested settings.
+
+    >>> flat_settings({"optim": {"lr": 0.1}, "seed": 0})
+    {'optim.lr': 0.1, 'seed': 0}
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 
 from videokd.errors import ConfigError
+from videokd.files import leave_at_once
+
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def seed_everything(seed: int) -> None:
@@ -93,10 +96,10 @@ class Precision:
 
 
 class StopSignal:
-    """While it lasts, the first Ctrl-C or SIGTERM only asks to stop; the second one does, with KeyboardInterrupt.
+    """While it lasts, the first Ctrl-C, SIGTERM or SIGHUP only asks to stop; the second one ends the process at once.
 
     The loop looks at `requested` after each step, saves, and leaves. Signals reach a program's main thread only:
-    elsewhere nothing is caught.
+    elsewhere nothing is caught. Under `nohup`, SIGHUP stays ignored.
 
     >>> with StopSignal() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -110,7 +113,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {kind: signal.signal(kind, self._handle) for kind in (signal.SIGINT, signal.SIGTERM)}
+            kinds = [kind for kind in _STOPPING if signal.getsignal(kind) != signal.SIG_IGN or kind == signal.SIGINT]
+            self._previous = {kind: signal.signal(kind, self._handle) for kind in kinds}
         return self
 
     def __exit__(
@@ -121,5 +125,5 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
         self.requested = True

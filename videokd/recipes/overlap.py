@@ -1,0 +1,164 @@
+"""Refuses scores of clips that a run was trained on, and teachers that know a student's test clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from videokd.datasets.manifest import Clip, Manifest
+from videokd.errors import ConfigError, DataError
+from videokd.recipes.command_line import say
+from videokd.recipes.runs import TrainedRun
+from videokd.recipes.settings import DataSettings
+from videokd.recipes.trained_on import TrainedOn, some, tested_clips, trained_on, training_parts
+from videokd.types import STREAMS
+
+Seen = Literal["refuse", "omit", "score"]
+
+
+def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: Seen) -> tuple[Clip, ...]:
+    """The clips to score a run with: those that it was not trained on.
+
+    Args:
+        run: the trained networks.
+        clips: of the part.
+        part: test or val; that test clips chose the best epoch is told.
+        seen: what to do with clips that the run was trained on.
+
+    Raises:
+        DataError: there are such clips, and they are refused, or no others are left.
+    """
+    known = trained_on(run.path, run.settings)
+    if known is None:
+        say(
+            f"{run.path}: whether it was trained on these clips cannot be checked: it has no trained_on.json, and its manifest is not where "
+            "it was. Train it again if you are not sure."
+        )
+        return tuple(clips)
+    fitted = known.seen(clips)
+    fitted_ids = {clip.video_id for clip in fitted}
+    left = [clip for clip in clips if clip.video_id not in fitted_ids]
+    if fitted and (seen == "refuse" or (seen == "omit" and not left)):
+        raise DataError(_refusal(run, fitted, len(clips)))
+    if fitted:
+        what = "omitted" if seen == "omit" else "scored all the same: the accuracy is too high"
+        say(f"{run.path}: {len(fitted)} of {len(clips)} clips were in its training ({some(fitted)}); {what}.")
+    chosen = known.chosen_with(clips) if part == "test" else []
+    if chosen:
+        say(
+            f"{run.path}: {len(chosen)} of {len(clips)} clips chose its best epoch ({some(chosen)}): the accuracy may be a little too high."
+        )
+    return tuple(left) if seen == "omit" else tuple(clips)
+
+
+def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
+    own = run.settings.get("split")
+    return (
+        f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would say nothing. "
+        f"Evaluate it on split {own} of its own manifest, train a run on the split that you test, or pass `--seen omit` to score only the "
+        f"other {total - len(fitted)}."
+    )
+
+
+def check_teacher(
+    name: str, run: TrainedRun, manifest: Manifest, *, split: int, data: DataSettings
+) -> TrainedOn | None:
+    """Refuses a teacher that does not fit a student's training.
+
+    Args:
+        name: of the teacher.
+        run: its run.
+        manifest: the student's clips.
+        split: the student's.
+        data: what the student sees.
+
+    Returns:
+        What the teacher was trained on, if that is known.
+
+    Raises:
+        ConfigError: it sees clips in another way than the student.
+        DataError: it was trained on clips that the student's split tests.
+    """
+    _check_view(name, run, data)
+    known = trained_on(run.path, run.settings)
+    if known is None:
+        say(
+            f"teachers.{name}: whether {run.path} was trained on this split's test clips cannot be checked: it has no trained_on.json, and its "
+            "manifest is not where it was. Train it again if you are not sure."
+        )
+        return None
+    fit, held_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)
+    own = {digest for clip in fit for digest in (clip.sha256, clip.source_sha256)}
+    # what the split itself has on both sides is the student's own affair; `evaluate` tells
+    tested = [c for c in tested_clips(manifest, split=split) if c.sha256 not in own and c.source_sha256 not in own]
+    fitted = known.seen(tested)
+    if fitted:
+        raise DataError(
+            f"teachers.{name}: {run.path} was trained on {len(fitted)} of the {len(tested)} clips that split {split} of {manifest.root} tests "
+            f"({some(fitted)}): the student would learn its own test. Train the teacher with `--manifest {manifest.root} --split {split}`."
+        )
+    for clips, what in ((known.seen(held_out), "knows"), (known.chosen_with(tested), "chose its best epoch with")):
+        if clips:
+            of = (
+                f"{len(held_out)} clips held out here"
+                if what == "knows"
+                else f"{len(tested)} test clips of split {split}"
+            )
+            say(
+                f"teachers.{name}: {run.path} {what} {len(clips)} of the {of} ({some(clips)}): validation accuracy may be too high. "
+                "Train the teacher with the same manifest, split and data.val_fraction."
+            )
+    return known
+
+
+def _check_view(name: str, run: TrainedRun, data: DataSettings) -> None:
+    segments = run.students.num_segments
+    if segments != data.num_segments:
+        raise ConfigError(
+            f"teachers.{name} learned from {segments} segments a clip, the students see {data.num_segments}; they share one view. Pass "
+            f"`--data.num_segments {segments}`, or train the teacher with {data.num_segments}."
+        )
+    blank = bool((run.settings.get("data") or {}).get("blank_invalid", False))
+    with_vectors = [stream for stream in run.students.streams if STREAMS[stream].first_position]
+    if with_vectors and blank != data.blank_invalid:
+        raise ConfigError(
+            f"teachers.{name} learned with data.blank_invalid {str(blank).lower()}, the students have {str(data.blank_invalid).lower()}; they "
+            f"share one view. Pass `--data.blank_invalid {str(blank).lower()}`, or train the teacher again."
+        )
+
+
+def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Sequence[str]) -> None:
+    """Refuses a scores file of a run that was trained on some of its videos.
+
+    Args:
+        path: of the scores file; only files in a training run's folder can be checked.
+        results: the results beside it, which name the manifest.
+        video_ids: of the scores.
+
+    Raises:
+        DataError: the run was trained on some of the videos.
+    """
+    config = path.parent / "config.yaml"
+    if not config.is_file() or (results or {}).get("seen") == "score":
+        return
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        manifest = Manifest.read(results["dataset"]["manifest"] if results else settings["manifest"])
+        known = trained_on(path.parent, settings)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, DataError):
+        known = None
+    clips = {} if known is None else {clip.video_id: clip for clip in manifest.clips}
+    if known is None or not set(video_ids) <= set(clips):
+        say(
+            f"{path}: whether the run was trained on these videos cannot be checked, as its manifest is not where it was."
+        )
+        return
+    fitted = known.seen([clips[video_id] for video_id in video_ids])
+    if fitted:
+        raise DataError(
+            f"{path}: {path.parent} was trained on {len(fitted)} of these {len(video_ids)} videos ({some(fitted)}). Evaluate the run again on "
+            "clips it has not seen, and use those scores."
+        )
