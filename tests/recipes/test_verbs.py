@@ -210,7 +210,7 @@ def test_predict_names_what_it_cannot_read(
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)) == 1
     assert "empty.mp4 is empty" in captured.err
-    assert "required: files" in refused(capsys, "predict", f"--students={exported}")
+    assert "required: FILES" in refused(capsys, "predict", f"--students={exported}")
     assert "top is 0" in refused(capsys, "predict", str(clip), f"--students={exported}", "--top=0")
     assert "nowhere" in refused(capsys, "predict", str(clip), f"--students={tmp_path / 'nowhere'}")
 
@@ -231,7 +231,7 @@ def test_report(teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.Ca
     text = page.read_text()
     assert "A test" in text
     assert "data:image/png;base64" in text
-    assert "required: runs" in refused(capsys, "report", f"--save={page}")
+    assert "required: RUNS" in refused(capsys, "report", f"--save={page}")
     assert "nowhere" in refused(capsys, "report", str(tmp_path / "nowhere"), f"--save={page}")
 
 
