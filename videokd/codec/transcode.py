@@ -180,6 +180,7 @@ def _pictures(container: Any, stream: VideoStream, source: Path) -> Iterator[Vid
                     count += 1
         check.end()
         for frame in stream.codec_context.decode(None):
+            frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from the packet, and here is none
             yield _sound(frame, source, count)
             count += 1
     except av.error.EOFError:
