@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.codec.test_orientation import write_with_matrix
+from tests.codec.test_traps import write as write_stamped
 from tests.conftest import MakeClip, moving_texture
 from videokd.codec.encoding import Encoding
 from videokd.codec.form import TrainingForm, form_of
@@ -140,3 +141,28 @@ def test_damaged_settings(damaged: dict) -> None:
 def test_files_without_a_picture(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match="is not there"):
         form_of(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi", "ts"])
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(
+    ("stamps", "rate"),
+    [
+        ([0, 1, 2, 3, *range(6, 84, 3)], 29 * 25 / 81),  # at 25, then every third picture
+        ([*range(15), *range(2515, 2530)], 25),  # a recording that was interrupted for 100 s
+        ([*range(30)], 25),
+    ],
+)
+def test_variable_rates_are_measured(
+    tmp_path: Path, suffix: str, b_frames: int, stamps: list[int], rate: float
+) -> None:
+    """Matroska states what its writer was told, whatever the timestamps."""
+    path = write_stamped(
+        tmp_path / f"clip.{suffix}",
+        moving_texture(30, 96, 128),
+        codec="mpeg4",
+        stamps=stamps,
+        context={"max_b_frames": b_frames},
+    )
+    assert form_of(path).frame_rate == pytest.approx(rate, rel=0.03)  # AVI has times of decoding only
+    assert transcode(path, tmp_path / "out.mp4").frame_rate == form_of(path).frame_rate

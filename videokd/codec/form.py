@@ -15,7 +15,7 @@ from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
 from videokd.codec.opening import open_container, reason
 from videokd.codec.orientation import Orientation, orientation_of
-from videokd.codec.transcode import rate_of
+from videokd.codec.rate import RateMeter
 from videokd.errors import ConfigError, DecodeError
 
 _SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a second and a half
@@ -24,7 +24,7 @@ _ENCODED = ("codec", "gop", "quality", "short_side", "resample")
 
 @dataclass(frozen=True)
 class FileForm:
-    """What a file's headers and its first picture say.
+    """What a file's headers, its first picture and its timestamps say.
 
     Args:
         codec: FFmpeg's name of the decoder.
@@ -33,7 +33,7 @@ class FileForm:
         pixel_format: FFmpeg's name, such as yuv420p.
         pixel_aspect: width of a pixel by its height.
         orientation: how the pictures are shown.
-        frame_rate: pictures a second; 0 where the file states none.
+        frame_rate: pictures a second, as its timestamps say; 0 where nothing tells.
     """
 
     codec: str
@@ -46,7 +46,7 @@ class FileForm:
 
 
 def form_of(path: str | os.PathLike[str]) -> FileForm:
-    """The form of a file; its GOPs are not looked at.
+    """The form of a file; its packets are gone through, but only the first picture is decoded.
 
     Raises:
         DecodeError: it cannot be read, or its first picture cannot be decoded or is turned by no quarter turn.
@@ -54,7 +54,7 @@ def form_of(path: str | os.PathLike[str]) -> FileForm:
     container, stream = open_container(path)
     with container:
         try:
-            frame = next(container.decode(stream), None)
+            frame, rate = _first_picture_and_rate(container, stream)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{path} cannot be decoded: {reason(error)}. Check that it plays.") from error
         if frame is None:
@@ -70,8 +70,18 @@ def form_of(path: str | os.PathLike[str]) -> FileForm:
             pixel_format=frame.format.name,
             pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
             orientation=orientation,
-            frame_rate=float(rate_of(stream) or 0),
+            frame_rate=rate,
         )
+
+
+def _first_picture_and_rate(container: Any, stream: Any) -> tuple[Any, float]:
+    """The first picture, or None; pictures a second."""
+    frame, meter = None, RateMeter(stream)
+    for packet in container.demux(stream):
+        meter.see(packet)
+        if frame is None:
+            frame = next(iter(packet.decode()), None)
+    return frame, meter.rate
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from videokd.codec.encoding import LONGEST_SIDE, Encoding, clock
 from videokd.codec.mp4_writer import Writer, aside
 from videokd.codec.opening import open_container, reason
 from videokd.codec.orientation import orientation_of
+from videokd.codec.rate import RateMeter, rate_of
 from videokd.codec.resampling import resampled
 from videokd.errors import DataError, DecodeError
 
@@ -32,7 +33,7 @@ class SourceForm:
 
     Args:
         codec: FFmpeg's name of the decoder.
-        frame_rate: pictures a second; 0 where the file states none.
+        frame_rate: pictures a second, as its timestamps say; 0 where nothing tells.
         types: the type of each picture in display order: I, P, B, S (global motion), or - where the decoder names none.
         num_written: pictures of the transcoded file; as many as the source has, unless it was resampled.
     """
@@ -78,9 +79,9 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
 def _written(source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding) -> SourceForm:
     """Writes the pictures of an open file; how they were encoded."""
     with aside(target) as temporary:
-        rate = rate_of(stream)
+        rate, meter = rate_of(stream), RateMeter(stream)
         types: list[str] = []
-        pictures = _typed(_pictures(container, stream, source), types)
+        pictures = _typed(_pictures(container, stream, source, meter), types)
         if encoding.resample is not None:
             start, step = _start(container, stream), 1 / clock(rate)
             pictures = resampled(pictures, clock(encoding.resample), start=start, step=step)
@@ -92,13 +93,7 @@ def _written(source: Path, container: Any, stream: VideoStream, target: Path, en
             if not writer.num_frames:
                 raise DecodeError(f"{source}: no picture could be decoded. The file is damaged: fetch it again.")
             writer.finish()
-            return SourceForm(stream.codec_context.name, float(rate or 0), "".join(types), writer.num_frames)
-
-
-def rate_of(stream: VideoStream) -> Fraction | None:
-    """Pictures a second; in a bare bitstream, which has no timestamps, the codec knows it and the container guesses."""
-    known = stream.average_rate if stream.start_time is not None else None
-    return known or stream.guessed_rate or stream.average_rate
+            return SourceForm(stream.codec_context.name, meter.rate, "".join(types), writer.num_frames)
 
 
 def _start(container: Any, stream: VideoStream) -> Fraction:
@@ -168,13 +163,14 @@ def encode(
             return writer.finish()
 
 
-def _pictures(container: Any, stream: VideoStream, source: Path) -> Iterator[VideoFrame]:
+def _pictures(container: Any, stream: VideoStream, source: Path, meter: RateMeter) -> Iterator[VideoFrame]:
     """Every picture in display order; damage that FFmpeg notices raises DecodeError, naming path and picture."""
     check, count = PacketCheck(source, container, stream), 0
     try:
         for packet in container.demux(stream):
             if packet.size:  # FFmpeg skips empty ones, and PyAV ends with one
                 check.see(packet)
+                meter.see(packet)
                 for frame in packet.decode():
                     yield _sound(frame, source, count)
                     count += 1

@@ -165,7 +165,7 @@ def _kept(task: Making) -> Facts | None:
     order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
     types = "".join(kind.upper() for _, kind in order)
     task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
-    return _facts(task, task.source, index, SourceForm(index.codec, index.frame_rate, types, index.num_frames))
+    return _facts(task, task.source, index, SourceForm(index.codec, form.frame_rate, types, index.num_frames))
 
 
 def _has_another_rate(form: FileForm, encoding: Encoding) -> bool:

@@ -57,7 +57,7 @@ class Clip:
         source_path: of the file that it was made from, relative to the dataset's folder; this and what follows is
             empty or 0 in manifests of videokd's first version.
         source_codec: FFmpeg's name of the source's decoder.
-        source_frame_rate: pictures a second that the source states; 0 where it states none.
+        source_frame_rate: pictures a second of the source, as its timestamps say; 0 where nothing tells.
         source_gop: the source's pictures for each of its I-frames, on average.
         source_b_frames: share of B-frames in the source.
         source_bytes: size of the source.
