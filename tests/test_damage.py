@@ -179,7 +179,7 @@ def damages(path: Path, count: int) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["scores-iframe.npz", "results.json", "students.json", "checkpoint.pt"])
+@pytest.mark.parametrize("kind", LOADERS)
 def test_damaged_files_are_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     folder, damaged = tmp_path / "there", tmp_path / "damaged"
     folder.mkdir()
