@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import is_held
 from videokd.models.backbone import Network
+from videokd.models.saved import ShapesDiffer, build_described
 from videokd.models.students import Students
 from videokd.recipes.command_line import say
+from videokd.recipes.config_values import read_yaml
 from videokd.recipes.trained_on import FILE_NAME, TrainedOn
 from videokd.training.checkpoint import load_checkpoint, strict_load
 from videokd.training.ranks import Ranks
@@ -118,18 +118,35 @@ def load_run(path: str | Path) -> TrainedRun:
         )
     payload = load_checkpoint(run.best)
     try:
-        students = Students.from_description(payload["description"])
-        strict_load(students, payload["state"], path=run.best)
+        state = payload["state"]
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        students = build_described(payload["description"], shapes)
+        strict_load(students, state, path=run.best)
         students.check_finite(where=str(run.best))
-        role = str(payload["role"])
+        role, epoch = str(payload["role"]), int(payload.get("epoch", 0))
+    except ShapesDiffer as error:
+        raise DataError(f"{run.best} is of another architecture: {error}. Train it again.") from error
     except KeyError as error:
-        raise DataError(f"{run.best} lacks {error}: it is no trained network. Train it again.") from error
+        raise DataError(f"{run.best} lacks {error}: it is not a trained network. Train it again.") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{run.best} is damaged ({error!s:.200}). Train it again.") from error
     except ConfigError as error:
         raise DataError(f"{run.best}: {error}") from error
-    settings = yaml.safe_load(run.config.read_text(encoding="utf-8")) or {}
+    settings = _settings_of(run)
     if is_held(run.lock):
-        say(f"{path} is still being trained: this is its best epoch so far, {int(payload.get('epoch', 0)) + 1}.")
+        say(f"{path} is still being trained: this is its best epoch so far, {epoch + 1}.")
     return TrainedRun(run.path, role, students.eval(), settings)
+
+
+def _settings_of(run: RunFolder) -> dict[str, Any]:
+    try:
+        settings = read_yaml(run.config.read_text(encoding="utf-8"), where=str(run.config))
+    except (OSError, ValueError, ConfigError) as error:
+        raise DataError(f"{error} The run cannot be used without its settings.") from error
+    sound = isinstance(settings, dict) and isinstance(settings.get("manifest", ""), str)
+    if not sound or not isinstance(settings.get("data", {}), dict):
+        raise DataError(f"{run.config} is not the settings of a run. Train it again.")
+    return settings
 
 
 def load_teacher(path: str | Path) -> TrainedRun:

@@ -1,0 +1,64 @@
+"""A run folder of strangers, damaged: one line, whatever its files hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from videokd.errors import DataError
+from videokd.models.backbone import NetworkSpec
+from videokd.models.students import build_students
+from videokd.recipes.runs import load_run
+from videokd.training.checkpoint import save_checkpoint
+
+
+def run_of(folder: Path, config: str = "manifest: m\nsplit: 1\n", **changes: Any) -> Path:
+    students = build_students(
+        {"a": NetworkSpec(("motion",), "test_resnet", 2, 32)}, class_names=["x", "y"], num_segments=3, seed=0
+    )
+    payload = {"description": students.description(), "state": students.state_dict(), "role": "student", "epoch": 0}
+    save_checkpoint(folder / "best.pt", payload | changes)
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def test_a_sound_run_is_loaded(tmp_path: Path) -> None:
+    assert load_run(run_of(tmp_path)).settings == {"manifest": "m", "split": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": []},
+        {"description": None},
+        {"description": {}},
+        {"state": []},
+        {"state": {}},
+        {"state": {"members.a": 3}},
+        {"state": {"members.a": torch.zeros(1).expand(10**9)}},
+        {"epoch": "x"},
+    ],
+)
+def test_damaged_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"best\.pt"):
+        load_run(run_of(tmp_path, **changes))
+
+
+def test_a_description_of_a_giant(tmp_path: Path) -> None:
+    """Four words that would take gigabytes; they are compared with the weights first."""
+    spec = NetworkSpec(("motion",), "vit_giant_patch14_224", 2, 224)
+    with torch.device("meta"):
+        students = build_students({"a": spec}, class_names=["x", "y"], num_segments=3, seed=0)
+    with pytest.raises(DataError, match="is of another architecture"):
+        load_run(run_of(tmp_path, description=students.description()))
+
+
+@pytest.mark.parametrize(
+    "config", ["a: [", "- 1", "a: &x 1\nb: *x", "manifest: 3", "data: 3", "!!python/name:os.system", ""]
+)
+def test_damaged_settings(tmp_path: Path, config: str) -> None:
+    with pytest.raises(DataError, match=r"config\.yaml"):
+        load_run(run_of(tmp_path, config))
