@@ -11,8 +11,10 @@ import pytest
 import videokd
 from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, texture, write
 from videokd.codec.container import index_video
+from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
 from videokd.codec.rgb import read_rgb
+from videokd.codec.transcode import transcode
 
 
 def check_everything(path: Path) -> VideoIndex:
@@ -232,3 +234,21 @@ def test_a_reader_says_what_it_reads(tmp_path: Path) -> None:
     with videokd.open(path) as video:
         assert repr(video) == f"VideoReader('{path}': mpeg4, 128×96, 30 frames in 1.20 s, 3 GOPs, exact)"
     assert repr(video).endswith("closed)")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+@pytest.mark.parametrize("starts", [(0, 2500), (2500, 0), (0, 10**6)])
+def test_joined_recordings_last_as_long_as_both(tmp_path: Path, codec: str, starts: tuple[int, int]) -> None:
+    """Each has a clock of its own: the time between them was not filmed, and no copies fill it."""
+    parts = []
+    for start in starts:
+        stamps = [start + n for n in range(24)]
+        parts.append(write(tmp_path / f"{start}.ts", texture(24, 48, 64), codec=codec, stamps=stamps).read_bytes())
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    index = index_video(path)
+    assert index.num_frames == 48
+    assert index.duration_seconds == pytest.approx(1.92, abs=0.1)
+    assert transcode(path, tmp_path / "out.mp4", Encoding(short_side=48, resample=25)).num_written == pytest.approx(
+        48, abs=2
+    )

@@ -9,12 +9,19 @@ import numpy as np
 
 _SAME_RATE = 0.02  # timestamps in milliseconds, as in MKV, are up to 1.5 % off at 30 pictures a second
 _LONGEST_GAP = 10  # times the middle one; more is a jump, such as where two recordings were joined
+# FFmpeg's dts_delta_threshold, for containers whose clock may be set anew; elsewhere more is a broken timestamp
+_LONGEST_SECONDS, _LONGEST_SECONDS_ELSEWHERE = 10, 3600
 
 
 def rate_of(stream: Any) -> Fraction | None:
     """Pictures a second; in a bare bitstream, which has no timestamps, the codec knows it and the container guesses."""
     known = stream.average_rate if stream.start_time is not None else None
     return known or stream.guessed_rate or stream.average_rate
+
+
+def longest_gap(container: Any) -> int:
+    """Seconds between two pictures; more is no pause, but a clock that was set anew, as in joined transport streams."""
+    return _LONGEST_SECONDS if container.format.name in ("mpegts", "mpeg") else _LONGEST_SECONDS_ELSEWHERE
 
 
 class RateMeter:

@@ -12,7 +12,6 @@ from av.video.frame import VideoFrame
 _FIRST_LOOK = (
     8  # pictures whose timestamps are compared before the first is used: wrong ones show within a reordered group
 )
-_MOST_SECONDS = 3600  # between two pictures; more is a broken timestamp, and would be filled with copies
 
 
 class PictureTimes:
@@ -24,10 +23,11 @@ class PictureTimes:
     Args:
         start: the timestamp of the file's time 0, in seconds.
         step: nominal distance of two pictures, in seconds.
+        longest: seconds between two pictures; more is a jump, and would be filled with copies.
     """
 
-    def __init__(self, start: Fraction, step: Fraction) -> None:
-        self._offset, self._step = -start, step
+    def __init__(self, start: Fraction, step: Fraction, longest: int = 3600) -> None:
+        self._offset, self._step, self._longest = -start, step, longest
         self._last: Fraction | None = None
         self._last_seen: dict[str, int | None] = {"pts": None, "dts": None}
         self._faults = {"pts": 0, "dts": 0}
@@ -44,7 +44,7 @@ class PictureTimes:
         base = frame.time_base or Fraction(0)
         expected = Fraction(0) if self._last is None else self._last + self._step
         time = expected if stamp is None else stamp * base + self._offset
-        if abs(time - (self._last or 0)) > _MOST_SECONDS:
+        if abs(time - (self._last or 0)) > self._longest:
             self._offset += expected - time
             time = expected
         self._last = time if self._last is None or time > self._last else expected
@@ -63,7 +63,7 @@ class PictureTimes:
 
 
 def resampled(
-    pictures: Iterable[VideoFrame], rate: Fraction, *, start: Fraction, step: Fraction
+    pictures: Iterable[VideoFrame], rate: Fraction, *, start: Fraction, step: Fraction, longest: int = 3600
 ) -> Iterator[VideoFrame]:
     """The pictures at a constant rate, as FFmpeg's filter `fps` gives them: each shows the latest that has begun.
 
@@ -72,8 +72,9 @@ def resampled(
         rate: pictures a second.
         start: the timestamp of the file's time 0, in seconds.
         step: nominal distance of two pictures, in seconds; also how long the last one is shown where the file does not say.
+        longest: seconds between two pictures; more is a jump.
     """
-    times, pictures = PictureTimes(start, step), iter(pictures)
+    times, pictures = PictureTimes(start, step, longest), iter(pictures)
     first = list(islice(pictures, _FIRST_LOOK))
     times.look_at(first)
     shown: VideoFrame | None = None
@@ -87,16 +88,16 @@ def resampled(
             for _ in range(next_slot, slot):
                 yield shown
             next_slot = max(next_slot, slot)
-        shown, end = frame, time + _duration(frame, step)
+        shown, end = frame, time + _duration(frame, step, longest)
     if shown is not None:
         for _ in range(next_slot, _nearest(end * rate)):
             yield shown
 
 
-def _duration(frame: Any, step: Fraction) -> Fraction:
+def _duration(frame: Any, step: Fraction, longest: int) -> Fraction:
     """How long a picture is shown, in seconds."""
     duration = Fraction(frame.duration or 0) * (frame.time_base or 0)
-    return duration if 0 < duration <= _MOST_SECONDS else step
+    return duration if 0 < duration <= longest else step
 
 
 def _nearest(value: Fraction) -> int:

@@ -14,12 +14,14 @@ from videokd.codec import headers
 from videokd.codec.carried import STARTS_AT_KEYFRAMES, CarriedState
 from videokd.codec.completeness import PacketCheck
 from videokd.codec.index import VideoIndex, checksum_of
+from videokd.codec.rate import longest_gap
 
 if TYPE_CHECKING:
     from videokd.codec.container import PictureDecoder
 
 # H.264 section A.3.1
 _MOST_REFERENCES = 16
+_MOST_BACKWARDS = 1.0  # seconds that times of decoding may fall by: invented ones do, by a few pictures
 _PICTURE_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "I"}  # AVPictureType; SI, SP and BI among them
 
 
@@ -95,15 +97,21 @@ class _Scan:
         """When each frame is shown, in display order and from 0, and how long they take in all; in seconds.
 
         Timestamps are put in display order first: those that a container invents rise in file order. Where they are missing
-        or repeated, the frame rate stands in.
+        or repeated, or the clock was set anew, the frame rate stands in.
         """
         stamps = sorted(stamp for packet in shown if (stamp := self.stamps[packet][0]) is not None)
-        if not stamps or len(set(stamps)) < len(shown):
+        if not stamps or len(set(stamps)) < len(shown) or self._clock_jumps():
             return [number / rate for number in range(len(shown))], len(shown) / rate
         base = float(self.decoder.stream.time_base)
         times = [(stamp - stamps[0]) * base for stamp in stamps]
         last = max(numbers, key=numbers.__getitem__)
         return times, times[-1] + (self.durations[last] * base or 1 / rate)
+
+    def _clock_jumps(self) -> bool:
+        """Whether recordings were joined, each with a clock of its own."""
+        base, longest = float(self.decoder.stream.time_base), longest_gap(self.decoder.container)
+        times = [dts * base for _, dts, _ in self.stamps if dts is not None]
+        return any(not -_MOST_BACKWARDS <= after - before <= longest for before, after in pairwise(times))
 
     def _starts(self, types: str) -> dict[int, int]:
         """{packet: CRC-32} of each packet where decoding gives what it gives from the file's start."""

@@ -20,7 +20,7 @@ from videokd.codec.encoding import LONGEST_SIDE, Encoding, clock
 from videokd.codec.mp4_writer import Writer, aside
 from videokd.codec.opening import open_container, reason
 from videokd.codec.orientation import orientation_of
-from videokd.codec.rate import RateMeter, rate_of
+from videokd.codec.rate import RateMeter, longest_gap, rate_of
 from videokd.codec.resampling import resampled
 from videokd.errors import DataError, DecodeError
 
@@ -84,7 +84,8 @@ def _written(source: Path, container: Any, stream: VideoStream, target: Path, en
         pictures = _typed(_pictures(container, stream, source, meter), types)
         if encoding.resample is not None:
             start, step = _start(container, stream), 1 / clock(rate)
-            pictures = resampled(pictures, clock(encoding.resample), start=start, step=step)
+            longest = longest_gap(container)
+            pictures = resampled(pictures, clock(encoding.resample), start=start, step=step, longest=longest)
         with Writer(temporary, shown_as=target, rate=rate, encoding=encoding) as writer:
             try:
                 _write(writer, pictures, stream.sample_aspect_ratio, encoding.short_side)
