@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import videokd
-from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, texture, write
+from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, remux, texture, write
 from videokd.codec.container import index_video
 from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
 from videokd.codec.rgb import read_rgb
 from videokd.codec.transcode import transcode
+from videokd.errors import NeedsTranscoding
 
 
 def check_everything(path: Path) -> VideoIndex:
@@ -252,3 +253,13 @@ def test_joined_recordings_last_as_long_as_both(tmp_path: Path, codec: str, star
     assert transcode(path, tmp_path / "out.mp4", Encoding(short_side=48, resample=25)).num_written == pytest.approx(
         48, abs=2
     )
+
+
+def test_a_picture_that_is_shown_twice(tmp_path: Path) -> None:
+    """Without its I-frame, MPEG-4 with B-frames shows its first P-frame twice: packets and frames cannot be matched."""
+    whole = write(tmp_path / "whole.avi", texture(30, 96, 128), codec="mpeg4", context={"max_b_frames": 2})
+    path = remux(whole, tmp_path / "cut.avi", drop_first=2)
+    shown = len(decoded(path))
+    with pytest.raises(NeedsTranscoding, match=r"cut\.avi begins inside a GOP.*shows a picture twice"):
+        videokd.open(path)
+    assert transcode(path, tmp_path / "out.mp4", Encoding(short_side=48)).num_written == shown

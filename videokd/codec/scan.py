@@ -15,6 +15,7 @@ from videokd.codec.carried import STARTS_AT_KEYFRAMES, CarriedState
 from videokd.codec.completeness import PacketCheck
 from videokd.codec.index import VideoIndex, checksum_of
 from videokd.codec.rate import longest_gap
+from videokd.errors import NeedsTranscoding
 
 if TYPE_CHECKING:
     from videokd.codec.container import PictureDecoder
@@ -292,6 +293,11 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
     for number, kind in shown:
         types[number] = kind
     order = {number: rank for rank, (number, _) in enumerate(shown)}
+    if len(order) < len(shown):
+        raise NeedsTranscoding(
+            f"{decoder.path} begins inside a GOP, and FFmpeg shows a picture twice for one that is missing (accepted: each picture once). "
+            "Run `videokd prepare folder` to transcode it."
+        )
     sequence = known.sequence or headers.Sequence()
     kinds = ("p" if number in unreferenced and kind == "P" else kind for number, kind in enumerate(types))
     sequence = replace(
