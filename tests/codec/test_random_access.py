@@ -263,3 +263,18 @@ def test_a_picture_that_is_shown_twice(tmp_path: Path) -> None:
     with pytest.raises(NeedsTranscoding, match=r"cut\.avi begins inside a GOP.*shows a picture twice"):
         videokd.open(path)
     assert transcode(path, tmp_path / "out.mp4", Encoding(short_side=48)).num_written == shown
+
+
+@pytest.mark.parametrize(("suffix", "muxer"), [("mkv", {}), ("mp4", {"movflags": "frag_keyframe+empty_moov"})])
+def test_a_file_after_itself_is_not_sought_in(tmp_path: Path, suffix: str, muxer: dict[str, str]) -> None:
+    """Every time comes twice: a seek finds the first, and Matroska ends behind its own segment then."""
+    path = write(tmp_path / f"clip.{suffix}", texture(40, 96, 128), codec="mpeg4", muxer=muxer)
+    path.write_bytes(2 * path.read_bytes())
+    check_numbers(path)
+    with videokd.open(path) as video:
+        in_order = {(s.gop, s.position): digest(s) for s in video.iterate(streams=ALL)}
+        gops = len(video.gops)
+    assert gops > 5
+    for gop in (gops - 1, 1, gops - 2):
+        with videokd.open(path) as video:
+            assert digest(video.read(gop=gop, position=2, streams=ALL)) == in_order[gop, 2]

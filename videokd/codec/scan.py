@@ -76,7 +76,11 @@ class _Scan:
         times, duration = self._times(shown, numbers, rate)
         keys = self._starts(types)
         # Without a place, keyframes are reached from the file's start only, by a new decoder
-        places = [(None, None, None)] * len(types) if self._carried.lasts or self._reconfigured else self.stamps
+        places = (
+            [(None, None, None)] * len(types)
+            if self._carried.lasts or self._reconfigured or self._steps_back()
+            else self.stamps
+        )
         return VideoIndex(
             codec=context.name,
             width=context.width,
@@ -110,9 +114,18 @@ class _Scan:
 
     def _clock_jumps(self) -> bool:
         """Whether recordings were joined, each with a clock of its own."""
-        base, longest = float(self.decoder.stream.time_base), longest_gap(self.decoder.container)
+        longest = longest_gap(self.decoder.container)
+        return self._steps_back() or any(step > longest for step in self._steps())
+
+    def _steps_back(self) -> bool:
+        """Whether the same time comes twice, so that a seek to it finds only one of the two places."""
+        return any(step < -_MOST_BACKWARDS for step in self._steps())
+
+    def _steps(self) -> list[float]:
+        """Seconds from one packet's time of decoding to the next one's."""
+        base = float(self.decoder.stream.time_base)
         times = [dts * base for _, dts, _ in self.stamps if dts is not None]
-        return any(not -_MOST_BACKWARDS <= after - before <= longest for before, after in pairwise(times))
+        return [after - before for before, after in pairwise(times)]
 
     def _starts(self, types: str) -> dict[int, int]:
         """{packet: CRC-32} of each packet where decoding gives what it gives from the file's start."""
