@@ -57,6 +57,12 @@ def test_a_split_whose_test_clips_the_run_knows(
     assert not list(run.glob("scores-*"))
     assert main(["evaluate", str(run), "--split=2", "--seen=score", *QUICK]) == 0
     assert f"{known} of {tested} clips were in its training" in capsys.readouterr().err
+    # whoever sees only the page, of the run or of its fused scores, is told too
+    fused, page = tmp_path / "fused", tmp_path / "page.html"
+    assert main(["fuse", f"--scores.a={run / 'scores-motion.npz'}", f"--out={fused}"]) == 0
+    for folder in (run, fused):
+        assert main(["report", str(folder), f"--save={page}"]) == 0
+        assert f"{known} of the videos were in training" in page.read_text(encoding="utf-8")
     if known < tested:
         assert main(["evaluate", str(run), "--split=2", "--seen=omit", *QUICK]) == 0
     else:

@@ -185,9 +185,11 @@ def _dataset_line(results: Mapping[str, Any]) -> str:
     manifest = Path(dataset["manifest"])
     name = manifest.parent.name if manifest.stem == "manifest" and manifest.parent.name else manifest.stem
     split = f", split {dataset['split']}" if dataset["split"] is not None else ""
+    known = dataset.get("trained_on")  # after `videokd evaluate --seen score`
+    warning = f"; {known} of the videos were in training: their accuracy is too high" if known else ""
     return (
         f"{name}{split}, {dataset['part']}: {dataset['num_videos']} videos of {len(dataset['class_names'])} classes, "
-        f"{results['num_segments']} segments, {results['views']} views"
+        f"{results['num_segments']} segments, {results['views']} views{warning}"
     )
 
 

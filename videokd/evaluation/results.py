@@ -157,7 +157,8 @@ def read_results(path: Path | str) -> dict[str, Any]:
 
 def _check_results(results: Any, *, where: str) -> None:
     _check(results, _RUN, where=where)
-    _check(results["dataset"], _DATASET, where=f"{where}: dataset")
+    trained_on: Mapping[str, Kinds] = {"trained_on": int} if "trained_on" in results["dataset"] else {}
+    _check(results["dataset"], {**_DATASET, **trained_on}, where=f"{where}: dataset")
     if not results["entries"]:
         raise DataError(f"{where}: entries is empty (accepted: one or more models)")
     for name, entry in results["entries"].items():

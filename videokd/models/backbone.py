@@ -66,9 +66,9 @@ class NetworkSpec:
             raise ConfigError(
                 f"temporal_shift is for 2-D networks, and {self.backbone} sees time by itself (accepted: false). Leave it away."
             )
-        for name in ("num_classes", "input_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)} (accepted: 1 or more). Correct the setting.")
+        for name, most in (("num_classes", 1_000_000), ("input_size", 4096)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)} (accepted: 1 to {most}). Correct the setting.")
 
     @property
     def sees_order(self) -> bool:

@@ -28,7 +28,7 @@ from videokd.recipes.settings import (
     check_early_stop,
     check_weights,
 )
-from videokd.recipes.trained_on import TrainedOn, digest_of
+from videokd.recipes.trained_on import TrainedOn
 from videokd.recipes.training_clips import training_clips
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
@@ -296,7 +296,7 @@ def _target_and_clips(
         known = check_teacher(name, run, manifest, split=settings.split, data=settings.data)
         by_teachers |= known.fitted if known else set()
         networks[name] = network_of(run)
-        weights_files[name] = digest_of(RunFolder(run.path).best)
+        weights_files[name] = run.weights
     uses = TrainedOn.of(
         manifest,
         split=settings.split,

@@ -108,9 +108,9 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     students = run.students.to(precision.device)
     split = settings.split or run.settings["split"]
     clips = _clips(manifest, run, part=settings.part, split=split)
-    clips = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
+    clips, num_trained_on = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
     dataset = _dataset(settings, run, manifest, clips)
-    key = scores_key(run.path / "best.pt", dataset, precision)
+    key = scores_key(run.weights, dataset, precision)
     made_from = {"scores": key, "settings": _other_settings(settings, clips, precision)}
     before = finished_results(run.path, part=settings.part, key=key)
     if before is not None and before["made_from"] == made_from and pictures_are_there(run.path, before):
@@ -125,7 +125,8 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     _check_file_names(scores)
     results = {
         **about(run.path.name, verb="evaluate", command=command),
-        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips)),
+        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips))
+        | ({"trained_on": num_trained_on} if num_trained_on else {}),
         "seen": settings.seen,
         "views": settings.views,
         "num_segments": dataset.num_segments,

@@ -148,6 +148,9 @@ def _write_run(settings: Fuse, fused: Scores, *, command: str) -> None:
     part = results["dataset"]["part"]
     fused.save(out / scores_name("fused", part=part))
     head = {name: results[name] for name in ("dataset", "views", "num_segments")}
+    most_trained_on = max(each["dataset"].get("trained_on", 0) for each, _ in parts)
+    if most_trained_on:
+        head["dataset"] = head["dataset"] | {"trained_on": most_trained_on}
     write_results(
         out / results_name(part), about(out.name, verb="fuse", command=command) | head | {"entries": {"fused": entry}}
     )

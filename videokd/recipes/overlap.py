@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.recipes.command_line import say
-from videokd.recipes.runs import TrainedRun
+from videokd.recipes.runs import TrainedRun, read_settings
 from videokd.recipes.settings import DataSettings
 from videokd.recipes.trained_on import TrainedOn, some, tested_clips, trained_on, training_parts
+from videokd.training.run_folder import RunFolder
 from videokd.types import STREAMS
 
 Seen = Literal["refuse", "omit", "score"]
 
 
-def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: Seen) -> tuple[Clip, ...]:
-    """The clips to score a run with: those that it was not trained on.
+def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: Seen) -> tuple[tuple[Clip, ...], int]:
+    """The clips to score a run with: those that it was not trained on; how many of them it was trained on all the same.
 
     Args:
         run: the trained networks.
@@ -37,7 +36,7 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
             f"{run.path}: whether it was trained on these clips cannot be checked: it has no trained_on.json, and its manifest is not where "
             "it was. Train it again if you are not sure."
         )
-        return tuple(clips)
+        return tuple(clips), 0
     fitted = known.seen(clips)
     fitted_ids = {clip.video_id for clip in fitted}
     left = [clip for clip in clips if clip.video_id not in fitted_ids]
@@ -51,7 +50,7 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
         say(
             f"{run.path}: {len(chosen)} of {len(clips)} clips chose its best epoch ({some(chosen)}): the accuracy may be a little too high."
         )
-    return tuple(left) if seen == "omit" else tuple(clips)
+    return (tuple(left), 0) if seen == "omit" else (tuple(clips), len(fitted))
 
 
 def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
@@ -145,10 +144,10 @@ def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Seq
     if not config.is_file() or (results or {}).get("seen") == "score":
         return
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings = read_settings(RunFolder(path.parent))
         manifest = Manifest.read(results["dataset"]["manifest"] if results else settings["manifest"])
         known = trained_on(path.parent, settings)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, DataError):
+    except (OSError, ValueError, KeyError, TypeError, DataError):
         known = None
     clips = {} if known is None else {clip.video_id: clip for clip in manifest.clips}
     if known is None or not set(video_ids) <= set(clips):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from videokd.errors import VideoKDError
+from videokd.errors import DataError, VideoKDError
 from videokd.models.students import Students, not_finite
 from videokd.recipes.command_line import say
 from videokd.recipes.update import Update
@@ -36,6 +37,20 @@ class Progress:
     seconds: float = 0.0
     stopped_early: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Refuses what no run has, for one that comes from a file.
+
+        Raises:
+            ValueError: says what.
+        """
+        for name in ("step", "best_epoch"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < -1:
+                raise ValueError(f"progress.{name} is {getattr(self, name)!r:.40}")
+        if self.step < 0 or not -1 <= self.best_top1 <= 1 or not math.isfinite(self.seconds):
+            raise ValueError(f"progress: step {self.step}, best_top1 {self.best_top1}, seconds {self.seconds}")
+        if not all(math.isfinite(value) for values in self.history for value in values.values()):
+            raise ValueError("progress.history has numbers that are not finite")
 
 
 def _epochs_without_gain(history: Sequence[Mapping[str, float]]) -> int:
@@ -76,12 +91,22 @@ class RunState:
         if not self._run.checkpoint.is_file():
             return Progress()
         payload = load_checkpoint(self._run.checkpoint)
-        strict_load(self._students, payload["students"], path=self._run.checkpoint)
-        self._update.load_state_dict(payload["update"])
-        if self._ema is not None:
-            self._ema.load_state_dict(payload["ema"])
-        restore_rng(payload["rng"])
-        return Progress(**payload["progress"])
+        try:
+            strict_load(self._students, payload["students"], path=self._run.checkpoint)
+            self._update.load_state_dict(payload["update"])
+            if self._ema is not None:
+                self._ema.load_state_dict(payload["ema"])
+            restore_rng(payload["rng"])
+            progress = Progress(**payload["progress"])
+            progress.check()
+        except VideoKDError:
+            raise
+        except Exception as error:  # what a damaged file holds can be wrong in any way
+            reason = (str(error).splitlines() or [repr(error)])[0]
+            raise DataError(
+                f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
+            ) from error
+        return progress
 
     def save(self, progress: Progress) -> None:
         """Writes `checkpoint.pt`: everything needed to resume.

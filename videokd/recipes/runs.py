@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
@@ -16,9 +16,10 @@ from videokd.models.backbone import Network
 from videokd.models.saved import ShapesDiffer, build_described
 from videokd.models.students import Students
 from videokd.recipes.command_line import say
-from videokd.recipes.config_values import read_yaml
-from videokd.recipes.trained_on import FILE_NAME, TrainedOn
-from videokd.training.checkpoint import load_checkpoint, strict_load
+from videokd.recipes.config_values import checked, read_yaml
+from videokd.recipes.settings import DataSettings
+from videokd.recipes.trained_on import FILE_NAME, TrainedOn, digest_of
+from videokd.training.checkpoint import check_state, load_checkpoint, strict_load
 from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder, flat_settings
 
@@ -32,12 +33,14 @@ class TrainedRun:
         role: teacher or student.
         students: the trained networks, in evaluation mode, on the CPU.
         settings: of the recipe that trained them, as in config.yaml.
+        weights: sha256 of best.pt as it was loaded; a training that is under way replaces the file.
     """
 
     path: Path
     role: str
     students: Students
     settings: dict[str, Any]
+    weights: str
 
 
 #: Settings that may change when a run is resumed: they say how it computes, not what.
@@ -116,37 +119,54 @@ def load_run(path: str | Path) -> TrainedRun:
         raise DataError(
             f"{path} has no best.pt: no epoch of it is finished. Run the command that made it again to go on."
         )
-    payload = load_checkpoint(run.best)
+    settings = read_settings(run)
+    weights, payload = _read_best(run)
     try:
-        state = payload["state"]
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        students = build_described(payload["description"], shapes)
-        strict_load(students, state, path=run.best)
+        check_state(payload["state"], path=run.best)
+        students = build_described(payload["description"], {n: tuple(t.shape) for n, t in payload["state"].items()})
+        strict_load(students, payload["state"], path=run.best)
         students.check_finite(where=str(run.best))
         role, epoch = str(payload["role"]), int(payload.get("epoch", 0))
-    except ShapesDiffer as error:
-        raise DataError(f"{run.best} is of another architecture: {error}. Train it again.") from error
     except KeyError as error:
         raise DataError(f"{run.best} lacks {error}: it is not a trained network. Train it again.") from error
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{run.best} is damaged ({error!s:.200}). Train it again.") from error
+    except ShapesDiffer as error:
+        raise DataError(f"{run.best} is of another architecture: {error}. Train it again.") from error
     except ConfigError as error:
         raise DataError(f"{run.best}: {error}") from error
-    settings = _settings_of(run)
     if is_held(run.lock):
         say(f"{path} is still being trained: this is its best epoch so far, {epoch + 1}.")
-    return TrainedRun(run.path, role, students.eval(), settings)
+    return TrainedRun(run.path, role, students.eval(), settings, weights)
 
 
-def _settings_of(run: RunFolder) -> dict[str, Any]:
+def _read_best(run: RunFolder) -> tuple[str, dict[str, Any]]:
+    """sha256 and content of best.pt: of the same file, although a training may replace it meanwhile."""
+    digest, payload = "", dict[str, Any]()
+    while digest != (digest := digest_of(run.best)):
+        payload = load_checkpoint(run.best)
+    return digest, payload
+
+
+def read_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings that a run was trained with; those that other recipes use are what a run writes.
+
+    Raises:
+        DataError: config.yaml is damaged, or none of a run.
+    """
     try:
-        settings = read_yaml(run.config.read_text(encoding="utf-8"), where=str(run.config))
+        settings = read_yaml(run.config.read_text(encoding="utf-8"), where="the file")
+        known = settings if isinstance(settings, dict) else {}
+        data = known.get("data", {})
+        checked(str, known.get("manifest"), where="manifest")
+        checked(Literal[1, 2, 3], known.get("split"), where="split")
+        if not isinstance(data, dict):
+            raise ConfigError("data is no mapping.")
+        DataSettings(val_fraction=checked(float, data.get("val_fraction", 0.0), where="data.val_fraction"))
+        checked(bool, data.get("blank_invalid", False), where="data.blank_invalid")
     except (OSError, ValueError, ConfigError) as error:
-        raise DataError(f"{error} The run cannot be used without its settings.") from error
-    sound = isinstance(settings, dict) and isinstance(settings.get("manifest", ""), str)
-    if not sound or not isinstance(settings.get("data", {}), dict):
-        raise DataError(f"{run.config} is not the settings of a run. Train it again.")
-    return settings
+        raise DataError(f"{run.config} is damaged: {error} Restore it from a copy, or train the run again.") from error
+    return known
 
 
 def load_teacher(path: str | Path) -> TrainedRun:

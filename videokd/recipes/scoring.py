@@ -29,16 +29,16 @@ from videokd.training.session import Precision
 _PARTIAL = ".partial-scores"
 
 
-def scores_key(weights: Path, dataset: ClipDataset, precision: Precision) -> str:
+def scores_key(weights: str, dataset: ClipDataset, precision: Precision) -> str:
     """A name for what the logits depend on: the networks, the clips and how they are seen.
 
     Args:
-        weights: the networks' file.
+        weights: sha256 of the networks' file.
         dataset: the clips, and their views.
         precision: of the computation.
     """
     seen = {
-        "weights": _sha256(weights),
+        "weights": weights,
         "clips": [(clip.video_id, clip.sha256, clip.label) for clip in dataset.clips],
         "streams": dataset.streams,
         "views": dataset.views,
@@ -136,11 +136,3 @@ def score(
         return with_ensembles({name: Scores(values, labels, ids) for name, values in rows.items()})
     except DataError as error:
         raise DataError(f"{title}: {error}. Train it again with a lower rate, or pass `--precision fp32`.") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from typing import Any
 
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
-from videokd.files import write_whole
+from videokd.files import read_json, write_whole
 
 FILE_NAME = "trained_on.json"
 _VERSION = 1
+_MOST_BYTES = 1_000_000_000  # 140 bytes a clip: seven million clips
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 #: A clip by content: sha256 of its file, sha256 of the file it was made from, label.
 Key = tuple[str, str, int]
@@ -103,12 +107,14 @@ class TrainedOn:
             DataError: the file is damaged.
         """
         path = folder / FILE_NAME
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, most_bytes=_MOST_BYTES)
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}")
+            if not content["fit"]:
+                raise ValueError("no clip was trained on")
             return cls(
                 tuple(_read_key(*key) for key in content["fit"]),
                 tuple(_read_key(*key) for key in content["held_out"]),
@@ -117,7 +123,7 @@ class TrainedOn:
                 tuple(map(str, content["class_names"])),
                 bool(content["flip"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is damaged ({' '.join(str(error).split())[:80]}): which clips the run was trained on is not known. Restore it from a copy, or "
                 "train the run again."
@@ -207,7 +213,10 @@ def _key(clip: Clip) -> Key:
 
 
 def _read_key(sha256: Any, source_sha256: Any, label: Any) -> Key:
-    return str(sha256), str(source_sha256), int(label)
+    for digest in (sha256, source_sha256):
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest!r:.40} is no sha256")
+    return sha256, source_sha256, int(label)
 
 
 def _digests(keys: Iterable[Key]) -> frozenset[str]:

@@ -105,10 +105,35 @@ def strict_load(module: nn.Module, state: Mapping[str, Tensor], *, path: str | o
     Raises:
         DataError: names the first entry that is missing, not wanted, or of another shape.
     """
-    difference = first_difference(module.state_dict(), state)
+    check_state(state, path=path)
+    wanted = module.state_dict()
+    difference = first_difference(wanted, state)
     if difference:
         raise DataError(f"{path} is of another architecture: {difference}. Use the settings it was trained with.")
+    for name, values in state.items():
+        if values.is_floating_point() != wanted[name].is_floating_point():
+            raise DataError(
+                f"{path} is damaged: {name} is {values.dtype}, not {wanted[name].dtype}. Take an older one."
+            )
     module.load_state_dict(state)
+
+
+def check_state(state: Any, *, path: str | os.PathLike[str]) -> None:
+    """Refuses what is no state dict: a tensor with values for each name.
+
+    Args:
+        state: of a file.
+        path: of the file, for the error.
+
+    Raises:
+        DataError: says what is there instead.
+    """
+    if not isinstance(state, Mapping):
+        raise DataError(f"{path} is damaged: its weights are a {type(state).__name__}. Take an older one.")
+    for name, values in state.items():
+        dense = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
+        if not dense or not isinstance(name, str):
+            raise DataError(f"{path} is damaged: {name!r:.80} has no values. Take an older one.")
 
 
 def capture_rng() -> dict[str, Any]:

@@ -113,8 +113,11 @@ class RunFolder:
         if not self.checkpoint.is_file():
             return {}
         try:
-            return flat_settings(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            text = self.config.read_text(encoding="utf-8")
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+                raise ValueError("aliases, which no run writes, can multiply")
+            return flat_settings(yaml.safe_load(text))
+        except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{self.config}, beside a checkpoint, cannot be read. Choose another --out.") from error
 
     def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:
