@@ -53,7 +53,7 @@ def test_a_split_whose_test_clips_the_run_knows(
     shutil.copytree(no_validation, run)
     message = refused(capsys, "evaluate", str(run), "--split=2", *QUICK)
     assert f"was trained on {known} of these {tested} clips" in message
-    assert "--seen omit" in message
+    assert (f"--seen omit` scores only the other {tested - known}" in message) == (known < tested)
     assert not list(run.glob("scores-*"))
     assert main(["evaluate", str(run), "--split=2", "--seen=score", *QUICK]) == 0
     assert f"{known} of {tested} clips were in its training" in capsys.readouterr().err

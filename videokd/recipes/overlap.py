@@ -54,11 +54,11 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
 
 
 def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
-    own = run.settings.get("split")
+    own, left = run.settings.get("split"), total - len(fitted)
+    others = f"; `--seen omit` scores only the other {left}" if left else ""
     return (
         f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would say nothing. "
-        f"Evaluate it on split {own} of its own manifest, train a run on the split that you test, or pass `--seen omit` to score only the "
-        f"other {total - len(fitted)}."
+        f"Evaluate it on split {own} of its own manifest, or train a run on the split that you test{others}."
     )
 
 
