@@ -284,7 +284,7 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
         "without index": (folder / "cut.mp4", r"cut.mp4 cannot be read as a video: .+ Check"),
         "cut off": (folder / "cut_later.mp4", r"cut_later.mp4 is cut short or damaged at packet \d+. Copy"),
         "noise": (folder / "noise.mp4", r"noise.mp4: (decoding stopped after 0 pictures|no picture could be decoded)"),
-        "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode, only audio"),
+        "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode; it holds audio"),
     }
 
 

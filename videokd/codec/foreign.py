@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 _PLAYLIST = (
     "a playlist, which names other files",
     "Give the files that it names, or join them into one with `ffmpeg`.",
@@ -68,5 +70,9 @@ def what_it_is(head: bytes) -> tuple[str, str] | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether there are no other control characters than those of text."""
-    return bool(head.strip()) and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    """Whether it is UTF-8 (the last character may be cut off) with no other control characters than those of text."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and all(letter >= " " or letter in "\t\n\r\f" for letter in text)

@@ -223,7 +223,7 @@ def video_track(container: Any, path: Path) -> Any:
         if any(stream.disposition & Disposition.attached_pic for stream in container.streams.video):
             kinds = kinds.replace("video", "a cover picture")
         raise DecodeError(
-            f"{path} has no video track that FFmpeg can decode, only {kinds} (accepted: a file with video). Check that it plays."
+            f"{path} has no video track that FFmpeg can decode; it holds {kinds} (accepted: a file with video). Check that it plays."
         )
     best = container.streams.best("video")
     return next((track for track in tracks if best is not None and track.index == best.index), tracks[0])
