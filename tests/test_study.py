@@ -43,8 +43,9 @@ def test_the_summary_in_the_repository_is_that_of_its_records(study_sum: ModuleT
             assert interval == pytest.approx(again["top1_difference"][dataset], abs=0.003)
 
 
-def cell(hits: dict[tuple[str, str], str], groups: list[str]) -> dict[str, Any]:
-    runs: dict[str, Any] = {"teachers": {"entries": {}, "videos": {f"v{n}": group for n, group in enumerate(groups)}}}
+def cell(hits: dict[tuple[str, str], str], groups: list[str], dataset: str = "ucf101-6") -> dict[str, Any]:
+    videos = {f"v{n}": group for n, group in enumerate(groups)}
+    runs: dict[str, Any] = {"teachers": {"dataset": dataset, "entries": {}, "videos": videos}}
     for (run, entry), digits in hits.items():
         runs.setdefault(run, {"entries": {}})["entries"][entry] = {"hits": digits}
     return runs
@@ -60,6 +61,13 @@ def test_differences_are_paired_and_drawn_by_group(study_sum: ModuleType) -> Non
         0,
         1,
     )  # one group gains nothing, the other everything: both may be drawn twice
+
+
+def test_people_are_drawn_with_all_their_actions_and_scenes_by_class(study_sum: ModuleType) -> None:
+    groups = ["wave/s1", "clap/s1", "wave/s2", "clap/s2"]
+    hits = {("x", "fused"): "1100"}
+    assert study_sum.Pool([cell(hits, groups, "utd-mhad-5")]).num_groups == 2
+    assert study_sum.Pool([cell(hits, groups, "ucf101-6")]).num_groups == 4
 
 
 def test_a_run_counts_in_the_cells_that_have_it(study_sum: ModuleType) -> None:
