@@ -19,6 +19,8 @@ from videokd.training.session import Precision
 from videokd.types import Batch
 
 CPU = Precision("fp32", torch.device("cpu"))
+#: Small enough that rounding does not grow from step to step: 2e-7 after three, where the other order of updates gives 0.04.
+RATE = 0.03
 PLAIN = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
 
 
@@ -65,11 +67,11 @@ def test_alternating_updates_equal_a_plain_loop(batch: Batch) -> None:
     ours, plain = two_students(), two_students()
     update = Update(ours, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="alternate")
     optimizers = {
-        name: torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        name: torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, nesterov=True)
         for name, network in plain.members.items()
     }
     for _ in range(3):
-        updated = update(batch, batch.label, None, rate=0.1)
+        updated = update(batch, batch.label, None, rate=RATE)
         total = 0.0
         for name, peer in (("a", "b"), ("b", "a")):
             buffers = copy.deepcopy(dict(plain.members[peer].named_buffers()))
@@ -90,9 +92,9 @@ def test_alternating_updates_equal_a_plain_loop(batch: Batch) -> None:
 def test_simultaneous_updates_equal_a_plain_loop(batch: Batch) -> None:
     ours, plain = two_students(), two_students()
     update = Update(ours, Objective(beta=1.0), optim=PLAIN, precision=CPU, order="simultaneous")
-    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=RATE, momentum=0.9, nesterov=True)
     for _ in range(3):
-        updated = update(batch, batch.label, None, rate=0.1)
+        updated = update(batch, batch.label, None, rate=RATE)
         a, b = (plain.members[name](batch.streams) for name in "ab")
         hard = F.cross_entropy(a, batch.label) + F.cross_entropy(b, batch.label)
         loss = hard + divergence(a, b) + divergence(b, a)
