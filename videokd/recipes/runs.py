@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from videokd.datasets.making import sha256_of
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import is_held
@@ -18,7 +19,7 @@ from videokd.models.students import Students
 from videokd.recipes.command_line import say
 from videokd.recipes.config_values import checked, read_yaml
 from videokd.recipes.settings import DataSettings
-from videokd.recipes.trained_on import FILE_NAME, TrainedOn, digest_of
+from videokd.recipes.trained_on import FILE_NAME, TrainedOn
 from videokd.training.checkpoint import check_state, load_checkpoint, strict_load
 from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder, flat_settings
@@ -143,7 +144,7 @@ def load_run(path: str | Path) -> TrainedRun:
 def _read_best(run: RunFolder) -> tuple[str, dict[str, Any]]:
     """sha256 and content of best.pt: of the same file, although a training may replace it meanwhile."""
     digest, payload = "", dict[str, Any]()
-    while digest != (digest := digest_of(run.best)):
+    while digest != (digest := sha256_of(run.best)):
         payload = load_checkpoint(run.best)
     return digest, payload
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -192,15 +191,6 @@ def trained_on(folder: Path, settings: Mapping[str, Any]) -> TrainedOn | None:
         )
     except (DataError, ConfigError, KeyError, TypeError, ValueError):
         return None
-
-
-def digest_of(file: Path) -> str:
-    """sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def some(clips: Sequence[Clip]) -> str:
