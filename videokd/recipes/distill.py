@@ -28,7 +28,7 @@ from videokd.recipes.settings import (
     check_early_stop,
     check_weights,
 )
-from videokd.recipes.trained_on import TrainedOn
+from videokd.recipes.trained_on import TrainedOn, same_clips
 from videokd.recipes.training_clips import training_clips
 from videokd.recipes.update import UpdateOrder
 from videokd.training.ranks import join_ranks
@@ -263,8 +263,7 @@ def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
     parts: list[Literal["test", "val"]] = ["test", "val"] if settings.data.val_fraction else ["test"]
     for part in parts:
         clips = manifest.select(part, split=settings.split, val_fraction=settings.data.val_fraction, seed=0)
-        unseen = {digest for clip in clips for digest in (clip.sha256, clip.source_sha256)}
-        seen = [clip for clip in unlabelled.clips if {clip.sha256, clip.source_sha256} & unseen]
+        seen = same_clips(unlabelled.clips, clips)
         if seen:
             raise DataError(
                 f"{len(seen)} clips of {settings.unlabelled} are {part} clips of split {settings.split} of {settings.manifest} "

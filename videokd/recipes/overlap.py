@@ -11,7 +11,7 @@ from videokd.errors import ConfigError, DataError
 from videokd.recipes.command_line import say
 from videokd.recipes.runs import TrainedRun, read_settings
 from videokd.recipes.settings import DataSettings
-from videokd.recipes.trained_on import TrainedOn, some, tested_clips, trained_on, training_parts
+from videokd.recipes.trained_on import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
 from videokd.training.run_folder import RunFolder
 from videokd.types import STREAMS
 
@@ -90,9 +90,10 @@ def check_teacher(
         )
         return None
     fit, held_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)
-    own = {digest for clip in fit for digest in (clip.sha256, clip.source_sha256)}
+    tested = tested_clips(manifest, split=split)
     # what the split itself has on both sides is the student's own affair; `evaluate` tells
-    tested = [c for c in tested_clips(manifest, split=split) if c.sha256 not in own and c.source_sha256 not in own]
+    both_sides = {clip.video_id for clip in same_clips(tested, fit)}
+    tested = tuple(clip for clip in tested if clip.video_id not in both_sides)
     fitted = known.seen(tested)
     if fitted:
         raise DataError(

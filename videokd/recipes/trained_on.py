@@ -193,6 +193,11 @@ def trained_on(folder: Path, settings: Mapping[str, Any]) -> TrainedOn | None:
         return None
 
 
+def same_clips(clips: Iterable[Clip], others: Iterable[Clip]) -> list[Clip]:
+    """Those of the clips that are among the others, by the prepared file or by the file it was made from."""
+    return _among(clips, _digests(map(_key, others)))
+
+
 def some(clips: Sequence[Clip]) -> str:
     """A few of the clips' names, for a message."""
     return ", ".join(clip.video_id for clip in clips[:3]) + (", …" if len(clips) > 3 else "")
