@@ -10,6 +10,7 @@ from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.recipes.settings import DataSettings
+from videokd.recipes.trained_on import training_parts
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def training_clips(
         data: how they are seen, and the share that is held out.
 
     Raises:
-        DataError: there is no clip to train on.
+        DataError: there is no clip to train on, or none to hold out.
     """
     cache = None
     if data.cache:
@@ -70,11 +71,9 @@ def training_clips(
             cache=cache,
         )
 
-    def selected(part: Literal["train", "fit", "val"]) -> tuple[Clip, ...]:
-        return manifest.select(part, split=split, val_fraction=data.val_fraction, seed=0)
-
-    fit = [dataset(manifest, selected("fit" if data.val_fraction else "train"), "training")]
+    to_fit, to_hold_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)
+    fit = [dataset(manifest, to_fit, "training")]
     if unlabelled is not None:
         fit.append(dataset(unlabelled, unlabelled.clips, "training"))
-    held_out = dataset(manifest, selected("val"), "quick") if data.val_fraction else None
+    held_out = dataset(manifest, to_hold_out, "quick") if to_hold_out else None
     return TrainingClips(JoinedClips(tuple(fit)), held_out)
