@@ -64,9 +64,9 @@ def test_two_processes_give_the_weights_of_one(two, case):
     ranks = [results[case] for results in two[1]]
     moved = 0
     for name, expected in alone.state_dict().items():
-        torch.testing.assert_close(ranks[0]["state"][name], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ranks[0]["state"][name], expected, rtol=1e-9, atol=1e-9)
         assert torch.equal(ranks[1]["state"][name], ranks[0]["state"][name])
-        moved += not torch.allclose(expected.float(), start[name].float(), rtol=1e-3, atol=1e-5)
+        moved += not torch.allclose(expected.double(), start[name].double(), rtol=1e-3, atol=1e-5)
     assert moved > 40
     for expected, *found in zip(logged, *(rank["logged"] for rank in ranks), strict=True):
         assert all(values == pytest.approx(expected, rel=1e-4, abs=1e-6) for values in found)

@@ -240,8 +240,9 @@ class Network(nn.Module):
 
     @staticmethod
     def consensus(logits: Tensor, *, num_segments: int) -> Tensor:
-        """The mean over segments, in float32: [(B S), K] to [B, K] (Wang et al. 2016, Temporal Segment Networks)."""
-        mean: Tensor = reduce(logits.float(), "(b s) k -> b k", "mean", s=num_segments)
+        """The mean over segments, in float32 or wider: [(B S), K] to [B, K] (Wang et al. 2016, Temporal Segment Networks)."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        mean: Tensor = reduce(wide, "(b s) k -> b k", "mean", s=num_segments)
         return mean
 
     def forward_stages(
