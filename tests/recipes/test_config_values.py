@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from videokd.config import checked, read_yaml
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse
-from videokd.recipes.config_values import checked, read_yaml
 from videokd.recipes.distill import Distill
 from videokd.recipes.teach import Teach
 

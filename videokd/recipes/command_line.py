@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,15 +13,8 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError
 
-from videokd.errors import ConfigError, printable
-from videokd.recipes.config_values import (
-    checked,
-    missing_settings,
-    plain_default,
-    read_option,
-    read_yaml,
-    setting_type,
-)
+from videokd.config import checked, missing_settings, plain_default, read_option, read_yaml, setting_type
+from videokd.errors import ConfigError
 from videokd.recipes.help_text import help_parser, help_text
 
 Settings = TypeVar("Settings")
@@ -45,18 +38,6 @@ def preset_text(name: str) -> str:
         hint = f" Did you mean {close[0]}?" if close else " `videokd presets` lists them."
         raise ConfigError(f"{name} is neither a file nor a preset.{hint}")
     return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def say(*lines: str) -> None:
-    """Lines for the person at the terminal; results go to standard output, these do not."""
-    sys.stderr.write("".join(f"{printable(line)}\n" for line in lines))
-    sys.stderr.flush()
-
-
-def give(lines: Iterable[str]) -> None:
-    """Lines of a result, to standard output; names in them cannot steer a terminal."""
-    for line in lines:
-        sys.stdout.write(f"{printable(line)}\n")
 
 
 def parse(settings: type[Settings], arguments: Sequence[str], *, verb: str, positional: Sequence[str] = ()) -> Settings:

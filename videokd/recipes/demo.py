@@ -14,8 +14,9 @@ from videokd.datasets.synthetic import generate_actions
 from videokd.evaluation.answers import differences
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores
+from videokd.messages import say
 from videokd.recipes import distill, evaluate, export, fuse, prepare, report, show, teach
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import parse
 
 STREAMS = ("iframe", "motion", "residual")
 RUNS = (*(f"teacher-{stream}" for stream in STREAMS), "teachers-fused", "student-hard", "student-distilled")

@@ -12,10 +12,11 @@ from typing import Literal
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError, DataError
+from videokd.messages import say
 from videokd.models.backbone import Network, NetworkSpec, default_backbone
 from videokd.models.students import Students, build_students
 from videokd.models.teachers import Teachers
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.learn import Target, Weighting, learn, streams_to_load
 from videokd.recipes.overlap import check_teacher
 from videokd.recipes.runs import check_same_classes, load_teacher, network_of, prepared_run, read_manifest

@@ -22,8 +22,9 @@ from videokd.errors import ConfigError, DataError
 from videokd.evaluation.cost import macs, parameters, time_ms
 from videokd.evaluation.results import results_name, scores_name, write_results
 from videokd.evaluation.scores import Scores, metrics
+from videokd.messages import say
 from videokd.models.students import Students
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.examples import choose_examples, draw_examples
 from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to
 from videokd.recipes.overlap import Seen, unseen_clips

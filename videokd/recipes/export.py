@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 
 from videokd.errors import ConfigError
+from videokd.messages import say
 from videokd.models.saved import save_students
 from videokd.models.students import Students
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.learn import check_logits
 from videokd.recipes.onnx_export import export_onnx, random_videos
 from videokd.recipes.runs import load_run

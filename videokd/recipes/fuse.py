@@ -17,7 +17,8 @@ from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import read_results, results_name, scores_name, write_results
 from videokd.evaluation.scores import Scores, align, metrics
-from videokd.recipes.command_line import give, parse, say
+from videokd.messages import give, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.evaluate import about
 from videokd.recipes.overlap import check_scores_file
 

@@ -17,7 +17,8 @@ from videokd.codec.facts import Facts, read_facts
 from videokd.codec.index import VideoIndex
 from videokd.codec.streams import VideoReader, open_video
 from videokd.errors import DecodeError
-from videokd.recipes.command_line import give, parse
+from videokd.messages import give
+from videokd.recipes.command_line import parse
 
 _TRAINED_ON = ("iframe", "motion", "residual")
 _LONG_GOP = 60

@@ -21,10 +21,10 @@ from videokd.distill.fusion import fuse
 from videokd.distill.mixup import Label, mixup
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError, VideoKDError
+from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.models.teachers import Teachers
-from videokd.recipes.command_line import say
 from videokd.recipes.run_state import Progress, RunState
 from videokd.recipes.settings import DataSettings, OptimSettings
 from videokd.recipes.training_clips import TrainingClips

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
-from videokd.recipes.command_line import say
+from videokd.messages import say
 from videokd.recipes.runs import TrainedRun, read_settings
 from videokd.recipes.settings import DataSettings
 from videokd.recipes.trained_on import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts

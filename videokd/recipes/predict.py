@@ -24,9 +24,10 @@ from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import csv_text
+from videokd.messages import give, say
 from videokd.models.saved import load_students
 from videokd.models.students import Students
-from videokd.recipes.command_line import give, parse, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.learn import check_logits
 from videokd.recipes.settings import Device, PrecisionName
 from videokd.training.session import Precision, pick_device

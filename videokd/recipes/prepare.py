@@ -20,7 +20,8 @@ from videokd.datasets.verification import verify
 from videokd.datasets.video_files import not_taken
 from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
-from videokd.recipes.command_line import parse, say
+from videokd.messages import say
+from videokd.recipes.command_line import parse
 
 _OF_FOLDER = ("group_pattern", "groups", "test_fraction", "unlabelled")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videokd.recipes.command_line import give, parse, preset_names, preset_text
+from videokd.messages import give
+from videokd.recipes.command_line import parse, preset_names, preset_text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from videokd.datasets.manifest import Manifest
 from videokd.errors import DataError
 from videokd.evaluation.report import write_report
 from videokd.evaluation.results import results_of
-from videokd.recipes.command_line import parse, say
+from videokd.messages import say
+from videokd.recipes.command_line import parse
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from videokd.config import checked, read_yaml
 from videokd.datasets.making import sha256_of
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import is_held
+from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.saved import ShapesDiffer, build_described
 from videokd.models.students import Students
-from videokd.recipes.command_line import say
-from videokd.recipes.config_values import checked, read_yaml
 from videokd.recipes.settings import DataSettings
 from videokd.recipes.trained_on import FILE_NAME, TrainedOn
 from videokd.training.checkpoint import check_state, load_checkpoint, strict_load

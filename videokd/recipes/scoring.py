@@ -20,8 +20,8 @@ from videokd.evaluation.answers import load_scores
 from videokd.evaluation.partial_scores import PartialScores
 from videokd.evaluation.results import read_results, results_name
 from videokd.evaluation.scores import Scores
+from videokd.messages import say
 from videokd.models.students import Students
-from videokd.recipes.command_line import say
 from videokd.recipes.exit_results import with_ensembles
 from videokd.recipes.learn import predict_batches
 from videokd.training.session import Precision

@@ -12,7 +12,8 @@ from videokd.codec.panels import Picture, full_colour_pixels
 from videokd.codec.picture import save_picture, streams_picture
 from videokd.codec.streams import VideoReader, open_video
 from videokd.errors import ConfigError
-from videokd.recipes.command_line import parse, say
+from videokd.messages import say
+from videokd.recipes.command_line import parse
 from videokd.types import Streams
 
 _ENDINGS = (".png", *FILMS)

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from videokd.distill.objective import Objective
+from videokd.messages import say
 from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import build_students
-from videokd.recipes.command_line import parse, say
+from videokd.recipes.command_line import parse
 from videokd.recipes.learn import learn
 from videokd.recipes.runs import prepared_run, read_manifest
 from videokd.recipes.settings import DataSettings, Device, OptimSettings, PrecisionName, RunSettings, check_early_stop
