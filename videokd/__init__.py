@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from videokd.codec.streams import VideoReader as VideoReader
-    from videokd.codec.streams import open_video as open  # noqa: F401
+    from videokd.codec.reader import VideoReader as VideoReader
+    from videokd.codec.reader import open_video as open  # noqa: F401
     from videokd.distill.fusion import fuse as fuse
     from videokd.errors import ConfigError as ConfigError
     from videokd.errors import DataError as DataError
@@ -34,10 +34,10 @@ _WHERE = {
     "Streams": "videokd.types",
     "Students": "videokd.models.students",
     "VideoKDError": "videokd.errors",
-    "VideoReader": "videokd.codec.streams",
+    "VideoReader": "videokd.codec.reader",
     "fuse": "videokd.distill.fusion",
     "load_students": "videokd.models.saved",
-    "open": "videokd.codec.streams:open_video",
+    "open": "videokd.codec.reader:open_video",
     "predict": "videokd.recipes.predict",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from videokd.codec.panels import warp
+from videokd.drawing.panels import warp
 from videokd.types import Streams
 
 HEIGHT, WIDTH = 48, 64

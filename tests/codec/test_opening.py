@@ -18,9 +18,9 @@ from av.stream import Disposition
 
 import videokd
 from videokd.codec import rgb
-from videokd.codec.encoding import Encoding
-from videokd.codec.facts import read_facts
-from videokd.codec.limits import Limits
+from videokd.codec.file_info import read_file_info
+from videokd.codec.index import Limits
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import CONTAINERS, open_container
 from videokd.codec.transcode import transcode
 from videokd.errors import NeedsTranscoding
@@ -341,7 +341,7 @@ def test_every_reader_takes_the_same_video_track(
         assert (video.width, video.height) == size
         first = video.read(gop=0, position=0, streams=("frame",)).frame
     assert np.array_equal(rgb.read_rgb(path, [0])[0], first)
-    assert len(read_facts(path).other_tracks) == len(sizes) - 1
+    assert len(read_file_info(path).other_tracks) == len(sizes) - 1
     transcode(path, tmp_path / "out.mp4", Encoding(short_side=min(size), quality=1))
     with videokd.open(tmp_path / "out.mp4") as video:
         assert (video.width, video.height) == size

@@ -14,7 +14,8 @@ import pytest
 
 import videokd
 from tests.codec.test_streams import KINDS, digest
-from videokd.codec.container import MOTION_CODECS, index_video
+from videokd.codec.container import MOTION_CODECS
+from videokd.codec.indexing import index_video
 
 SHARED_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 NAMES = sorted(path.name for path in SHARED_CLIPS.glob("*") if path.suffix != ".csv")

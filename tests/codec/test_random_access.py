@@ -10,9 +10,9 @@ import pytest
 
 import videokd
 from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, remux, texture, write
-from videokd.codec.container import index_video
-from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
+from videokd.codec.indexing import index_video
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.rgb import read_rgb
 from videokd.codec.transcode import transcode
 from videokd.errors import NeedsTranscoding
@@ -182,7 +182,7 @@ def test_ordinary_files_are_indexed_without_decoding(
     def refuse(decoder: object) -> VideoIndex:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("videokd.codec.scan.from_decoding", refuse)
+    monkeypatch.setattr("videokd.codec.indexing.from_decoding", refuse)
     for b_frames in (0, 2):
         options = {"x264-params": f"keyint=12:bframes={b_frames}"} if codec == "libx264" else {}
         path = write(

@@ -11,9 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from videokd.codec.encoding import Encoding
-from videokd.codec.resampling import PictureTimes, resampled
-from videokd.codec.transcode import transcode
+from videokd.codec.mp4_writer import Encoding
+from videokd.codec.transcode import PictureTimes, resampled, transcode
 from videokd.errors import ConfigError
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")

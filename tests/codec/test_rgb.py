@@ -10,8 +10,8 @@ import pytest
 
 import videokd
 from tests.codec.test_traps import texture, write
-from videokd.codec.container import index_video
-from videokd.codec.encoding import Encoding
+from videokd.codec.indexing import index_video
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.rgb import read_rgb
 from videokd.codec.transcode import transcode
 from videokd.errors import DecodeError

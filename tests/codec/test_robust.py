@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import videokd
-from videokd.codec.boxes import check_tables
-from videokd.codec.container import index_video
-from videokd.codec.limits import Limits
+from videokd.bitstream.sample_tables import check_tables
+from videokd.codec.index import Limits
+from videokd.codec.indexing import index_video
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("iframe", "motion", "residual", "frame")

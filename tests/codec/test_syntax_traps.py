@@ -16,8 +16,8 @@ import pytest
 import videokd
 from tests.codec.test_oracles import check_last_vectors
 from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, texture, write
-from videokd.codec import headers
-from videokd.codec.container import index_video
+from videokd.bitstream import headers
+from videokd.codec.indexing import index_video
 
 SIZE = (96, 128)
 

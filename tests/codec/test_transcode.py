@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode, transcode
 from videokd.errors import ConfigError, DataError, DecodeError
 

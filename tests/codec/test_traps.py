@@ -14,8 +14,8 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 import videokd
-from videokd.codec import headers
-from videokd.codec.container import index_video
+from videokd.bitstream import headers
+from videokd.codec.indexing import index_video
 from videokd.types import Streams
 
 ALL = ("iframe", "motion", "residual", "frame")

@@ -8,7 +8,8 @@ import pytest
 
 import videokd
 from tests.codec.test_streams import KINDS
-from videokd.codec.container import Colours, PictureDecoder, index_video
+from videokd.codec.container import Colours, PictureDecoder
+from videokd.codec.indexing import index_video
 
 
 class Work:

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import MakeClip
 from tests.datasets.conftest import listing, write_clip
 from tests.recipes.test_prepare import run_alone
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
 from videokd.datasets import making
 from videokd.datasets.preparation import prepare

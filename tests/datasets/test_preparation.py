@@ -17,8 +17,8 @@ import pytest
 import videokd
 from tests.conftest import MakeClip
 from tests.datasets.conftest import digests, listing, write_clip
-from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import SourceForm
 from videokd.datasets import making, preparation, verification
 from videokd.datasets.layouts import Listing
@@ -264,7 +264,7 @@ def test_the_bar_goes_to_stderr_and_only_when_asked(
 PROGRAM = """
 import sys
 from pathlib import Path
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.layouts import Listing, folder_layout
 from videokd.datasets.preparation import prepare
 from videokd.datasets.workers import Workers

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.conftest import digests, listing, write_clip
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.preparation import prepare
 from videokd.datasets.workers import Workers

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videokd.codec.picture import save_picture
+from videokd.drawing.picture import save_picture
 from videokd.errors import DataError
 from videokd.evaluation.pictures import named_picture, png_of
 

@@ -101,7 +101,7 @@ def test_damage_behind_the_headers_is_told_not_raised(
     def fails(*given: object, **named: object) -> None:
         raise videokd.DecodeError("clip.mp4: packet 3 cannot be decoded")
 
-    monkeypatch.setattr("videokd.codec.streams.VideoReader.read", fails)
+    monkeypatch.setattr("videokd.codec.reader.VideoReader.read", fails)
     facts = inspected(make_clip("mpeg4"), capsys)
     assert facts["cost"]["problem"] == "clip.mp4: packet 3 cannot be decoded"
     assert facts["cost"]["streams"] == {}

@@ -13,7 +13,7 @@ import videokd
 from tests.conftest import MakeClip
 from videokd.__main__ import main
 from videokd.codec import container
-from videokd.codec.streams import open_video
+from videokd.codec.reader import open_video
 from videokd.errors import DataError, DecodeError
 from videokd.models.backbone import NetworkSpec
 from videokd.models.saved import save_students

@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from itertools import chain as concatenate
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
-from videokd.codec import scan
-from videokd.codec.index import VideoIndex, checksum_of
-from videokd.codec.limits import Limits
+from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.codec.opening import open_container, reason
-from videokd.errors import DecodeError, NeedsTranscoding
+from videokd.errors import DecodeError
 
 #: Codecs of which FFmpeg's decoders export motion vectors.
 MOTION_CODECS = (
@@ -40,7 +38,6 @@ _VECTOR_WORDS = 20
 # Seeks to try for one keyframe, to it and to those before it; and pieces of packets that may come before the first whole one
 _MOST_SEEKS = 3
 _MOST_FRAGMENTS = 4
-_DEFAULT_LIMITS = Limits()
 _SIDE_DATA: Any = SideDataContainer
 
 
@@ -51,7 +48,7 @@ class PictureDecoder:
     timestamp: timestamps are missing, repeated or zero after a seek in many AVI files.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMITS) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = Path(path)
         self.limits = limits
         self._pictures = True
@@ -278,62 +275,3 @@ def vectors_of(frame: Any) -> Vectors:
     # Not frame.side_data: the frame would keep that, a cycle, and its pictures until the next garbage collection
     side_data = _SIDE_DATA(frame).get("MOTION_VECTORS")
     return NO_VECTORS if side_data is None else np.frombuffer(side_data, np.int16).reshape(-1, _VECTOR_WORDS)
-
-
-def index_video(path: str | os.PathLike[str], *, limits: Limits = _DEFAULT_LIMITS) -> VideoIndex:
-    """Indexes a file: from the packets' headers where they tell everything, otherwise by decoding it once.
-
-    Args:
-        path: a file in any container and codec that FFmpeg reads.
-        limits: what is refused.
-
-    Raises:
-        DecodeError: the file cannot be read, is cut short, breaks a limit, or no frame of it can be decoded.
-    """
-    decoder, index = open_indexed(path, limits=limits)
-    decoder.close()
-    return index
-
-
-def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
-    """Opens and indexes a file, and leaves it open; errors as for `index_video`."""
-    decoder = PictureDecoder(path, limits=limits)
-    try:
-        index = scan.from_headers(decoder)
-        if index is None:
-            decoder.reopen()
-            index = scan.from_decoding(decoder)
-            decoder.reopen()
-        check_index(index, path, limits)
-    except BaseException:
-        decoder.close()
-        raise
-    return decoder, index
-
-
-def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits) -> None:
-    """Whether there is anything to read, within the limits.
-
-    Raises:
-        DecodeError: no frame can be decoded, or a limit is broken.
-    """
-    if not index.num_frames:
-        raise DecodeError(
-            f"{path} has no frame that can be decoded (accepted: a file with video). Check that it plays."
-        )
-    if not index.anchors:
-        raise NeedsTranscoding(
-            f"{path} shows no I-frame, so no chain of motion vectors starts in it: it was cut inside a GOP, or refreshes its pictures "
-            "bit by bit (accepted: one I-frame or more). Run `videokd prepare folder` to transcode it."
-        )
-    longest = max(map(len, index.anchors))
-    too_much: tuple[Literal["gop_frames", "reader_bytes"], str] | None = None
-    if longest > limits.gop_frames:
-        too_much = ("gop_frames", f"a GOP of {longest} frames (accepted: up to {limits.gop_frames})")
-    if index.reader_bytes > limits.reader_bytes:
-        held, accepted = index.reader_bytes >> 20, limits.reader_bytes >> 20
-        too_much = ("reader_bytes", f"pictures that take {held} MiB to read (accepted: up to {accepted} MiB)")
-    if too_much is not None:
-        raise NeedsTranscoding(
-            f"{path} has {too_much[1]}. If that is no damage, open it with limits=Limits({too_much[0]}=…)."
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.moves import (
+from videokd.codec.block_copies import (
     compiled,
     move_8_flags,
     move_8_pixels,

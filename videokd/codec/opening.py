@@ -13,10 +13,10 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from videokd.codec.boxes import check_tables
-from videokd.codec.encryption import check_unencrypted
-from videokd.codec.foreign import what_it_is
-from videokd.codec.limits import Limits
+from videokd.bitstream.encryption import check_unencrypted
+from videokd.bitstream.file_signatures import what_it_is
+from videokd.bitstream.sample_tables import check_tables
+from videokd.codec.index import DEFAULT_LIMITS, Limits
 from videokd.errors import DecodeError
 
 #: FFmpeg's names of the formats that hold a whole video in one file. One that a build of FFmpeg lacks does no harm. Not here, as
@@ -133,7 +133,6 @@ CONTAINERS = (
 _ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
 #: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
 _LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-_DEFAULT_LIMITS = Limits()
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -160,7 +159,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def open_container(path: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMITS) -> tuple[Any, Any]:
+def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> tuple[Any, Any]:
     """(container, video track) of a file, whose decoder is set to one thread.
 
     One thread because frame-threaded H.264 decoding with exported vectors is a race in FFmpeg: vectors go missing, at

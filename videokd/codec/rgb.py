@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import Colours, PictureDecoder, check_index, open_indexed
-from videokd.codec.index import VideoIndex
-from videokd.codec.limits import Limits
-from videokd.codec.run import Decoded
+from videokd.codec.container import Colours, PictureDecoder
+from videokd.codec.cursor import Decoded
+from videokd.codec.index import Limits, VideoIndex
+from videokd.codec.indexing import check_index, open_indexed
 from videokd.errors import DecodeError
 
 Frames = npt.NDArray[np.uint8]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from videokd.codec.index import VideoIndex
-from videokd.codec.streams import open_video
+from videokd.codec.reader import open_video
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.reading import read_pictures

@@ -11,12 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from videokd.codec.container import MOTION_CODECS, index_video
-from videokd.codec.encoding import Encoding
-from videokd.codec.form import FileForm, form_of
+from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
+from videokd.codec.indexing import index_video
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import check_path
-from videokd.codec.streams import open_video
+from videokd.codec.reader import open_video
+from videokd.codec.training_form import FileForm, form_of
 from videokd.codec.transcode import SourceForm, transcode
 from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError

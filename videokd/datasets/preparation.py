@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.checks import check_clips
 from videokd.datasets.layouts import Entry, Listing
 from videokd.datasets.lock import writing_alone

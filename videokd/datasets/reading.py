@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videokd.codec.streams import VideoReader
+from videokd.codec.reader import VideoReader
 from videokd.datasets.view import Pictures
 from videokd.types import STREAMS
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
 from videokd.errors import ConfigError, DataError
 

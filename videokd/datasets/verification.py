@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from videokd.codec.container import index_video
+from videokd.codec.indexing import index_video
 from videokd.datasets.lock import writing_alone
 from videokd.datasets.making import sha256_of
 from videokd.datasets.manifest import Clip, Manifest

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from videokd.codec.index import VideoIndex
-from videokd.codec.picture import save_picture, streams_picture
-from videokd.codec.streams import open_video
+from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Clip, Manifest
+from videokd.drawing.picture import save_picture, streams_picture
 from videokd.evaluation.answers import probabilities
 from videokd.evaluation.scores import Scores
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.facts import Facts, read_facts
+from videokd.codec.file_info import FileInfo, read_file_info
 from videokd.codec.index import VideoIndex
-from videokd.codec.streams import VideoReader, open_video
+from videokd.codec.reader import VideoReader, open_video
 from videokd.errors import DecodeError
 from videokd.messages import give
 from videokd.recipes.command_line import parse
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     with open_video(settings.file) as video:
         index_ms = 1000 * (time.perf_counter() - started)
-        facts = describe(video.index, read_facts(settings.file))
+        facts = describe(video.index, read_file_info(settings.file))
         if settings.seconds_measured > 0:
             cost = measure(settings.file, video.index, seconds=settings.seconds_measured)
             facts["cost"] = {"index_ms": round(index_ms, 2)} | cost
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         give([settings.file, *_table(facts)])
 
 
-def describe(index: VideoIndex, facts: Facts) -> dict[str, Any]:
+def describe(index: VideoIndex, facts: FileInfo) -> dict[str, Any]:
     """What is known without decoding more than one picture, fit for JSON."""
     lengths = [gop.num_positions for gop in index.gops]
     kinds = index.types.upper()

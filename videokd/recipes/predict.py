@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.form import TrainingForm, form_of
-from videokd.codec.streams import VideoReader, open_video
+from videokd.codec.reader import VideoReader, open_video
+from videokd.codec.training_form import TrainingForm, form_of
 from videokd.codec.transcode import transcode as write_transcoded
 from videokd.datasets.reading import read_pictures
 from videokd.datasets.sampling import sample_positions

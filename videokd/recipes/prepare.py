@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from videokd.codec.encoding import Encoding
+from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.checks import check_listing
 from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
 from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout, unlabelled_layout

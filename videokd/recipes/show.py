@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videokd.codec.animation import FILMS, Film, save_film
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.panels import Picture, full_colour_pixels
-from videokd.codec.picture import save_picture, streams_picture
-from videokd.codec.streams import VideoReader, open_video
+from videokd.codec.reader import VideoReader, open_video
+from videokd.drawing.film import FILMS, Film, save_film
+from videokd.drawing.panels import Picture, full_colour_pixels
+from videokd.drawing.picture import save_picture, streams_picture
 from videokd.errors import ConfigError
 from videokd.messages import say
 from videokd.recipes.command_line import parse

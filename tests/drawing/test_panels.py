@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.codec.made_up_streams import HEIGHT, WIDTH, made_up_streams
-from videokd.codec.panels import INVALID, MOST_PIXELS, flow_colours, full_colour_pixels, panels, shrunk, warp
+from videokd.drawing.panels import INVALID, MOST_PIXELS, flow_colours, full_colour_pixels, panels, shrunk, warp
 from videokd.types import Streams
 
 

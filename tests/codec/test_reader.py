@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import videokd
-from videokd.codec.container import PictureDecoder, index_video
+from videokd.codec.container import PictureDecoder
 from videokd.codec.index import VideoIndex
+from videokd.codec.indexing import index_video
 from videokd.types import Streams
 
 H264_PLAIN = (("x264-params", "bframes=0:ref=1:weightp=0:scenecut=0:keyint=12:min-keyint=12"),)
@@ -209,7 +210,7 @@ def test_an_index_that_is_handed_in_costs_no_scan(make_clip, monkeypatch: pytest
     assert index == index_video(path)
     with videokd.open(path) as video:
         expected = digest(video.read(gop=2, position=1))
-    monkeypatch.setattr("videokd.codec.streams.open_indexed", None)
+    monkeypatch.setattr("videokd.codec.reader.open_indexed", None)
     with videokd.open(path, index=index) as video:
         assert digest(video.read(gop=2, position=1)) == expected
 

@@ -15,8 +15,6 @@ from videokd.codec.residual import gather
 from videokd.errors import DecodeError, NeedsTranscoding
 
 #: uint8 [H, W, 3], RGB.
-Picture = npt.NDArray[np.uint8]
-
 
 #: Frames that may wait for one that is shown before them; no codec here reorders more than 16.
 _MOST_PENDING = 64
@@ -60,13 +58,13 @@ class Decoded:
                 raise DecodeError(f"{self._where[0]}: frame {self._where[1]}: {error}") from error
         return self._rows
 
-    def image(self) -> Picture:
+    def image(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3], RGB, the caller's own."""
         width = self.frame.width
         return self.rows()[:, : 3 * width].copy().reshape(-1, width, 3)
 
 
-class Run:
+class Cursor:
     """A decoder on its way forward: the GOP and position it stands at, and the chain that led there.
 
     Args:

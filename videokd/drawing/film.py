@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from videokd.codec.panels import Picture, panels
-from videokd.codec.picture import (
+from videokd.drawing.panels import Picture, panels
+from videokd.drawing.picture import (
     COLUMNS,
     FAINT,
     INK,

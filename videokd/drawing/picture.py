@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videokd.codec.panels import INVALID, STRIPE, Picture, flow_colours, full_colour_pixels, panels, stripes
+from videokd.drawing.panels import INVALID, STRIPE, Picture, flow_colours, full_colour_pixels, panels, stripes
 from videokd.errors import printable
 from videokd.files import written_whole
 from videokd.types import Streams
@@ -18,6 +18,7 @@ from videokd.types import Streams
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 INK, FAINT = "#1c2330", "#6b7484"
 #: What stands above each panel, in the order in which they are drawn.

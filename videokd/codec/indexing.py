@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from videokd.codec import headers
-from videokd.codec.carried import STARTS_AT_KEYFRAMES, CarriedState
-from videokd.codec.completeness import PacketCheck
-from videokd.codec.index import VideoIndex, checksum_of
-from videokd.codec.rate import longest_gap
-from videokd.errors import NeedsTranscoding
-
-if TYPE_CHECKING:
-    from videokd.codec.container import PictureDecoder
+from videokd.bitstream import headers
+from videokd.bitstream.completeness import PacketCheck
+from videokd.bitstream.decoder_state import STARTS_AT_KEYFRAMES, CarriedState
+from videokd.bitstream.frame_rate import longest_gap
+from videokd.codec.container import PictureDecoder
+from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
+from videokd.errors import DecodeError, NeedsTranscoding
 
 # H.264 section A.3.1
 _MOST_REFERENCES = 16
@@ -320,3 +319,62 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
         passes_over=_passes_over(kinds),
     )
     return scan.index("".join(types), [order[number] for number in sorted(order)], sequence)
+
+
+def index_video(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> VideoIndex:
+    """Indexes a file: from the packets' headers where they tell everything, otherwise by decoding it once.
+
+    Args:
+        path: a file in any container and codec that FFmpeg reads.
+        limits: what is refused.
+
+    Raises:
+        DecodeError: the file cannot be read, is cut short, breaks a limit, or no frame of it can be decoded.
+    """
+    decoder, index = open_indexed(path, limits=limits)
+    decoder.close()
+    return index
+
+
+def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
+    """Opens and indexes a file, and leaves it open; errors as for `index_video`."""
+    decoder = PictureDecoder(path, limits=limits)
+    try:
+        index = from_headers(decoder)
+        if index is None:
+            decoder.reopen()
+            index = from_decoding(decoder)
+            decoder.reopen()
+        check_index(index, path, limits)
+    except BaseException:
+        decoder.close()
+        raise
+    return decoder, index
+
+
+def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits) -> None:
+    """Whether there is anything to read, within the limits.
+
+    Raises:
+        DecodeError: no frame can be decoded, or a limit is broken.
+    """
+    if not index.num_frames:
+        raise DecodeError(
+            f"{path} has no frame that can be decoded (accepted: a file with video). Check that it plays."
+        )
+    if not index.anchors:
+        raise NeedsTranscoding(
+            f"{path} shows no I-frame, so no chain of motion vectors starts in it: it was cut inside a GOP, or refreshes its pictures "
+            "bit by bit (accepted: one I-frame or more). Run `videokd prepare folder` to transcode it."
+        )
+    longest = max(map(len, index.anchors))
+    too_much: tuple[Literal["gop_frames", "reader_bytes"], str] | None = None
+    if longest > limits.gop_frames:
+        too_much = ("gop_frames", f"a GOP of {longest} frames (accepted: up to {limits.gop_frames})")
+    if index.reader_bytes > limits.reader_bytes:
+        held, accepted = index.reader_bytes >> 20, limits.reader_bytes >> 20
+        too_much = ("reader_bytes", f"pictures that take {held} MiB to read (accepted: up to {accepted} MiB)")
+    if too_much is not None:
+        raise NeedsTranscoding(
+            f"{path} has {too_much[1]}. If that is no damage, open it with limits=Limits({too_much[0]}=…)."
+        )

@@ -8,13 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-
 from tests.codec.test_orientation import write_with_matrix
+
 from tests.codec.test_traps import write as write_stamped
 from tests.conftest import MakeClip, moving_texture
-from videokd.codec.encoding import Encoding
-from videokd.codec.form import TrainingForm, form_of
-from videokd.codec.streams import open_video
+from videokd.codec.mp4_writer import Encoding
+from videokd.codec.reader import open_video
+from videokd.codec.training_form import TrainingForm, form_of
 from videokd.codec.transcode import encode, transcode
 from videokd.errors import ConfigError, DecodeError
 

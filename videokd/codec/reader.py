@@ -9,12 +9,12 @@ from types import TracebackType
 
 import numpy as np
 
-from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder, check_index, open_indexed
-from videokd.codec.index import VideoIndex
-from videokd.codec.limits import Limits
+from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder
+from videokd.codec.cursor import Cursor, Decoded
+from videokd.codec.index import Limits, VideoIndex
+from videokd.codec.indexing import check_index, open_indexed
 from videokd.codec.motion import Follower, displacement, field
 from videokd.codec.residual import difference
-from videokd.codec.run import Decoded, Run
 from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.types import Gop, Streams
 
@@ -44,7 +44,7 @@ class VideoReader:
         self.index: VideoIndex
         self._closed = False
         self._colours = Colours()
-        self._run: Run | None = None
+        self._run: Cursor | None = None
         self._iframe: tuple[int, Decoded] | None = None
         limits = limits or Limits()
         if index is None:
@@ -152,10 +152,10 @@ class VideoReader:
             self._run = None  # it may stand between two frames
             raise
 
-    def _run_to(self, gop: int, position: int, *, chained: bool, carried: bool) -> Run:
+    def _run_to(self, gop: int, position: int, *, chained: bool, carried: bool) -> Cursor:
         run = self._run
         if run is None or not run.leads_to(gop, position, chained=chained):
-            run = self._run = Run(self._decoder, self.index, gop, self._colours, self._follower if chained else None)
+            run = self._run = Cursor(self._decoder, self.index, gop, self._colours, self._follower if chained else None)
         run.advance(gop, position, carried=carried)
         return run
 
@@ -192,7 +192,7 @@ class VideoReader:
             valid=np.ones(shape, np.bool_) if "motion" in wanted else None,
         )
 
-    def _compose(self, run: Run, wanted: frozenset[str], accumulate: bool) -> Streams:
+    def _compose(self, run: Cursor, wanted: frozenset[str], accumulate: bool) -> Streams:
         motion = valid = residual = None
         if "motion" in wanted and accumulate:
             motion, valid = displacement(run.chain())
@@ -230,7 +230,7 @@ def open_video(
     Args:
         path: a file in any container and codec that FFmpeg reads.
         index: of this very file, from a manifest; without it the file is scanned once.
-        limits: what to refuse, as `videokd.codec.limits.Limits`; by default pictures above 8192 pixels either way, GOPs
+        limits: what to refuse, as `videokd.codec.index.Limits`; by default pictures above 8192 pixels either way, GOPs
             above 10,000 frames, and videos of which a reader would keep more than 1 GiB.
 
     Raises:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import videokd
-from videokd.codec.animation import Film, save_film
+from videokd.drawing.film import Film, save_film
 from videokd.types import Streams
 
 HEIGHT, WIDTH = 48, 64
@@ -145,7 +145,7 @@ def test_what_cannot_be_written(tmp_path: Path, tiny_disk: Path, monkeypatch: py
             save_film(noise, tiny_disk / name, pictures_per_second=10)
         assert list(tiny_disk.iterdir()) == []
 
-    monkeypatch.setattr("videokd.codec.animation._ENCODER", "libnothing")
+    monkeypatch.setattr("videokd.drawing.film._ENCODER", "libnothing")
     with pytest.raises(videokd.DataError, match=r"no libnothing, .* \(accepted: a name ending in \.gif\)"):
         save_film(plain_pictures(), tmp_path / "film.mp4", pictures_per_second=10)
     assert list(tmp_path.glob("*.mp4")) == []

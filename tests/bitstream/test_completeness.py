@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import videokd
-from videokd.codec.container import index_video
-from videokd.codec.stated_length import stated_bytes
+from videokd.bitstream.stated_length import stated_bytes
+from videokd.codec.indexing import index_video
 from videokd.codec.transcode import Encoding, transcode
 
 SMALL = Encoding(short_side=48)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videokd.codec.encryption import encrypted
-from videokd.codec.stated_length import stated_bytes
-from videokd.codec.transport_stream import TransportStream
+from videokd.bitstream.encryption import encrypted
+from videokd.bitstream.stated_length import stated_bytes
+from videokd.bitstream.transport_stream import TransportStream
 from videokd.errors import DecodeError
 
 

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from videokd.codec import headers
+from videokd.bitstream import headers
+from videokd.bitstream.orientation import orientation_of
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
-from videokd.codec.limits import Limits
-from videokd.codec.orientation import orientation_of
+from videokd.codec.index import Limits
 from videokd.errors import DecodeError
 
 # ISO/IEC 23091-2 (H.273), tables 4 and 8.3, as FFmpeg numbers them
@@ -30,7 +30,7 @@ _MOST_PACKETS = 64
 
 
 @dataclass(frozen=True)
-class Facts:
+class FileInfo:
     """What a file says of itself.
 
     Args:
@@ -64,7 +64,7 @@ class Facts:
     other_tracks: tuple[str, ...]
 
 
-def read_facts(path: str | os.PathLike[str], *, limits: Limits | None = None) -> Facts:
+def read_file_info(path: str | os.PathLike[str], *, limits: Limits | None = None) -> FileInfo:
     """Reads them from the headers and the first picture.
 
     Raises:
@@ -78,7 +78,7 @@ def read_facts(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
         source = frame if frame is not None else context
         aspect = stream.sample_aspect_ratio
         rotation, mirrored = (0, False) if frame is None else _orientation(frame)
-        return Facts(
+        return FileInfo(
             container=decoder.container.format.long_name or decoder.container.format.name,
             num_bytes=os.stat(path).st_size,
             profile=context.profile or None,

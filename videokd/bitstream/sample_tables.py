@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from videokd.codec.encryption import ENCRYPTED_ENTRIES, encrypted
+from videokd.bitstream.encryption import ENCRYPTED_ENTRIES, encrypted
 from videokd.errors import DecodeError
 
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from videokd.codec.encoding import Encoding
-from videokd.codec.facts import read_facts
-from videokd.codec.orientation import Orientation, orientation_of
+from videokd.bitstream.orientation import Orientation, orientation_of
+from videokd.codec.file_info import read_file_info
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode, transcode
 from videokd.errors import DecodeError
 
@@ -65,7 +65,7 @@ def test_turn_and_mirror_describe_the_same(matrix: tuple[float, float, float, fl
     plane = np.arange(12, dtype=np.uint8).reshape(3, 4)
     mirrored = plane[:, ::-1] if orientation.is_mirrored else plane
     assert np.array_equal(np.rot90(mirrored, orientation.quarter_turns), orientation.apply(plane))
-    facts = read_facts(source)
+    facts = read_file_info(source)
     assert (facts.rotation % 360, facts.mirrored) == (90 * orientation.quarter_turns, orientation.is_mirrored)
     a, b, c, d = matrix
     assert orientation.is_mirrored == (a * d - b * c < 0)

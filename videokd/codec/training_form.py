@@ -10,12 +10,12 @@ from typing import Any
 
 import av
 
+from videokd.bitstream.frame_rate import RateMeter
+from videokd.bitstream.orientation import Orientation, orientation_of
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.encoding import Encoding
 from videokd.codec.index import VideoIndex
+from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import open_container, reason
-from videokd.codec.orientation import Orientation, orientation_of
-from videokd.codec.rate import RateMeter
 from videokd.errors import ConfigError, DecodeError
 
 _SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a second and a half

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from videokd.codec.headers import Bits, heads, nal_units, unescape
+from videokd.bitstream.headers import Bits, heads, nal_units, unescape
 
 #: Codecs in which no picture behind a keyframe refers to one before it, but those that are shown before the keyframe.
 STARTS_AT_KEYFRAMES = (

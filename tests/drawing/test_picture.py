@@ -12,8 +12,8 @@ import pytest
 from matplotlib.image import imread
 
 from tests.codec.made_up_streams import HEIGHT, WIDTH, made_up_streams
-from videokd.codec.panels import INVALID
-from videokd.codec.picture import save_picture, streams_picture
+from videokd.drawing.panels import INVALID
+from videokd.drawing.picture import save_picture, streams_picture
 from videokd.types import Streams
 
 
@@ -80,6 +80,6 @@ def test_a_saved_picture_comes_back(tmp_path: Path) -> None:
 
 
 def test_importing_loads_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, videokd.codec.picture; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    code = "import sys, videokd.drawing.picture; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0

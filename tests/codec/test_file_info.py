@@ -12,7 +12,7 @@ from av.codec.context import CodecContext
 
 import videokd
 from tests.codec.test_traps import X264, texture, write
-from videokd.codec.facts import read_facts
+from videokd.codec.file_info import read_file_info
 
 # PyAV 17, the last for Python 3.10, does not tell the level
 KNOWS_LEVELS = hasattr(CodecContext, "level")
@@ -36,7 +36,7 @@ def test_profile_level_and_references(
 ) -> None:
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = write(tmp_path / "clip.mkv", texture(13, 96, 128), codec=codec, options=options, pixel_format=pixel_format)
-    facts = read_facts(path)
+    facts = read_file_info(path)
     assert facts.profile == profile
     assert facts.references == references
     if level is not None and KNOWS_LEVELS:
@@ -59,7 +59,7 @@ def test_colours(
 ) -> None:
     options = {"x264-params": f"{X264}:{params}"}
     path = write(tmp_path / "clip.mp4", texture(3, 96, 128), options=options, pixel_format=pixel_format)
-    facts = read_facts(path)
+    facts = read_file_info(path)
     assert (facts.pixel_format, facts.bits, facts.matrix, facts.value_range) == (
         pixel_format,
         bits,
@@ -69,7 +69,7 @@ def test_colours(
 
 
 def test_what_a_file_does_not_state_is_none(tmp_path: Path) -> None:
-    facts = read_facts(write(tmp_path / "clip.avi", texture(3, 96, 128), codec="mpeg4"))
+    facts = read_file_info(write(tmp_path / "clip.avi", texture(3, 96, 128), codec="mpeg4"))
     assert facts.matrix is None
     assert facts.value_range in (None, "limited")
     assert facts.pixel_aspect == (1, 1)
@@ -77,7 +77,7 @@ def test_what_a_file_does_not_state_is_none(tmp_path: Path) -> None:
 
 def test_what_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(videokd.DecodeError, match="is not there"):
-        read_facts(tmp_path / "missing.mp4")
+        read_file_info(tmp_path / "missing.mp4")
 
 
 def traced_references(path: Path) -> int:
@@ -119,7 +119,7 @@ def test_real_clips_against_ffprobe(shared: Path) -> None:
         ]
         streams = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["streams"]
         (probed,) = (stream for stream in streams if stream["codec_type"] == "video")
-        facts = read_facts(path)
+        facts = read_file_info(path)
         assert facts.profile == (None if probed.get("profile") == "unknown" else probed.get("profile")), path.name
         assert facts.pixel_format == probed["pix_fmt"], path.name
         aspect = probed.get("sample_aspect_ratio", "1:1").replace("0:1", "1:1")
