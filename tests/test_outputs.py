@@ -15,10 +15,10 @@ import pytest
 from tests.conftest import MakeClip
 from videokd import __main__
 from videokd.__main__ import main
-from videokd.datasets.groups_file import GroupsFile
-from videokd.datasets.reports import read_failures, write_failures
 from videokd.errors import DataError, printable
 from videokd.files import as_cell, from_cell
+from videokd.preparation.checks import read_failures, write_failures
+from videokd.preparation.groups_file import GroupsFile
 
 
 def run(command: str, redirection: str) -> tuple[int, str]:

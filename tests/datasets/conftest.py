@@ -10,7 +10,8 @@ import pytest
 
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
-from videokd.datasets.layouts import Listing, folder_layout
+from videokd.preparation.folders import folder_layout
+from videokd.preparation.listing import Listing
 
 
 def write_clip(path: Path, *, num_frames: int = 14, seed: int = 0, gop: int = 250, frame_rate: float = 20) -> Path:

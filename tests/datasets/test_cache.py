@@ -16,11 +16,10 @@ from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import prepare
-from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import Crop, apply_crop
-from videokd.datasets.workers import Workers
+from videokd.datasets.view import Crop, apply_crop, sample_positions
 from videokd.errors import ConfigError, DataError
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 from videokd.types import STREAMS
 
 ALL = ("iframe", "motion", "residual")

@@ -27,10 +27,10 @@ from videokd.datasets.dataset import (
     training_batches,
 )
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import prepare
 from videokd.datasets.view import apply_crop
-from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 from videokd.types import STREAMS, Batch
 
 ALL = ("iframe", "motion", "residual")

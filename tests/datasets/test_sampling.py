@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from videokd.datasets.sampling import sample_positions
+from videokd.datasets.view import sample_positions
 from videokd.errors import DataError
 
 CLIPS = [[12] * 10 + [5], [4, 4], [1, 1, 1, 9], [2], [30, 1, 2, 250], [1] * 20 + [2]]

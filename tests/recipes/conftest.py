@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videokd.__main__ import main
-from videokd.datasets.synthetic import generate
+from videokd.preparation.synthetic import generate
 
 #: Settings that make a training last seconds.
 TINY = (

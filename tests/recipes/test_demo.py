@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from videokd.__main__ import main
-from videokd.datasets.synthetic import generate_actions
 from videokd.models.saved import load_students
+from videokd.preparation.synthetic import generate_actions
 
 
 def outcome(shown: str) -> list[str]:

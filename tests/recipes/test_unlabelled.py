@@ -11,7 +11,7 @@ import pytest
 from tests.recipes.conftest import TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.synthetic import generate
+from videokd.preparation.synthetic import generate
 from videokd.training.checkpoint import load_checkpoint
 
 ONE = '--students={"one": {"streams": ["iframe", "motion"], "backbone": "test_resnet"}}'

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videokd.codec.index import VideoIndex
-from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import Crop, Pictures, apply_crop
+from videokd.datasets.view import Crop, Pictures, apply_crop, sample_positions
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
 from videokd.types import STREAMS

@@ -24,9 +24,17 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.reader import open_video
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.manifest import Clip, Manifest
-from videokd.datasets.reading import read_pictures
-from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import Crop, Pictures, View, apply_crop, central_crop, random_crop, ten_crops
+from videokd.datasets.view import (
+    Crop,
+    Pictures,
+    View,
+    apply_crop,
+    central_crop,
+    random_crop,
+    read_pictures,
+    sample_positions,
+    ten_crops,
+)
 from videokd.errors import DataError, VideoKDError
 from videokd.types import STREAMS, Batch, Sample, check_streams
 

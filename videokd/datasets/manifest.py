@@ -13,9 +13,8 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videokd.datasets.grouping import held_out_groups
 from videokd.datasets.manifest_columns import check_size, numbers, read_head, texts
-from videokd.datasets.official_lists import NUM_SPLITS, Part
+from videokd.datasets.splits import NUM_SPLITS, Part, held_out_groups
 from videokd.errors import ConfigError, DataError
 from videokd.files import written_whole
 from videokd.types import NO_LABEL

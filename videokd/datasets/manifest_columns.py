@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from videokd.datasets.official_lists import NUM_SPLITS, Part
+from videokd.datasets.splits import NUM_SPLITS, Part
 from videokd.errors import DataError
 from videokd.types import NO_LABEL
 

@@ -1,9 +1,10 @@
-"""What of a clip the networks see: one record for each sample, applied to every stream alike."""
+"""What of a clip the networks see: its positions, its pictures, one crop for every stream, and the values networks take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numba
@@ -12,13 +13,65 @@ import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from videokd.types import StreamSpec
+from videokd.codec.reader import VideoReader
+from videokd.errors import DataError
+from videokd.types import STREAMS, StreamSpec
+
+
+def sample_positions(
+    gop_lengths: Sequence[int],
+    *,
+    num_segments: int,
+    first_position: int = 0,
+    rng: np.random.Generator | None = None,
+) -> tuple[tuple[int, int], ...]:
+    """One (gop, position) for each segment.
+
+    Args:
+        gop_lengths: number of positions of each GOP.
+        num_segments: S.
+        first_position: 1 where a stream is read that carries nothing at an I-frame, otherwise 0. A span without such a
+            position takes the nearest one; a clip with fewer positions than segments repeats them.
+        rng: takes a random position of each span; without it, the middle one.
+
+    Returns:
+        S pairs, in order.
+
+    Raises:
+        DataError: no position is late enough: the clip is made of I-frames alone, or is empty.
+
+    >>> sample_positions([4, 4], num_segments=2, first_position=1)
+    ((0, 1), (1, 1))
+    """
+    lengths = np.asarray(gop_lengths, dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    total = int(lengths.sum())
+    gop_of = np.repeat(np.arange(len(lengths)), lengths)
+    position_of = np.arange(total) - starts[gop_of]
+    allowed = np.flatnonzero(position_of >= first_position)
+    if not len(allowed):
+        raise DataError(
+            f"a clip of {len(lengths)} GOPs has no position from {first_position} on: it is empty or has I-frames alone "
+            "(accepted: GOPs with P-frames). Run `videokd prepare` on it."
+        )
+    edges = np.arange(num_segments + 1) * total // num_segments
+    chosen = [_choose(allowed, int(low), int(high), rng) for low, high in pairwise(edges)]
+    return tuple((int(gop_of[at]), int(position_of[at])) for at in chosen)
+
+
+def _choose(allowed: np.ndarray, low: int, high: int, rng: np.random.Generator | None) -> int:
+    """A member of `allowed` in [low, high), or the one nearest to its middle."""
+    middle = (low + max(high - 1, low)) / 2
+    first, last = np.searchsorted(allowed, (low, high))
+    if rng is not None and last > first:
+        return int(allowed[rng.integers(first, last)])
+    return int(allowed[np.argmin(np.abs(allowed - middle))])
+
 
 #: Sides of training crops, of the picture's short side (Wang et al. 2016, section 3.2; used by CoViAR).
 SCALES = (1.0, 0.875, 0.75, 0.66)
 #: Side of evaluation crops: 224 of 256 pixels.
 CENTRAL = 0.875
-
 
 Pictures: TypeAlias = "Sequence[npt.NDArray[Any]] | npt.NDArray[Any]"
 """S pictures [H, W, C]: a list of them, or one array."""
@@ -165,3 +218,33 @@ def _quantise(
             for x in range(np.uint64(width)):  # unsigned, which spares the test for negative places
                 at = np.uint64(width - 1) - x if flip else x
                 result[to + x * places] = aside[at * np.uint64(channels) + own]
+
+
+def read_pictures(
+    video: VideoReader, streams: Sequence[str], positions: Sequence[tuple[int, int]], *, blank_invalid: bool = False
+) -> dict[str, Pictures]:
+    """Streams at positions, in the streams' own units.
+
+    Args:
+        video: an open one.
+        streams: names in `STREAMS`.
+        positions: (gop, position) of each picture.
+        blank_invalid: set motion and residual to zero where the motion chain is not valid.
+
+    Returns:
+        {stream: a picture [H, W, C] for each position}.
+
+    Raises:
+        DecodeError: the video cannot be read.
+    """
+    shown = {name: "frame" if STREAMS[name].from_pictures else name for name in streams}
+    # Reading motion brings the mask of valid pixels along
+    wanted = {*shown.values(), *(["motion"] if blank_invalid else [])}
+    parts = [video.read(gop=gop, position=position, streams=tuple(wanted)) for gop, position in positions]
+    found: dict[str, Pictures] = {name: [getattr(part, shown[name]) for part in parts] for name in streams}
+    if blank_invalid:
+        valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]
+        for name in streams:
+            if STREAMS[name].first_position:
+                found[name] = [values * seen for values, seen in zip(found[name], valid, strict=True)]
+    return found

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.synthetic import generate_actions
 from videokd.evaluation.answers import differences
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores
 from videokd.messages import say
+from videokd.preparation.synthetic import generate_actions
 from videokd.recipes import distill, evaluate, export, fuse, prepare, report, show, teach
 from videokd.recipes.command_line import parse
 

@@ -18,9 +18,7 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.codec.training_form import TrainingForm, form_of
 from videokd.codec.transcode import transcode as write_transcoded
-from videokd.datasets.reading import read_pictures
-from videokd.datasets.sampling import sample_positions
-from videokd.datasets.view import apply_crop, central_crop
+from videokd.datasets.view import apply_crop, central_crop, read_pictures, sample_positions
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import csv_text

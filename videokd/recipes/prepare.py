@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.codec.mp4_writer import Encoding
-from videokd.datasets.checks import check_listing
-from videokd.datasets.class_names import HMDB51_CLIPS, UCF101_CLIPS
-from videokd.datasets.layouts import Listing, folder_layout, hmdb51_layout, ucf101_layout, unlabelled_layout
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import merge, prepare
-from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, write_plan
-from videokd.datasets.shards import Shard
-from videokd.datasets.verification import verify
-from videokd.datasets.video_files import not_taken
-from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError
 from videokd.messages import say
+from videokd.preparation.checks import FAILURES_NAME, FINDINGS_NAME, check_listing, write_plan
+from videokd.preparation.folders import folder_layout, unlabelled_layout
+from videokd.preparation.listing import Listing, not_taken
+from videokd.preparation.official import HMDB51_CLIPS, UCF101_CLIPS, hmdb51_layout, ucf101_layout
+from videokd.preparation.prepare_dataset import merge, prepare
+from videokd.preparation.shards import Shard
+from videokd.preparation.verification import verify
+from videokd.preparation.workers import Workers
 from videokd.recipes.command_line import parse
 
 _OF_FOLDER = ("group_pattern", "groups", "test_fraction", "unlabelled")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.config import checked, read_yaml
-from videokd.datasets.making import sha256_of
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import is_held
@@ -18,6 +17,7 @@ from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.saved import ShapesDiffer, build_described
 from videokd.models.students import Students
+from videokd.preparation.prepare_clip import sha256_of
 from videokd.recipes.settings import DataSettings
 from videokd.recipes.trained_on import FILE_NAME, TrainedOn
 from videokd.training.checkpoint import check_state, load_checkpoint, strict_load

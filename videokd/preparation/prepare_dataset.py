@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -14,16 +15,28 @@ from typing import Any, Literal, TypeVar, get_args
 from tqdm import tqdm
 
 from videokd.codec.mp4_writer import Encoding
-from videokd.datasets.checks import check_clips
-from videokd.datasets.layouts import Entry, Listing
-from videokd.datasets.lock import writing_alone
-from videokd.datasets.making import Facts, Making, described, finished, frame_rates_of, make
 from videokd.datasets.manifest import Clip, Manifest, listed_ids
-from videokd.datasets.reports import FAILURES_NAME, FINDINGS_NAME, read_failures, write_failures, write_findings
-from videokd.datasets.shards import SHARDS_FOLDER, Shard, finished_shards
-from videokd.datasets.video_files import unreadable_folders
-from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.files import held
+from videokd.preparation.checks import (
+    FAILURES_NAME,
+    FINDINGS_NAME,
+    check_clips,
+    read_failures,
+    write_failures,
+    write_findings,
+)
+from videokd.preparation.listing import ListedClip, Listing, unreadable_folders
+from videokd.preparation.prepare_clip import (
+    ClipTask,
+    RowValues,
+    describe_task,
+    finished_clip,
+    frame_rates_of,
+    prepare_clip,
+)
+from videokd.preparation.shards import SHARDS_FOLDER, Shard, finished_shards
+from videokd.preparation.workers import Workers
 
 OnError = Literal["fail", "skip"]
 Task = TypeVar("Task")
@@ -91,7 +104,7 @@ def prepare(
         if failed and (on_error == "fail" or (shard is None and not made)):
             raise _too_many(failed, len(entries), failures)
         clips = tuple(made[entry.video_id] for entry in entries if entry.video_id in made)
-        settings: dict[str, object] = {"encoding": described(encoding), "keep": keep, "skipped": len(failed)}
+        settings: dict[str, object] = {"encoding": describe_task(encoding), "keep": keep, "skipped": len(failed)}
         manifest = Manifest(out, clips, listing.class_names, listing.flip, settings)
         if shard is None:
             return _finish(manifest, listing)
@@ -227,8 +240,8 @@ class _Plan:
     encoding: Encoding
     keep: bool
 
-    def task(self, entry: Entry) -> Making:
-        return Making(
+    def task(self, entry: ListedClip) -> ClipTask:
+        return ClipTask(
             video_id=entry.video_id,
             root=self.out,
             source=self.source_root / entry.path,
@@ -243,7 +256,7 @@ class _Plan:
 class _Tasks(Sequence[Any]):
     """Tasks that are made when they are handed out: those of a million clips would fill the memory."""
 
-    make: Callable[[Any], Any]
+    prepare_clip: Callable[[Any], Any]
     items: Sequence[Any]
 
     def __len__(self) -> int:
@@ -255,23 +268,23 @@ class _Tasks(Sequence[Any]):
 
 
 def _make_all(
-    entries: Sequence[Entry], plan: _Plan, workers: Workers, progress: bool | None
+    entries: Sequence[ListedClip], plan: _Plan, workers: Workers, progress: bool | None
 ) -> tuple[dict[str, Clip], dict[str, str]]:
     """Each finished clip, and why each other failed, by video id."""
     made: dict[str, Clip] = {}
-    todo: dict[str, Entry] = {}
+    todo: dict[str, ListedClip] = {}
     reasons: dict[str, str] = {}
     for entry in entries:
         if not _is_utf8(entry.path):
             reasons[entry.video_id] = f"{entry.path}: its name is no UTF-8, which a manifest cannot hold. Rename it."
             continue
-        facts = finished(plan.task(entry))
+        facts = finished_clip(plan.task(entry))
         if facts is None:
             todo[entry.video_id] = entry
         else:
             made[entry.video_id] = _clip(entry, facts)
-    tasks: Sequence[Making] = _Tasks(plan.task, list(todo.values()))
-    for task, outcome in with_bar(make, tasks, workers, what="prepare", done=len(made), shown=progress):
+    tasks: Sequence[ClipTask] = _Tasks(plan.task, list(todo.values()))
+    for task, outcome in with_bar(prepare_clip, tasks, workers, what="prepare", done=len(made), shown=progress):
         if isinstance(outcome, DecodeError):
             named = str(task.source) in str(outcome)
             reasons[task.video_id] = str(outcome) if named else f"{task.source}: {outcome}"
@@ -326,7 +339,7 @@ def _too_many(failed: Sequence[tuple[str, str]], total: int, path: Path) -> Data
     )
 
 
-def _clip(entry: Entry, facts: Facts) -> Clip:
+def _clip(entry: ListedClip, facts: RowValues) -> Clip:
     split1, split2, split3 = entry.splits
     return Clip(
         video_id=entry.video_id,
@@ -350,3 +363,21 @@ def _finish(manifest: Manifest, listing: Listing) -> Manifest:
     manifest = replace(manifest, settings={**manifest.settings, "frame_rates": rates, "checks": figures})
     manifest.write()
     return manifest
+
+
+def writing_alone(out: Path, file: Path, *, shared: bool = False) -> AbstractContextManager[None]:
+    """Keeps a dataset's folder to this process, as `videokd.files.held` does.
+
+    Args:
+        out: the dataset's folder, for the message.
+        file: to lock; its folder is there.
+        shared: with others who share too.
+
+    Raises:
+        DataError: another process has it.
+    """
+    refusal = (
+        f"{out} is being written by another `videokd prepare` (accepted: one at a time, or shares with "
+        "--shard i/n). Wait until it is done, or choose another --out."
+    )
+    return held(file, refusal=refusal, shared=shared)

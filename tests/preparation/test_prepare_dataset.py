@@ -20,14 +20,14 @@ from tests.datasets.conftest import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import SourceForm
-from videokd.datasets import making, preparation, verification
-from videokd.datasets.layouts import Listing
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import merge, prepare
-from videokd.datasets.shards import Shard
-from videokd.datasets.verification import verify
-from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError
+from videokd.preparation import prepare_clip, prepare_dataset, verification
+from videokd.preparation.listing import Listing
+from videokd.preparation.prepare_dataset import merge, prepare
+from videokd.preparation.shards import Shard
+from videokd.preparation.verification import verify
+from videokd.preparation.workers import Workers
 
 SMALL = Encoding(short_side=32)
 ONE = Workers(jobs=1)
@@ -97,7 +97,7 @@ def test_a_second_run_makes_nothing_anew(dataset: Path, tmp_path: Path, monkeypa
     entries, out = listing(dataset), tmp_path / "out"
     first = prepare(entries, out, encoding=SMALL, workers=ONE)
     before = digests(out)
-    monkeypatch.setattr(making, "transcode", None)
+    monkeypatch.setattr(prepare_clip, "transcode", None)
     assert prepare(entries, out, encoding=SMALL) == first
     assert digests(out) == before
 
@@ -223,7 +223,7 @@ def test_a_disk_that_loses_pictures_stops_the_run(
         write_clip(target, num_frames=5)
         return SourceForm("h264", 20, "IPPPPP", 6)
 
-    monkeypatch.setattr(making, "transcode", losing)
+    monkeypatch.setattr(prepare_clip, "transcode", losing)
     with pytest.raises(DataError, match=r"6 pictures were written, 5 found. Check the disk"):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, on_error="skip")
 
@@ -231,14 +231,14 @@ def test_a_disk_that_loses_pictures_stops_the_run(
 def test_a_row_that_cannot_be_written_stops_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = preparation._clear
+    real = prepare_dataset._clear
 
     def without_rows(out: Path, shard: Shard | None) -> None:
         real(out, shard)
         shutil.rmtree(out / ".rows")
         (out / ".rows").touch()
 
-    monkeypatch.setattr(preparation, "_clear", without_rows)
+    monkeypatch.setattr(prepare_dataset, "_clear", without_rows)
     with pytest.raises(DataError, match=r".json could not be written \(.+\).* Check free space"):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=ONE, on_error="skip")
 
@@ -265,9 +265,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from videokd.codec.mp4_writer import Encoding
-from videokd.datasets.layouts import Listing, folder_layout
-from videokd.datasets.preparation import prepare
-from videokd.datasets.workers import Workers
+from videokd.preparation.folders import Listing, folder_layout
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 
 if __name__ == "__main__":
     source, out, side = sys.argv[1:]
@@ -359,14 +359,14 @@ def _session_ends(session: int) -> bool:
 
 
 def test_a_worker_that_dies_is_reported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "Making", _Deadly)
+    monkeypatch.setattr(prepare_dataset, "Making", _Deadly)
     with pytest.raises(
         DataError, match=r"4 of 4 videos .* The first: .*a_g1_c1.mp4: The worker process that took this"
     ):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=TWO)
 
 
-class _Deadly(preparation.Making):
+class _Deadly(prepare_dataset.Making):
     """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[object, ...]:

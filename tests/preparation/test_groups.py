@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from videokd.datasets.grouping import held_out_groups, splits_by_group
+from videokd.datasets.splits import held_out_groups
 from videokd.errors import DataError
+from videokd.preparation.groups import splits_by_group
 
 
 def clips_of(people: dict[str, str]) -> tuple[dict[str, list[Path]], dict[Path, str]]:

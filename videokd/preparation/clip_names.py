@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from videokd.datasets.folders import part_of
-from videokd.datasets.grouping import DEFAULT_GROUP
+from videokd.preparation.folder_parts import part_of
+from videokd.preparation.groups import DEFAULT_GROUP
 
 _MOST_CLIPS = 200_000  # more tell no more
 _ENOUGH = 0.8  # share of the clips whose names must follow a pattern

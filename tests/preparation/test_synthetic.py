@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from videokd.datasets.layouts import folder_layout
-from videokd.datasets.synthetic import APPEARANCES, MOTIONS, generate, generate_actions, render_clip
 from videokd.errors import ConfigError, DataError
+from videokd.preparation.folders import folder_layout
+from videokd.preparation.synthetic import APPEARANCES, MOTIONS, generate, generate_actions, render_clip
 
 
 def rendered(appearance: str, motion: str, *, scene: int = 0, clip: int = 0, **settings: int) -> np.ndarray:

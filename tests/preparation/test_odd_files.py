@@ -16,11 +16,11 @@ from tests.datasets.conftest import listing, write_clip
 from tests.recipes.test_prepare import run_alone
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
-from videokd.datasets import making
-from videokd.datasets.preparation import prepare
-from videokd.datasets.video_files import not_taken, unreadable_folders, videos_in
-from videokd.datasets.workers import Workers
 from videokd.errors import DataError, DecodeError
+from videokd.preparation import prepare_clip
+from videokd.preparation.listing import not_taken, unreadable_folders, videos_in
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 
 SMALL = Encoding(short_side=32)
 ONE = Workers(jobs=1)
@@ -124,14 +124,14 @@ def test_a_socket_and_an_error_of_an_unknown_kind(root: Path, tmp_path: Path, mo
     monkeypatch.chdir(root / "hop")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket.mp4")
-        original = making.transcode
+        original = prepare_clip.transcode
 
         def failing(source: Path, *given: object) -> object:
             if source.name == "a_g1_.mp4":
                 raise MemoryError("no memory for a picture")
             return original(source, *given)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(making, "transcode", failing)
+        monkeypatch.setattr(prepare_clip, "transcode", failing)
         prepare(listing(root), tmp_path / "out", encoding=SMALL, on_error="skip", workers=ONE)
     found = failures(tmp_path / "out")
     assert "is a pipe or a device" in found["hop/socket.mp4"]

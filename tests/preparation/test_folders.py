@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from videokd.datasets.class_names import HMDB51_CLASSES, UCF101_CLASSES
-from videokd.datasets.layouts import LAYOUTS, Entry, folder_layout, hmdb51_layout, ucf101_layout
 from videokd.errors import ConfigError, DataError
+from videokd.preparation.folders import LAYOUTS, folder_layout
+from videokd.preparation.listing import ListedClip
+from videokd.preparation.official import HMDB51_CLASSES, UCF101_CLASSES, hmdb51_layout, ucf101_layout
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -21,7 +22,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def parts(entries: tuple[Entry, ...], split: int) -> dict[str, set[str]]:
+def parts(entries: tuple[ListedClip, ...], split: int) -> dict[str, set[str]]:
     """{part: video ids}"""
     found: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
@@ -29,7 +30,7 @@ def parts(entries: tuple[Entry, ...], split: int) -> dict[str, set[str]]:
     return found
 
 
-def assert_groups_are_whole(entries: tuple[Entry, ...]) -> None:
+def assert_groups_are_whole(entries: tuple[ListedClip, ...]) -> None:
     for split in range(3):
         seen: dict[str, set[str]] = defaultdict(set)
         for entry in entries:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 import pytest
 
-from videokd.datasets.clip_names import grouping_clue, part_in_names, warning_of
+from videokd.preparation.clip_names import grouping_clue, part_in_names, warning_of
 
 CLASSES = ("jump", "run", "wave")
 

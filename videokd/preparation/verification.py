@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videokd.codec.indexing import index_video
-from videokd.datasets.lock import writing_alone
-from videokd.datasets.making import sha256_of
 from videokd.datasets.manifest import Clip, Manifest
-from videokd.datasets.preparation import lock_of, row_of, with_bar
-from videokd.datasets.reports import FAILURES_NAME, write_failures
-from videokd.datasets.workers import Workers
 from videokd.errors import DataError, DecodeError
+from videokd.preparation.checks import FAILURES_NAME, write_failures
+from videokd.preparation.prepare_clip import sha256_of
+from videokd.preparation.prepare_dataset import lock_of, row_of, with_bar, writing_alone
+from videokd.preparation.workers import Workers
 
 
 def verify(

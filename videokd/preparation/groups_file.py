@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from videokd.datasets.official_lists import NUM_SPLITS, Part, Splits
+from videokd.datasets.splits import NUM_SPLITS, Part, Splits
 from videokd.errors import ConfigError, DataError
 from videokd.files import from_cell
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.test_layouts import touch
-from videokd.datasets.groups_file import GroupsFile
-from videokd.datasets.layouts import folder_layout
 from videokd.errors import ConfigError, DataError, VideoKDError
+from videokd.preparation.folders import folder_layout
+from videokd.preparation.groups_file import GroupsFile
 
 CLIPS = [f"{label}/{clip}.mp4" for label in ("jump", "run") for clip in ("1", "2", "3")]
 LINES = ["path,group", *(f"{name},{name[-5]}" for name in CLIPS)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from videokd.codec.index import VideoIndex
-from videokd.datasets.checks import check_clips, class_accuracy
 from videokd.datasets.manifest import Clip
+from videokd.preparation.checks import check_clips, class_accuracy
 
 CLASSES = ("hop", "run", "sit")
 

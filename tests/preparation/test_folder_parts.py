@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.test_layouts import touch
-from videokd.datasets.folders import part_of
-from videokd.datasets.layouts import folder_layout
 from videokd.errors import DataError
+from videokd.preparation.folder_parts import part_of
+from videokd.preparation.folders import folder_layout
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 from tests.datasets.conftest import digests, listing, write_clip
 from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.preparation import prepare
-from videokd.datasets.workers import Workers
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 
 SMALL = Encoding(short_side=32)
 
@@ -117,7 +117,7 @@ def deadly(task: tuple[int, str]) -> int:
 
 @pytest.mark.slow
 def test_a_deadly_task_costs_its_bundle_nothing(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videokd.datasets.workers._BUNDLES_PER_CPU", 2)
+    monkeypatch.setattr("videokd.preparation.workers._BUNDLES_PER_CPU", 2)
     tasks = [(number, str(tmp_path)) for number in range(30)]
     outcomes = dict(Workers("ray", address=cluster.address).outcomes(deadly, tasks))
     assert len(outcomes) == 30

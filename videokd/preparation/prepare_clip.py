@@ -24,12 +24,12 @@ from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDErro
 from videokd.files import write_whole
 
 _SAME_RATE = 0.001
-Facts = dict[str, Any]
+RowValues = dict[str, Any]
 """Columns of the manifest that are known once a clip is made."""
 
 
 @dataclass(frozen=True)
-class Making:
+class ClipTask:
     """What a worker needs to make one clip.
 
     Args:
@@ -51,7 +51,7 @@ class Making:
     keep: bool
 
 
-def make(task: Making) -> Facts:
+def prepare_clip(task: ClipTask) -> RowValues:
     """Makes one clip, indexes it, notes that it is done.
 
     Raises:
@@ -77,13 +77,13 @@ def make(task: Making) -> Facts:
     return facts
 
 
-def finished(task: Making) -> Facts | None:
+def finished_clip(task: ClipTask) -> RowValues | None:
     """What is known of a clip that an earlier run made, if it still is what this run would make."""
     try:
         row = json.loads(task.row.read_text(encoding="utf-8"))
         path = task.root / row["facts"]["path"]
         if row["made_from"] == _made_from(task) and path.stat().st_size == row["facts"]["bytes"]:
-            facts: Facts = row["facts"]
+            facts: RowValues = row["facts"]
             return facts
     except (OSError, ValueError, KeyError, TypeError):
         pass  # missing, or written by something else: made again
@@ -91,7 +91,7 @@ def finished(task: Making) -> Facts | None:
 
 
 @lru_cache
-def described(encoding: Encoding) -> Mapping[str, object]:
+def describe_task(encoding: Encoding) -> Mapping[str, object]:
     """An encoding as the manifest notes it."""
     values = {**asdict(encoding), "quality": encoding.resolved_quality}
     if encoding.resample is None:
@@ -120,19 +120,19 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _made_from(task: Making) -> dict[str, object]:
+def _made_from(task: ClipTask) -> dict[str, object]:
     """What a finished clip depends on."""
     status = task.source.stat()
     return {
         "video_id": task.video_id,
         "size": status.st_size,
         "modified_ns": status.st_mtime_ns,
-        "encoding": described(task.encoding),
+        "encoding": describe_task(task.encoding),
         **({"keep": True} if task.keep else {}),
     }
 
 
-def _transcoded(task: Making) -> Facts:
+def _transcoded(task: ClipTask) -> RowValues:
     form = transcode(task.source, task.target, task.encoding)
     if form.num_written < 2:
         task.target.unlink()
@@ -142,10 +142,10 @@ def _transcoded(task: Making) -> Facts:
         raise DataError(
             f"{task.target}: {form.num_written} pictures were written, {index.num_frames} found. Check the disk."
         )
-    return _facts(task, task.target, index, form)
+    return _row_values(task, task.target, index, form)
 
 
-def _kept(task: Making) -> Facts | None:
+def _kept(task: ClipTask) -> RowValues | None:
     """The facts of a source that stays as it is; None where it must be transcoded to have motion, or to look like the others.
 
     That is a file which gives no motion vectors or cannot be read at random, one that is to be turned, mirrored or widened, and
@@ -166,14 +166,14 @@ def _kept(task: Making) -> Facts | None:
     order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
     types = "".join(kind.upper() for _, kind in order)
     task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
-    return _facts(task, task.source, index, SourceForm(index.codec, form.frame_rate, types, index.num_frames))
+    return _row_values(task, task.source, index, SourceForm(index.codec, form.frame_rate, types, index.num_frames))
 
 
 def _has_another_rate(form: FileForm, encoding: Encoding) -> bool:
     return encoding.resample is not None and abs(form.frame_rate - encoding.resample) > _SAME_RATE * encoding.resample
 
 
-def _facts(task: Making, path: Path, index: VideoIndex, form: SourceForm) -> Facts:
+def _row_values(task: ClipTask, path: Path, index: VideoIndex, form: SourceForm) -> RowValues:
     return {
         "path": _relative(path, task.root),
         "codec": index.codec,
