@@ -14,6 +14,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.small_datasets import dataset  # noqa: F401 (fixture)
+from tests.small_runs import clips, exported, prepared, student_run, teacher_runs  # noqa: F401 (fixtures)
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 

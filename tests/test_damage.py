@@ -19,8 +19,8 @@ from tests.datasets.test_manifest import manifest_of
 from videokd.evaluation.results import write_results
 from videokd.evaluation.scores import Scores
 from videokd.models.backbone import NetworkSpec
-from videokd.models.saved import save_students
 from videokd.models.students import build_students
+from videokd.models.students_file import save_students
 from videokd.training.checkpoint import save_checkpoint
 
 CLASSES = ["jump", "run", "wave"]
@@ -49,8 +49,8 @@ LOADERS = {
         "def load(path): write_report([path.parent], path.parent / 'page.html')"
     ),
     "manifest.parquet": "from videokd.datasets.manifest import Manifest; load = Manifest.read",
-    "students.json": "from videokd.models.saved import load_students\ndef load(path): load_students(path.parent)",
-    "students.safetensors": "from videokd.models.saved import load_students\ndef load(path): load_students(path.parent)",
+    "students.json": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
+    "students.safetensors": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
     "checkpoint.pt": "from videokd.training.checkpoint import load_checkpoint as load",
     "config.yaml": (
         "from videokd.recipes.command_line import parse; from videokd.recipes.teach import Teach\n"

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 from videokd.recipes.command_line import parse
-from videokd.recipes.distill import Distill
 from videokd.recipes.evaluate import Evaluate
 from videokd.recipes.fuse import Fuse
 from videokd.recipes.prepare import Prepare
 from videokd.recipes.report import Report
-from videokd.recipes.teach import Teach
+from videokd.training.run_settings import Distill, Teach
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.conftest import TINY, clips, prepared  # noqa: F401 (fixtures)
+from tests.small_runs import TINY
 from videokd.__main__ import VERBS, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def commands(block: str) -> list[list[str]]:
 
 
 def test_the_tour_runs_as_written(
-    clips: Path,  # noqa: F811
+    clips: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from videokd.recipes.command_line import parse
-from videokd.recipes.distill import Distill
-from videokd.recipes.teach import Teach
+from videokd.training.run_settings import Distill, Teach
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARIES = sorted((ROOT / "tools/results").glob("study-20*.json"))

@@ -20,9 +20,10 @@ from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
 from videokd.evaluation.scores import Scores, align
 from videokd.recipes.command_line import parse
-from videokd.recipes.distill import Distill, distill
+from videokd.recipes.distill import distill
 from videokd.recipes.evaluate import Evaluate, evaluate
-from videokd.recipes.teach import Teach, teach
+from videokd.recipes.teach import teach
+from videokd.training.run_settings import Distill, Teach
 
 RECORDS = Path(__file__).resolve().parent / "results" / "study"
 STREAMS = ("iframe", "motion", "residual")

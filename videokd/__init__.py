@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from videokd.errors import DataError as DataError
     from videokd.errors import DecodeError as DecodeError
     from videokd.errors import VideoKDError as VideoKDError
-    from videokd.models.saved import load_students as load_students
+    from videokd.evaluation.prediction import Prediction as Prediction
+    from videokd.evaluation.prediction import predict as predict
     from videokd.models.students import Students as Students
-    from videokd.recipes.predict import Prediction as Prediction
-    from videokd.recipes.predict import predict as predict
+    from videokd.models.students_file import load_students as load_students
     from videokd.types import STREAMS as STREAMS
     from videokd.types import Streams as Streams
 
@@ -36,7 +36,7 @@ _WHERE = {
     "VideoKDError": "videokd.errors",
     "VideoReader": "videokd.codec.reader",
     "fuse": "videokd.distill.fusion",
-    "load_students": "videokd.models.saved",
+    "load_students": "videokd.models.students_file",
     "open": "videokd.codec.reader:open_video",
     "predict": "videokd.recipes.predict",
 }

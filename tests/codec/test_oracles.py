@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import videokd
-from tests.codec.test_streams import KINDS, digest
+from tests.codec.test_reader import KINDS, digest
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.indexing import index_video
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import videokd
-from tests.codec.test_streams import KINDS
+from tests.codec.test_reader import KINDS
 from videokd.codec.container import Colours, PictureDecoder
 from videokd.codec.indexing import index_video
 

@@ -11,7 +11,7 @@ import pytest
 
 import videokd
 from tests.conftest import MakeClip
-from tests.datasets.conftest import listing
+from tests.small_datasets import listing
 from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches

@@ -15,7 +15,7 @@ import torch
 
 import videokd
 from tests.conftest import MakeClip
-from tests.datasets.conftest import listing
+from tests.small_datasets import listing
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.rgb import read_rgb
 from videokd.datasets.dataset import (

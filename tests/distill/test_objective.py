@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videokd.distill.losses import cross_entropy, hint_loss, kd_loss, mutual_loss
+from videokd.distill.losses import cross_entropy, dist_loss, dkd_loss, hint_loss, kd_loss, mutual_loss, standardise
 from videokd.distill.mixup import MixedLabel
 from videokd.distill.objective import Objective
-from videokd.distill.targets import dist_loss, dkd_loss, standardise
 from videokd.errors import ConfigError
 from videokd.types import StudentOutput
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from videokd.evaluation.metrics import metrics
 from videokd.evaluation.results import write_results
-from videokd.evaluation.scores import Scores, metrics
+from videokd.evaluation.scores import Scores
 
 CLASSES = ("Archery", "BabyCrawling", "BaseballPitch", "Biking", "Bowling", "CleanAndJerk")
 

@@ -15,10 +15,11 @@ import pytest
 from matplotlib.image import imsave
 
 from videokd.errors import DataError
-from videokd.evaluation.headline import distinct_names
+from videokd.evaluation.metrics import paired_difference
 from videokd.evaluation.report import write_report
 from videokd.evaluation.results import read_results
-from videokd.evaluation.scores import Scores, paired_difference
+from videokd.evaluation.scores import Scores
+from videokd.evaluation.tables import distinct_names
 
 
 def _made_up() -> ModuleType:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from videokd.errors import DataError
-from videokd.evaluation.scores import Scores, align, first_sure, metrics, paired_difference, top1
+from videokd.evaluation.exits import early_exit_scores
+from videokd.evaluation.metrics import metrics, paired_difference, top1
+from videokd.evaluation.scores import Scores, align
 
 IDS = ("a", "b", "c")
 LOGITS = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 0]], np.float32)
@@ -241,11 +243,11 @@ def test_each_video_takes_its_first_sure_exit() -> None:
         return Scores(logits, np.zeros(len(share), np.int64), ("a", "b", "c"))
 
     exits = {"exit1": of(0.95, 0.6, 0.7), "exit2": of(0.99, 0.95, 0.2), "deepest": of(0.4, 0.4, 0.4)}
-    chosen, names = first_sure(exits, threshold=0.9)
+    chosen, names = early_exit_scores(exits, threshold=0.9)
     assert names == ("exit1", "exit2", "deepest")
     assert np.exp(chosen.logits[:, 0]) == pytest.approx([0.95, 0.95, 0.4])
-    assert first_sure(exits, threshold=1.0)[1] == ("deepest",) * 3
-    assert first_sure(exits, threshold=0.0)[1] == ("exit1",) * 3
+    assert early_exit_scores(exits, threshold=1.0)[1] == ("deepest",) * 3
+    assert early_exit_scores(exits, threshold=0.0)[1] == ("exit1",) * 3
     other = Scores(exits["exit1"].logits, exits["exit1"].labels, ("c", "b", "a"))
     with pytest.raises(DataError, match="exits exit1 and deepest saw other videos"):
-        first_sure(exits | {"exit1": other}, threshold=0.5)
+        early_exit_scores(exits | {"exit1": other}, threshold=0.5)

@@ -7,7 +7,7 @@ import torch
 
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
-from videokd.models.exits import Exits, first_sure
+from videokd.models.exits import Exits, first_confident_exit
 from videokd.types import STREAMS
 
 
@@ -103,11 +103,11 @@ def test_an_exit_that_is_taken_leaves_the_rest_uncomputed():
     called = []
     for name in ("layer1", "layer2", "layer3", "layer4", "fc"):
         getattr(network.backbone, name).register_forward_pre_hook(lambda *_, name=name: called.append(name))
-    _, names = first_sure(exits.stagewise(network, random_streams("motion")), threshold=0.0)
+    _, names = first_confident_exit(exits.stagewise(network, random_streams("motion")), threshold=0.0)
     assert names == ("exit1", "exit1")
     assert called == ["layer1"]
     called.clear()
-    _, names = first_sure(exits.stagewise(network, random_streams("motion")), threshold=1.0)
+    _, names = first_confident_exit(exits.stagewise(network, random_streams("motion")), threshold=1.0)
     assert names == ("deepest", "deepest")
     assert called == ["layer1", "layer2", "layer3", "layer4", "fc"]
 
@@ -121,12 +121,12 @@ def test_each_video_leaves_by_its_first_sure_exit():
             share = torch.tensor(confidences, dtype=torch.float64)
             yield name, torch.stack([share, 1 - share], dim=1).log()
 
-    logits, names = first_sure(exits(), threshold=0.91 - 1e-9)
+    logits, names = first_confident_exit(exits(), threshold=0.91 - 1e-9)
     assert names == ("exit1", "exit2", "deepest")
     torch.testing.assert_close(logits.exp()[:, 0], torch.tensor([0.95, 0.91, 0.3], dtype=torch.float64))
     computed.clear()
-    assert first_sure(exits(), threshold=0.0)[1] == ("exit1",) * 3
+    assert first_confident_exit(exits(), threshold=0.0)[1] == ("exit1",) * 3
     assert computed == ["exit1"]
     # a saturated exit is not above 1
     sure = torch.tensor([[900.0, 0.0]])
-    assert first_sure(iter([("exit1", sure), ("deepest", sure)]), threshold=1.0)[1] == ("deepest",)
+    assert first_confident_exit(iter([("exit1", sure), ("deepest", sure)]), threshold=1.0)[1] == ("deepest",)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from videokd.models.stages import stage_features
+from videokd.models.exits import stage_features
 
 KNOWN = ["resnet10t", "test_resnet", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "regnetx_002"]
 

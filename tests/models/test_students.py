@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
-from videokd.models.saved import load_students, save_students
 from videokd.models.students import Students, build_students, untouched_batch_norm
+from videokd.models.students_file import load_students, save_students
 from videokd.types import STREAMS, Batch
 
 CLASSES = ("wave", "clap", "throw", "swipe left", "sauté")
@@ -201,7 +201,7 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def full_disk(*_args, **_keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("videokd.models.saved.save_file", full_disk)
+    monkeypatch.setattr("videokd.models.students_file.save_file", full_disk)
     with pytest.raises(DataError, match="No space left"):
         save_students(build(seed=1), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

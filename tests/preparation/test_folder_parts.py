@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.test_layouts import touch
+from tests.preparation.test_folders import touch
 from videokd.errors import DataError
 from videokd.preparation.folder_parts import part_of
 from videokd.preparation.folders import folder_layout

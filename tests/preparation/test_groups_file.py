@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.test_layouts import touch
+from tests.preparation.test_folders import touch
 from videokd.errors import ConfigError, DataError, VideoKDError
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.groups_file import GroupsFile

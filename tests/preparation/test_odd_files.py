@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import MakeClip
-from tests.datasets.conftest import listing, write_clip
 from tests.recipes.test_prepare import run_alone
+from tests.small_datasets import listing, write_clip
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
 from videokd.errors import DataError, DecodeError

@@ -16,7 +16,7 @@ import pytest
 
 import videokd
 from tests.conftest import MakeClip
-from tests.datasets.conftest import digests, listing, write_clip
+from tests.small_datasets import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import SourceForm

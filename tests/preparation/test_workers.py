@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.datasets.conftest import digests, listing, write_clip
+from tests.small_datasets import digests, listing, write_clip
 from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError, DecodeError

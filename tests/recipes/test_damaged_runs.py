@@ -11,8 +11,8 @@ import torch
 from videokd.errors import DataError
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import build_students
-from videokd.recipes.runs import load_run
 from videokd.training.checkpoint import save_checkpoint
+from videokd.training.run_folder import load_run
 
 
 def run_of(folder: Path, config: str = "manifest: m\nsplit: 1\n", **changes: Any) -> Path:

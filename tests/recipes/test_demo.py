@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from videokd.__main__ import main
-from videokd.models.saved import load_students
+from videokd.models.students_file import load_students
 from videokd.preparation.synthetic import generate_actions
 
 

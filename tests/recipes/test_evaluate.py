@@ -15,8 +15,8 @@ import torch
 
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
+from videokd.evaluation import protocol
 from videokd.evaluation.scores import Scores
-from videokd.recipes import scoring
 
 QUICK = ("--views=quick", "--workers=0", "--timed_videos=0", "--batch_size=2")
 
@@ -32,7 +32,7 @@ def run(teacher_runs: dict[str, Path], tmp_path: Path) -> Path:
 def counted(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[int]:
     """How many videos each batch that is computed has; Ctrl-C after some."""
     batches: list[int] = []
-    real = scoring.predict_batches
+    real = protocol.predict_batches
 
     def predict(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for logits, labels in real(*args, **kwargs):
@@ -41,7 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -
             batches.append(len(labels))
             yield logits, labels
 
-    monkeypatch.setattr(scoring, "predict_batches", predict)
+    monkeypatch.setattr(protocol, "predict_batches", predict)
     return batches
 
 

@@ -17,16 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.recipes.conftest import STUDENTS, TINY
 from tests.recipes.test_verbs import refused
+from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.errors import ConfigError
-from videokd.recipes.learn import _check_shares
-from videokd.recipes.update import Update, Updated
 from videokd.training.checkpoint import load_checkpoint
+from videokd.training.loop import StopSignal, _check_shares
 from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder
-from videokd.training.session import StopSignal
+from videokd.training.update import Update, Updated
 
 
 def assert_same(one: Any, other: Any, *, where: str = "") -> None:

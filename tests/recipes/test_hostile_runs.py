@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipes.conftest import TINY
 from tests.recipes.test_verbs import refused
-from videokd.recipes import runs
+from tests.small_runs import TINY
+from videokd.training import run_folder
 
 QUICK = ("--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0")
 CONFIGS = {
@@ -144,7 +144,7 @@ def test_checkpoints_that_are_none(
 
 def test_weights_that_are_replaced_while_they_are_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of a run that is still being trained were kept as those of its next best epoch."""
-    read = runs.load_checkpoint
+    read = run_folder.load_checkpoint
 
     def replaced_after(path: Path) -> dict[str, Any]:
         payload = read(path)
@@ -152,6 +152,6 @@ def test_weights_that_are_replaced_while_they_are_read(run: Path, monkeypatch: p
             changed(path, lambda payload: payload.update(epoch=77))
         return payload
 
-    monkeypatch.setattr(runs, "load_checkpoint", replaced_after)
+    monkeypatch.setattr(run_folder, "load_checkpoint", replaced_after)
     before = hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
-    assert runs.load_run(run).weights == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest() != before
+    assert run_folder.load_run(run).weights == hashlib.sha256((run / "best.pt").read_bytes()).hexdigest() != before

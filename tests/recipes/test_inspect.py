@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import videokd
-from tests.codec.test_streams import KINDS
+from tests.codec.test_reader import KINDS
 from tests.codec.test_traps import texture, write
 from tests.recipes.test_verbs import refused
 from videokd.__main__ import main

@@ -15,10 +15,10 @@ from videokd.__main__ import main
 from videokd.codec import container
 from videokd.codec.reader import open_video
 from videokd.errors import DataError, DecodeError
+from videokd.evaluation.prediction import read_streams
 from videokd.models.backbone import NetworkSpec
-from videokd.models.saved import save_students
 from videokd.models.students import Students, build_students
-from videokd.recipes.predict import read_streams
+from videokd.models.students_file import save_students
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeClip
-from tests.datasets.conftest import digests, write_clip
+from tests.small_datasets import digests, write_clip
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.recipes.conftest import STUDENTS, TINY
+from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
-from videokd.models.saved import load_students
+from videokd.models.students_file import load_students
 from videokd.recipes.command_line import preset_names, preset_text
 
 SYSTEMS = [name for name in preset_names() if "students" in yaml.safe_load(preset_text(name))]

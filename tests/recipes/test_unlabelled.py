@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.conftest import TINY
+from tests.small_runs import TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
 from videokd.preparation.synthetic import generate

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import videokd
-from tests.recipes.conftest import STUDENTS, TINY
+from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.evaluation.scores import Scores
-from videokd.models.saved import load_students
+from videokd.models.students_file import load_students
 from videokd.training.checkpoint import load_checkpoint
 
 
@@ -136,7 +136,7 @@ def test_the_same_command_again_says_it_is_done(
 def test_a_resumed_run_equals_an_uninterrupted_one(
     prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videokd.training.session import StopSignal
+    from videokd.training.loop import StopSignal
 
     def command(out: Path) -> list[str]:
         teachers = [f"--teachers.{stream}={run}" for stream, run in teacher_runs.items()]

@@ -15,12 +15,12 @@ from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import Students, build_students
-from videokd.recipes.settings import OptimSettings
-from videokd.recipes.update import Update
+from videokd.training.device import Precision
 from videokd.training.ranks import Ranks, join_ranks
 from videokd.training.record import RunLog, finite_values
 from videokd.training.run_folder import RunFolder
-from videokd.training.session import Precision
+from videokd.training.settings import OptimSettings
+from videokd.training.update import Update
 from videokd.types import Batch
 
 CASES = {"plain": (1, False), "accumulated": (2, False), "alternating": (1, True), "both": (3, True)}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videokd.distill.losses import full_precision, widen
-from videokd.distill.mixup import Label, over_labels
+from videokd.distill.mixup import GroundTruth, over_labels
 from videokd.errors import ConfigError
 from videokd.types import NO_LABEL
 
@@ -69,7 +69,7 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def confidence_weights(logits: Mapping[str, Tensor], label: Label) -> dict[str, Tensor]:
+def confidence_weights(logits: Mapping[str, Tensor], label: GroundTruth) -> dict[str, Tensor]:
     """The weight of each teacher on each sample: the more, the lower its cross-entropy with the label.
 
     w_t = (1 − exp(CE_t) / Σ exp(CE)) / (n − 1) for n teachers (Zhang et al. 2022, Confidence-Aware Multi-Teacher Knowledge
@@ -102,7 +102,7 @@ def confidence_weights(logits: Mapping[str, Tensor], label: Label) -> dict[str, 
         return dict(zip(logits, (1 - blame) / (len(logits) - 1), strict=True))
 
 
-def _cross_entropies(logits: Tensor, label: Label) -> Tensor:
+def _cross_entropies(logits: Tensor, label: GroundTruth) -> Tensor:
     """One for each sample, [B]."""
     wide = widen(logits)
     return over_labels(lambda label: F.cross_entropy(wide, label, reduction="none", ignore_index=NO_LABEL), label)

@@ -46,10 +46,10 @@ class MixedLabel:
 
 
 #: What a loss takes as the truth: int64 [B], or the labels of a mixture.
-Label = Tensor | MixedLabel
+GroundTruth = Tensor | MixedLabel
 
 
-def over_labels(loss: Callable[[Tensor], Tensor], label: Label) -> Tensor:
+def over_labels(loss: Callable[[Tensor], Tensor], label: GroundTruth) -> Tensor:
     """The loss of the label; of a mixture, that of both labels, weighted by their shares.
 
     Args:

@@ -10,9 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videokd.distill.losses import cross_entropy, kd_loss, mutual_loss, self_distillation_loss
-from videokd.distill.mixup import Label
-from videokd.distill.targets import dist_loss, dkd_loss, standardise
+from videokd.distill.losses import (
+    cross_entropy,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    mutual_loss,
+    self_distillation_loss,
+    standardise,
+)
+from videokd.distill.mixup import GroundTruth
 from videokd.errors import ConfigError
 from videokd.types import StudentOutput
 
@@ -80,7 +87,7 @@ class Objective:
                 raise ConfigError(f"{name} is {getattr(self, name)} (accepted: {what}). Correct the setting.")
 
     def __call__(
-        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Label
+        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: GroundTruth
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of all students together.
 
@@ -108,7 +115,7 @@ class Objective:
         return torch.stack(totals).sum(), parts
 
     def for_student(
-        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: Label
+        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: GroundTruth
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one student among its peers, as alternating updates need it.
 
@@ -148,7 +155,7 @@ class Objective:
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def _to_target(self, logits: Tensor, target: Tensor, label: Label) -> Tensor:
+    def _to_target(self, logits: Tensor, target: Tensor, label: GroundTruth) -> Tensor:
         """How far a student is from the teachers' target, by the loss that was chosen."""
         if self.standardise:
             logits, target = standardise(logits), standardise(target)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videokd.evaluation.answers import Bin
+from videokd.evaluation.metrics import Bin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

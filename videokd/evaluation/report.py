@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from videokd.errors import DataError
-from videokd.evaluation.answers import answers_to, differences, is_exit, load_scores, reliability
+from videokd.evaluation.examples import predictions_for
 from videokd.evaluation.figures import (
     Point,
     confusion_figure,
@@ -25,10 +25,11 @@ from videokd.evaluation.figures import (
     reliability_figure,
     short_number,
 )
-from videokd.evaluation.headline import chances, distinct_names, headline, interval_text, latency, percent, units
+from videokd.evaluation.metrics import differences, is_exit, reliability
 from videokd.evaluation.pictures import named_picture, png_of
 from videokd.evaluation.results import read_results, results_name, results_of
-from videokd.evaluation.scores import Scores
+from videokd.evaluation.scores import Scores, load_scores
+from videokd.evaluation.tables import chances, distinct_names, headline, interval_text, latency, percent, units
 from videokd.files import write_whole
 
 _MOST_EXAMPLES = 8
@@ -210,7 +211,7 @@ def _examples(runs: Sequence[_Run]) -> list[dict[str, Any]]:
         class_names = run.results["dataset"]["class_names"]
         for example in run.results.get("examples", ()):
             path, video_id = named_picture(run.folder, example["picture"]), example["video_id"]
-            answers = answers_to(video_id, models, class_names)
+            answers = predictions_for(video_id, models, class_names)
             if path.is_file() and answers and video_id not in examples:
                 names = {"video_id": video_id, "class_name": example["class_name"]}
                 examples[video_id] = {**names, "source": _as_data(path), "answers": answers}

@@ -9,7 +9,7 @@
          "streams": [names], "backbone": name or null, "parameters": count or null, "macs_per_video": count or null,
          "latency_ms": {"read": …, "network": …, "total": …, "p95": …} (a video, from file to label: medians, and the 95th
                        percentile of the total, which may be missing) or null,
-         "metrics": what `videokd.evaluation.scores.metrics` returns; confusion and per_class may be missing}},
+         "metrics": what `videokd.evaluation.metrics.metrics` returns; confusion and per_class may be missing}},
      "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}],
      "early_exit": {student: [{"threshold": 0.9, "top1": {"value", "low", "high"}, "macs_per_video": mean over the videos,
                                "exits": {"exit1": share of the videos that leave by it, …, "deepest": share}}]},
@@ -26,11 +26,17 @@ Of the clips held out in training there are `results-val.json` and `scores-val-s
 
 from __future__ import annotations
 
+import datetime
 import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import videokd
+from videokd.datasets.manifest import Manifest
 from videokd.errors import DataError
 from videokd.evaluation.results_details import check_details
 from videokd.files import read_json, write_whole
@@ -196,3 +202,30 @@ def _check(values: Any, accepted: Mapping[str, Kinds], *, where: str) -> None:
         if not isinstance(values[key], kinds) or isinstance(values[key], bool):
             names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
             raise DataError(f"{where}.{key} is {values[key]!r} (accepted: {names})"[:500])
+
+
+def about(run: str, *, verb: str, command: str) -> dict[str, Any]:
+    """The head of results.json: which run, made how, when and with what."""
+    return {
+        "run": run,
+        "verb": verb,
+        "command": command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "videokd": videokd.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        },
+    }
+
+
+def describe_dataset(manifest: Manifest, *, split: int, part: str, num_videos: int) -> dict[str, Any]:
+    """The dataset as results.json names it."""
+    return {
+        "manifest": str(manifest.root),
+        "split": split,
+        "part": part,
+        "num_videos": num_videos,
+        "class_names": list(manifest.class_names),
+    }

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from videokd.errors import ConfigError
 from videokd.models.pretrained import only_cached_where_offline
-from videokd.models.shift import insert_shifts
-from videokd.models.video import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
+from videokd.models.temporal_shift import insert_shifts
+from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
 from videokd.types import STREAMS, check_streams
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
-from videokd.models.exits import DEEPEST, Exits, first_sure
+from videokd.models.exits import DEEPEST, Exits, first_confident_exit
 from videokd.types import Batch, StudentOutput
 
 FORMAT = "videokd-students"
@@ -170,7 +170,9 @@ class Students(nn.Module):
             if name in self.exits:
                 exits = self.exits[name]
                 assert isinstance(exits, Exits)
-                logits[name], left_by[name] = first_sure(exits.stagewise(network, streams), threshold=threshold)
+                logits[name], left_by[name] = first_confident_exit(
+                    exits.stagewise(network, streams), threshold=threshold
+                )
             else:
                 logits[name] = network(streams)
                 left_by[name] = (DEEPEST,) * len(logits[name])

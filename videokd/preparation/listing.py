@@ -128,6 +128,11 @@ def _walk(folder: Path, refused: list[OSError] | None = None) -> Iterator[tuple[
 
 
 def checked_root(root: Path | str) -> Path:
+    """The dataset's folder.
+
+    Raises:
+        DataError: it is not there, or is a file.
+    """
     root = Path(root)
     if not root.exists():
         raise DataError(f"{root}: no such folder. Check the path; data/README.md says how to get the datasets.")
@@ -137,10 +142,16 @@ def checked_root(root: Path | str) -> Path:
 
 
 def folders_in(root: Path) -> list[Path]:
+    """Folders in a folder, but for hidden ones, in the order of their names."""
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    """Checks that there are two classes or more, each with a video.
+
+    Raises:
+        DataError: there are not.
+    """
     if not any(classes.values()):
         raise DataError(
             f"{root} holds no videos in folders (accepted: <class>/<clip>, suffixes such as .mp4, .mkv, .avi). "
@@ -167,6 +178,15 @@ def listed_clips(
     groups: Mapping[Path, str],
     splits: Mapping[Path, Splits],
 ) -> tuple[ListedClip, ...]:
+    """The clips of all classes, with names of their own.
+
+    Args:
+        root: the dataset's folder.
+        class_names: in the order of the labels.
+        classes: {class: paths of its videos}.
+        groups: {path: group}.
+        splits: {path: part in each split}.
+    """
     stems: dict[Path, list[str]] = defaultdict(list)
     for path in groups:
         stems[path.parent].append(path.stem.lower())

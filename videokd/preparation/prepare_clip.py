@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from videokd.codec.training_form import FileForm, form_of
 from videokd.codec.transcode import SourceForm, transcode
 from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
-from videokd.files import write_whole
+from videokd.files import sha256_of, write_whole
 
 _SAME_RATE = 0.001
 RowValues = dict[str, Any]
@@ -109,15 +108,6 @@ def frame_rates_of(clips: Sequence[Clip], encoding: Mapping[str, object]) -> lis
     rates = sorted(clip.source_frame_rate for clip in clips if clip.source_frame_rate > 0)
     outliers = len(rates) // 20
     return [round(rates[place], 4) for place in (outliers, -1 - outliers)] if rates else []
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _made_from(task: ClipTask) -> dict[str, object]:

@@ -256,7 +256,7 @@ class _Plan:
 class _Tasks(Sequence[Any]):
     """Tasks that are made when they are handed out: those of a million clips would fill the memory."""
 
-    prepare_clip: Callable[[Any], Any]
+    make: Callable[[Any], Any]
     items: Sequence[Any]
 
     def __len__(self) -> int:

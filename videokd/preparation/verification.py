@@ -8,8 +8,8 @@ from pathlib import Path
 from videokd.codec.indexing import index_video
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import DataError, DecodeError
+from videokd.files import sha256_of
 from videokd.preparation.checks import FAILURES_NAME, write_failures
-from videokd.preparation.prepare_clip import sha256_of
 from videokd.preparation.prepare_dataset import lock_of, row_of, with_bar, writing_alone
 from videokd.preparation.workers import Workers
 

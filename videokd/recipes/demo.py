@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videokd.datasets.manifest import Manifest
-from videokd.evaluation.answers import differences
+from videokd.evaluation.metrics import differences
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores
 from videokd.messages import say

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import datetime
 import platform
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from einops import rearrange
-from torch import nn
 
-import videokd
-from videokd.datasets.dataset import ClipDataset, collate
-from videokd.datasets.manifest import Clip, Manifest
-from videokd.errors import ConfigError, DataError
-from videokd.evaluation.cost import macs, parameters, time_ms
-from videokd.evaluation.results import results_name, scores_name, write_results
-from videokd.evaluation.scores import Scores, metrics
-from videokd.messages import say
-from videokd.models.students import Students
-from videokd.recipes.command_line import parse
-from videokd.recipes.examples import choose_examples, draw_examples
-from videokd.recipes.exit_results import ENSEMBLE, cost_of, early_exit_curves, path_to
-from videokd.recipes.overlap import Seen, unseen_clips
-from videokd.recipes.runs import TrainedRun, check_same_classes, load_run, read_manifest
-from videokd.recipes.scoring import (
+from videokd.datasets.manifest import Clip
+from videokd.errors import ConfigError
+from videokd.evaluation.examples import choose_examples, draw_examples
+from videokd.evaluation.overlap import Seen, unseen_clips
+from videokd.evaluation.protocol import (
+    check_file_names,
     finished_results,
     finished_scores,
     key_of,
+    measure,
     partial_scores,
     pictures_are_there,
+    protocol_clips,
+    protocol_dataset,
     score,
     scores_key,
 )
-from videokd.recipes.settings import Device, PrecisionName
-from videokd.training.session import Precision, pick_device
+from videokd.evaluation.results import about, describe_dataset, results_name, scores_name, write_results
+from videokd.messages import say
+from videokd.recipes.command_line import parse
+from videokd.training.device import Precision, pick_device
+from videokd.training.run_folder import TrainedRun, check_same_classes, load_run, read_manifest
+from videokd.training.settings import Device, PrecisionName
 
-#: Segments of a video in each protocol; the full one is CoViAR's (25 segments, 10 crops).
-_NUM_SEGMENTS = {"quick": 8, "full": 25}
 _MOST_PICTURES = 12
 
 
@@ -108,9 +99,9 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     precision = Precision(settings.precision, pick_device(settings.device))
     students = run.students.to(precision.device)
     split = settings.split or run.settings["split"]
-    clips = _clips(manifest, run, part=settings.part, split=split)
+    clips = protocol_clips(manifest, run, part=settings.part, split=split)
     clips, num_trained_on = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
-    dataset = _dataset(settings, run, manifest, clips)
+    dataset = protocol_dataset(run, manifest, clips, views=settings.views, num_segments=settings.num_segments)
     key = scores_key(run.weights, dataset, precision)
     made_from = {"scores": key, "settings": _other_settings(settings, clips, precision)}
     before = finished_results(run.path, part=settings.part, key=key)
@@ -123,7 +114,7 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     how = {"batch_size": settings.batch_size, "workers": settings.workers, "title": run.path.name}
     scores = finished_scores(run.path, before, dataset) if before is not None else None
     scores = scores or score(students, dataset, precision, partial, **how)  # type: ignore[arg-type]
-    _check_file_names(scores)
+    check_file_names(scores)
     results = {
         **about(run.path.name, verb="evaluate", command=command),
         "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips))
@@ -132,7 +123,7 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
         "views": settings.views,
         "num_segments": dataset.num_segments,
         "made_from": made_from,
-        **_measured(settings, run, scores, dataset, precision),
+        **measure(run, scores, dataset, precision, timed_videos=settings.timed_videos),
     }
     shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
     results["examples"] = draw_examples(manifest, shown, run.path / "pictures", part=settings.part)
@@ -144,52 +135,11 @@ def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     return results
 
 
-def _dataset(settings: Evaluate, run: TrainedRun, manifest: Manifest, clips: tuple[Clip, ...]) -> ClipDataset:
-    students = run.students
-    return ClipDataset(
-        manifest,
-        clips,
-        students.streams,
-        # networks that see the segments' order see as many as they were trained with
-        num_segments=settings.num_segments
-        or (students.num_segments if students.sees_order else _NUM_SEGMENTS[settings.views]),
-        input_size=students.input_size,
-        views=settings.views,
-        blank_invalid=bool(run.settings.get("data", {}).get("blank_invalid", False)),
-    )
-
-
-def _measured(
-    settings: Evaluate, run: TrainedRun, scores: Mapping[str, Scores], dataset: ClipDataset, precision: Precision
-) -> dict[str, Any]:
-    """Accuracy and cost of each entry, and of early exits where there are exits."""
-    groups = {clip.video_id: clip.group for clip in dataset.clips}
-    timing = _timing(run.students, scores, dataset, precision, videos=settings.timed_videos)
-    entries = {name: _entry(name, each, run, dataset, groups, timing) for name, each in scores.items()}
-    view = {name: values[:1] for name, values in _views(dataset, precision.device).items()}
-    curves = early_exit_curves(
-        run.students, scores, view, num_views=dataset.num_views, groups=[clip.group for clip in dataset.clips]
-    )
-    return {"entries": entries} | ({"early_exit": curves} if curves else {})
-
-
 def _other_settings(settings: Evaluate, clips: Sequence[Clip], precision: Precision) -> str:
     """A name for what the results depend on beside the scores."""
     values = {name: getattr(settings, name) for name in ("part", "split", "seen", "timed_videos", "pictures")}
     machine = [platform.node(), str(precision.device), torch.get_num_threads()]
     return key_of([values, [clip.group for clip in clips], machine])
-
-
-def _check_file_names(scores: Mapping[str, Scores]) -> None:
-    """See that each network's scores have files of their own, in both parts."""
-    names = [(scores_name(name, part=part), name) for part in ("test", "val") for name in scores]
-    owner: dict[str, str] = {}
-    for file, name in names:
-        if owner.setdefault(file, name) != name:
-            raise ConfigError(
-                f"the scores of {owner[file]} and of {name} would both be {file} (accepted: names that differ in more than `val-` or "
-                "`-exit1`). Train with other names of students."
-            )
 
 
 def _tell(run: TrainedRun, results: Mapping[str, Any]) -> None:
@@ -198,133 +148,3 @@ def _tell(run: TrainedRun, results: Mapping[str, Any]) -> None:
         top1 = entry["metrics"]["top1"]
         interval = f"{100 * top1['low']:.1f} to {100 * top1['high']:.1f}"
         say(f"{run.path.name}: {name}: top-1{part} {100 * top1['value']:.1f}% ({interval})")
-
-
-def about(run: str, *, verb: str, command: str) -> dict[str, Any]:
-    """The head of results.json: which run, made how, when and with what."""
-    return {
-        "run": run,
-        "verb": verb,
-        "command": command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "videokd": videokd.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        },
-    }
-
-
-def describe_dataset(manifest: Manifest, *, split: int, part: str, num_videos: int) -> dict[str, Any]:
-    """The dataset as results.json names it."""
-    return {
-        "manifest": str(manifest.root),
-        "split": split,
-        "part": part,
-        "num_videos": num_videos,
-        "class_names": list(manifest.class_names),
-    }
-
-
-def _clips(manifest: Manifest, run: TrainedRun, *, part: Literal["test", "val"], split: int) -> tuple[Clip, ...]:
-    val_fraction = float(run.settings.get("data", {}).get("val_fraction", 0.0))
-    clips = (
-        manifest.select(part, split=split, val_fraction=val_fraction, seed=0) if part == "test" or val_fraction else ()
-    )
-    if not clips:
-        raise DataError(f"{manifest.root}: split {split} has no clips for {part}. Choose another part or split.")
-    return clips
-
-
-def _entry(
-    name: str,
-    scores: Scores,
-    run: TrainedRun,
-    dataset: ClipDataset,
-    groups: Mapping[str, str],
-    timing: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    students = run.students
-    members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
-    views = _views(dataset, next(students.parameters()).device)
-    if ":" in name:
-        first = {stream: values[:1] for stream, values in views.items()}
-        cost = cost_of(path_to(students, name), first, num_views=dataset.num_views)
-    else:
-        cost = {
-            "parameters": sum(parameters(students.members[member]) for member in members),
-            "macs_per_video": sum(macs(students.members[member], views) for member in members),
-        }
-    backbones = sorted({students.specs[member].backbone for member in members})
-    return {
-        "role": _role(name, run),
-        "streams": list(dict.fromkeys(s for member in members for s in students.specs[member].streams)),
-        "backbone": " + ".join(backbones),
-        **cost,
-        "latency_ms": dict(timing[name]) if name in timing else None,
-        "metrics": metrics(scores, class_names=students.class_names, groups=[groups[v] for v in scores.video_ids]),
-    }
-
-
-def _role(name: str, run: TrainedRun) -> str:
-    if ":" in name:
-        return "exits together" if name.endswith(f":{ENSEMBLE}") else "exit"
-    return "students fused" if name == "fused" else run.role
-
-
-def _views(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:
-    """One video's views side by side: {stream: uint8 [V, S, C, H, W]}."""
-    streams = collate([dataset[0]]).to(device).streams
-    return {
-        name: rearrange(values, "1 (v s) c h w -> v s c h w", v=dataset.num_views) for name, values in streams.items()
-    }
-
-
-def _timing(
-    students: Students, names: Iterable[str], dataset: ClipDataset, precision: Precision, *, videos: int
-) -> dict[str, dict[str, float]]:
-    """{network: milliseconds a video, from file to label}, one video at a time: medians, and the 95th percentile of the total.
-
-    A network's reading time is that of its own streams.
-    """
-    videos = min(videos, len(dataset))
-    if not videos:
-        return {}
-    timing = {}
-    for name in names:
-        members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
-        networks = [path_to(students, name)] if ":" in name else [students.members[member] for member in members]
-        streams = tuple(dict.fromkeys(s for member in members for s in students.specs[member].streams))
-        own = ClipDataset(
-            dataset.manifest,
-            dataset.clips,
-            streams,
-            num_segments=dataset.num_segments,
-            input_size=dataset.input_size,
-            views=dataset.views,
-            blank_invalid=dataset.blank_invalid,
-        )
-        timing[name] = _time_networks(networks, own, precision, videos=videos)
-    return timing
-
-
-def _time_networks(
-    networks: Sequence[nn.Module], dataset: ClipDataset, precision: Precision, *, videos: int
-) -> dict[str, float]:
-    views = _views(dataset, precision.device)
-
-    def network() -> None:
-        with torch.no_grad(), precision.autocast():
-            for each in networks:
-                each(views)
-
-    def milliseconds(work: Callable[[], object]) -> float:
-        return time_ms(work, repeats=1, warmup=0, device=precision.device)["p50"]
-
-    shown = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
-    times = [(milliseconds(partial(dataset.__getitem__, at)), milliseconds(network)) for at in (shown[0], *shown)]
-    each_video = np.array(times[1:])  # [videos, 2]; the first went before to warm up
-    read, run = np.median(each_video, axis=0).tolist()
-    p50, p95 = np.percentile(each_video.sum(axis=1), (50, 95)).tolist()
-    return {"read": read, "network": run, "total": p50, "p95": p95}

@@ -11,12 +11,12 @@ import torch
 
 from videokd.errors import ConfigError
 from videokd.messages import say
-from videokd.models.saved import save_students
+from videokd.models.onnx_file import export_onnx, random_videos
 from videokd.models.students import Students
+from videokd.models.students_file import save_students
 from videokd.recipes.command_line import parse
-from videokd.recipes.learn import check_logits
-from videokd.recipes.onnx_export import export_onnx, random_videos
-from videokd.recipes.runs import load_run
+from videokd.training.run_folder import load_run
+from videokd.training.validate import check_logits
 
 
 @dataclass(frozen=True)

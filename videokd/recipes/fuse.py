@@ -15,12 +15,12 @@ from videokd.datasets.manifest import Manifest
 from videokd.distill.calibration import calibrate
 from videokd.distill.fusion import fuse, sweep_weights
 from videokd.errors import ConfigError, DataError
-from videokd.evaluation.results import read_results, results_name, scores_name, write_results
-from videokd.evaluation.scores import Scores, align, metrics
+from videokd.evaluation.metrics import metrics
+from videokd.evaluation.overlap import check_scores_file
+from videokd.evaluation.results import about, read_results, results_name, scores_name, write_results
+from videokd.evaluation.scores import Scores, align
 from videokd.messages import give, say
 from videokd.recipes.command_line import parse
-from videokd.recipes.evaluate import about
-from videokd.recipes.overlap import check_scores_file
 
 _COUNTED = ("parameters", "macs_per_video")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videokd.evaluation.arrays import read_arrays
+from videokd.evaluation.partial_scores import read_arrays
 
 
 def member(shape: str, content: bytes = b"", *, descr: str = "'<f4'") -> bytes:
@@ -78,7 +78,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.npz", buffer.getvalue(), compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1_000_000
     code = (
-        "import resource, sys; from pathlib import Path; from videokd.evaluation.arrays import read_arrays\n"
+        "import resource, sys; from pathlib import Path; from videokd.evaluation.partial_scores import read_arrays\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: read_arrays(Path(sys.argv[1]), ('a',))\nexcept ValueError as error: print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000)"

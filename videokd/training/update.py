@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from videokd.distill.mixup import Label
+from videokd.distill.mixup import GroundTruth
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError
 from videokd.models.students import Students, untouched_batch_norm
-from videokd.recipes.settings import OptimSettings
+from videokd.training.device import Precision
 from videokd.training.ranks import Ranks, exchange_after
 from videokd.training.schedule import build_optimizer, set_learning_rate
-from videokd.training.session import Precision
+from videokd.training.settings import OptimSettings
 from videokd.types import Batch, StudentOutput
 
 #: Deep Mutual Learning (Zhang et al. 2018): all students step together, or each in turn sees its peers as they are now.
@@ -82,7 +82,7 @@ class Update:
             for only in rounds
         }
 
-    def __call__(self, batch: Batch, label: Label, target: Tensor | None, *, rate: float) -> Updated:
+    def __call__(self, batch: Batch, label: GroundTruth, target: Tensor | None, *, rate: float) -> Updated:
         """One update.
 
         Args:
@@ -108,13 +108,13 @@ class Update:
         return Updated(torch.stack(totals).sum(), parts, answers, torch.stack(norms).max())
 
     def _backward(
-        self, batch: Batch, label: Label, target: Tensor | None, *, only: str | None, answers: dict[str, Tensor]
+        self, batch: Batch, label: GroundTruth, target: Tensor | None, *, only: str | None, answers: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds up gradients over the pieces of a batch, each weighed by its share of the clips."""
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         pieces = batch.split(self._pieces)
-        truths: list[Label] = [piece.label for piece in pieces]
+        truths: list[GroundTruth] = [piece.label for piece in pieces]
         if not isinstance(label, Tensor):
             truths = [*label.split(self._pieces)]
         start = 0
@@ -136,7 +136,7 @@ class Update:
         return torch.stack(totals).sum(), parts
 
     def _loss(
-        self, outputs: dict[str, StudentOutput], target: Tensor | None, label: Label, *, only: str | None
+        self, outputs: dict[str, StudentOutput], target: Tensor | None, label: GroundTruth, *, only: str | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if only is None:
             return self._objective(outputs, target, label)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, VideoKDError
 from videokd.files import written_whole
-from videokd.models.saved import DESCRIPTION_FILE
 from videokd.models.students import Students
+from videokd.models.students_file import DESCRIPTION_FILE
 from videokd.types import STREAMS
 
 ONNX_FILE = "students.onnx"

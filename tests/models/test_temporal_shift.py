@@ -9,7 +9,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
-from videokd.models.shift import ShiftedConv, shift
+from videokd.models.temporal_shift import ShiftedConv, shift
 from videokd.types import STREAMS
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import videokd
-from tests.recipes.conftest import STUDENTS, TINY
+from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
+from videokd.evaluation.exits import PathToExit, cost_of, path_to
 from videokd.evaluation.scores import Scores
 from videokd.models.exits import DEEPEST
-from videokd.models.saved import load_students
-from videokd.recipes.exit_results import PathToExit, cost_of, path_to
-from videokd.recipes.runs import load_run
+from videokd.models.students_file import load_students
+from videokd.training.run_folder import load_run
 
 EXITS = ("exit1", "exit2", "exit3")
 SHORT = (*TINY, "--optim.epochs=1", "--data.val_fraction=0")

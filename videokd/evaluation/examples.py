@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.drawing.picture import save_picture, streams_picture
-from videokd.evaluation.answers import probabilities
+from videokd.evaluation.metrics import probabilities
 from videokd.evaluation.scores import Scores
 
 
@@ -78,3 +79,33 @@ def draw_examples(
         save_picture(streams_picture([streams], title=clip.video_id), folder / name)
         examples.append({"picture": name, "video_id": clip.video_id, "class_name": clip.class_name})
     return examples
+
+
+@dataclass(frozen=True)
+class ClassPrediction:
+    """What one model says of one video.
+
+    Args:
+        name: of the model.
+        answer: the likeliest class.
+        probability: of that class, 0 to 1.
+        right: whether it is the video's.
+    """
+
+    name: str
+    answer: str
+    probability: float
+    right: bool
+
+
+def predictions_for(video_id: str, models: Mapping[str, Scores], class_names: Sequence[str]) -> list[ClassPrediction]:
+    """What each model says of a video; models that have not seen it are left out."""
+    found = []
+    for name, scores in models.items():
+        if video_id not in scores.video_ids:
+            continue
+        row = scores.video_ids.index(video_id)
+        best = int(scores.logits[row].argmax())
+        probability = float(probabilities(scores)[row, best])
+        found.append(ClassPrediction(name, class_names[best], probability, best == int(scores.labels[row])))
+    return found

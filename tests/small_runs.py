@@ -1,4 +1,4 @@
-"""A tiny prepared dataset and quickly trained runs, made once a session through the verbs themselves."""
+"""Tiny runs of every verb on a tiny dataset, made once a session and shared by the tests that read them."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.students import Students, build_students
 from videokd.models.teachers import Teachers
-from videokd.recipes.learn import Target, _watched
-from videokd.recipes.settings import OptimSettings
-from videokd.recipes.update import Update
-from videokd.training.session import Precision
+from videokd.training.device import Precision
+from videokd.training.loop import _watched
+from videokd.training.settings import OptimSettings
+from videokd.training.target import TeacherTarget
+from videokd.training.update import Update
 from videokd.types import Batch
 
 CPU = Precision("fp32", torch.device("cpu"))
@@ -177,7 +178,7 @@ def test_a_batch_splits_into_nearly_equal_pieces(batch: Batch) -> None:
 def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> None:
     students = two_students()
     teacher = Network(NetworkSpec(("motion",), "test_resnet", 3, 32))
-    target = Target(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
+    target = TeacherTarget(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
     fused, said = target(batch, batch.label, CPU)
     assert agrees(said["motion"], teacher(batch.streams))
     with torch.no_grad():
@@ -197,7 +198,7 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
 
 @pytest.mark.parametrize("order", ["simultaneous", "alternate"])
 def test_teachers_are_the_same_to_the_bit_after_training(order: str, batch: Batch) -> None:
-    target = Target(
+    target = TeacherTarget(
         Teachers({"motion": Network(NetworkSpec(("motion",), "test_resnet", 3, 32))}), {"motion": 1.0}, {"motion": 1.0}
     )
     before = copy.deepcopy(target.teachers.state_dict())

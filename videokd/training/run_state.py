@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from videokd.errors import DataError, VideoKDError
 from videokd.messages import say
 from videokd.models.students import Students, not_finite
-from videokd.recipes.update import Update
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
 from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder
 from videokd.training.schedule import EMA
+from videokd.training.update import Update
 
 
 @dataclass

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from videokd.distill.fusion import fuse
+from videokd.errors import DataError
 from videokd.evaluation.cost import macs
-from videokd.evaluation.scores import Scores, first_sure, top1
+from videokd.evaluation.metrics import top1
+from videokd.evaluation.scores import Scores
 from videokd.models.backbone import Network
 from videokd.models.exits import DEEPEST, Exits
 from videokd.models.students import Students
@@ -129,7 +131,7 @@ def early_exit_curves(
     curves: dict[str, list[dict[str, Any]]] = {name: [] for name in (*exits, *(["fused"] if len(costs) > 1 else []))}
     for threshold in thresholds:
         left = {
-            name: first_sure(
+            name: early_exit_scores(
                 {stop: scores[name if stop == DEEPEST else f"{name}:{stop}"] for stop in of}, threshold=threshold
             )
             for name, of in costs.items()
@@ -175,3 +177,31 @@ def _fused(students: Students, scores: Mapping[str, Scores]) -> Scores:
 def _mean_shares(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = sorted({name for each in shares for name in each}, key=lambda name: (name == DEEPEST, len(name), name))
     return {name: sum(each.get(name, 0.0) for each in shares) / len(shares) for name in names}
+
+
+def early_exit_scores(exits: Mapping[str, Scores], *, threshold: float) -> tuple[Scores, tuple[str, ...]]:
+    """What a network says that stops at its first exit that is sure enough.
+
+    Args:
+        exits: {exit: its scores}, the shallowest first, of the same videos in one order; the last is taken by those left.
+        threshold: what an exit's largest probability must be above.
+
+    Returns:
+        The scores of each video's exit; N names of exits.
+
+    Raises:
+        DataError: the videos or their order differ.
+
+    >>> unsure = Scores(np.array([[9, 0], [0, 1]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> deepest = Scores(np.array([[1, 0], [3, 0]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> early_exit_scores({"exit1": unsure, "deepest": deepest}, threshold=0.9)[1]
+    ('exit1', 'deepest')
+    """
+    *shallow, last = exits
+    logits, names = exits[last].logits.copy(), np.full(len(exits[last]), last, dtype=object)
+    for name in reversed(shallow):
+        if exits[name].video_ids != exits[last].video_ids:
+            raise DataError(f"exits {name} and {last} saw other videos, or in another order. Evaluate them together.")
+        sure = torch.from_numpy(exits[name].logits).double().softmax(1).amax(1).numpy() > threshold
+        logits[sure], names[sure] = exits[name].logits[sure], name
+    return Scores(logits, exits[last].labels, exits[last].video_ids), tuple(map(str, names))

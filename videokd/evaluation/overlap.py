@@ -9,10 +9,10 @@ from typing import Any, Literal
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.messages import say
-from videokd.recipes.runs import TrainedRun, read_settings
-from videokd.recipes.settings import DataSettings
-from videokd.recipes.trained_on import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
-from videokd.training.run_folder import RunFolder
+from videokd.training.run_folder import RunFolder, TrainedRun
+from videokd.training.run_settings import read_settings
+from videokd.training.settings import DataSettings
+from videokd.training.training_clips import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
 from videokd.types import STREAMS
 
 Seen = Literal["refuse", "omit", "score"]
@@ -145,7 +145,7 @@ def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Seq
     if not config.is_file() or (results or {}).get("seen") == "score":
         return
     try:
-        settings = read_settings(RunFolder(path.parent))
+        settings = read_settings(RunFolder(path.parent).config)
         manifest = Manifest.read(results["dataset"]["manifest"] if results else settings["manifest"])
         known = trained_on(path.parent, settings)
     except (OSError, ValueError, KeyError, TypeError, DataError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from videokd.datasets.manifest import Clip
+from videokd.evaluation.examples import choose_examples
 from videokd.evaluation.scores import Scores
-from videokd.recipes.examples import choose_examples
 
 NAMES = ("wave", "clap", "throw")
 

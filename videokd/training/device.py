@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import random
-import signal
-import threading
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from videokd.errors import ConfigError
-from videokd.files import leave_at_once
-
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def seed_everything(seed: int) -> None:
@@ -93,37 +87,3 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """A new gradient scaler; it passes everything through but for fp16, so the loop needs no `if`."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
-
-
-class StopSignal:
-    """While it lasts, the first Ctrl-C, SIGTERM or SIGHUP only asks to stop; the second one ends the process at once.
-
-    The loop looks at `requested` after each step, saves, and leaves. Signals reach a program's main thread only:
-    elsewhere nothing is caught. Under `nohup`, SIGHUP stays ignored.
-
-    >>> with StopSignal() as stop:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     stop.requested
-    True
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            kinds = [kind for kind in _STOPPING if signal.getsignal(kind) != signal.SIG_IGN or kind == signal.SIGINT]
-            self._previous = {kind: signal.signal(kind, self._handle) for kind in kinds}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for caught, handler in self._previous.items():
-            signal.signal(caught, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
-        self.requested = True

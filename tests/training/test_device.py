@@ -13,12 +13,8 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError
-from videokd.training.session import (
-    Precision,
-    StopSignal,
-    pick_device,
-    seed_everything,
-)
+from videokd.training.device import Precision, pick_device, seed_everything
+from videokd.training.loop import StopSignal
 
 
 def test_a_seed_repeats_every_generator():

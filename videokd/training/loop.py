@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,70 +17,32 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from videokd.datasets.dataset import ClipDataset, EpochBatches, evaluation_batches, training_batches
-from videokd.distill.calibration import confidence_weights
-from videokd.distill.fusion import fuse
-from videokd.distill.mixup import Label, mixup
+from videokd.datasets.dataset import EpochBatches, training_batches
+from videokd.distill.mixup import GroundTruth, mixup
 from videokd.distill.objective import Objective
-from videokd.errors import ConfigError, VideoKDError
+from videokd.errors import ConfigError
+from videokd.files import leave_at_once
 from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
-from videokd.models.teachers import Teachers
-from videokd.recipes.run_state import Progress, RunState
-from videokd.recipes.settings import DataSettings, OptimSettings
-from videokd.recipes.training_clips import TrainingClips
-from videokd.recipes.update import Update, Updated, UpdateOrder
+from videokd.training.device import Precision
 from videokd.training.ranks import Ranks
 from videokd.training.record import RunLog, finite_values, memory_gib
 from videokd.training.run_folder import RunFolder
+from videokd.training.run_state import Progress, RunState
 from videokd.training.schedule import EMA, learning_rate
-from videokd.training.session import Precision, StopSignal
-from videokd.types import NO_LABEL, Batch
-
-_EVALUATION_BATCH = 16
-
-
-Weighting = Literal["fixed", "confidence"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the students are taught by.
-
-    Args:
-        teachers: the frozen networks.
-        weights: {teacher: w}.
-        temperatures: {teacher: T} that its logits are divided by.
-        weighting: the weights alone, or times each teacher's confidence in the right label.
-        space: fuse logits or probabilities.
-        temperature: of fusing probabilities.
-    """
-
-    teachers: Teachers
-    weights: Mapping[str, float]
-    temperatures: Mapping[str, float]
-    weighting: Weighting = "fixed"
-    space: Literal["logits", "probs"] = "logits"
-    temperature: float = 1.0
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch, label: Label, precision: Precision) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused logits of a batch, [B, K]; {teacher: the class it takes each clip for, int64 [B]}."""
-        with precision.autocast():
-            logits = self.teachers(batch)
-        logits = {name: values.float() / self.temperatures[name] for name, values in logits.items()}
-        weights: dict[str, float | Tensor] = dict(self.weights)
-        if self.weighting == "confidence":
-            weights = {name: self.weights[name] * c for name, c in confidence_weights(logits, label).items()}
-        fused = fuse(logits, weights, space=self.space, temperature=self.temperature)
-        return fused, {name: values.argmax(1) for name, values in logits.items()}
+from videokd.training.settings import DataSettings, OptimSettings
+from videokd.training.target import TeacherTarget
+from videokd.training.training_clips import TrainingClips
+from videokd.training.update import Update, Updated, UpdateOrder
+from videokd.training.validate import validate
+from videokd.types import NO_LABEL
 
 
 def learn(
     students: Students,
     *,
-    target: Target | None,
+    target: TeacherTarget | None,
     objective: Objective,
     order: UpdateOrder,
     clips: TrainingClips,
@@ -139,7 +103,7 @@ def learn(
         while progress.step < total_steps and not progress.stopped_early:
             meter.start()
             batch = next(loader).to(precision.device)
-            label: Label = batch.label
+            label: GroundTruth = batch.label
             if optim.mixup:
                 batch, label = mixup(
                     batch, alpha=optim.mixup, rng=np.random.default_rng((seed, progress.step, ranks.rank))
@@ -169,7 +133,7 @@ def learn(
             stopping, ends_epoch = ranks.any(stop.requested), progress.step % batches.steps_per_epoch == 0
             if ends_epoch:
                 with state.averaged():
-                    seen = _look(students, clips.held_out, precision, workers=data.workers)
+                    seen = validate(students, clips.held_out, precision, workers=data.workers)
                     state.end_epoch(progress, seen, patience=optim.early_stop, ranks=ranks)
                 if seen:
                     log.record(progress.step - 1, epoch, seen)
@@ -198,20 +162,20 @@ def _check_shares(num_clips: int, batch_size: int, ranks: Ranks) -> None:
         )
 
 
-def _compile(students: Students, target: Target | None) -> None:
+def _compile(students: Students, target: TeacherTarget | None) -> None:
     networks = [*students.members.values(), *students.exits.values()]
     for network in [*networks, *(target.teachers.networks.values() if target else ())]:
         network.compile()
 
 
-def _place(students: Students, target: Target | None, device: torch.device) -> None:
+def _place(students: Students, target: TeacherTarget | None, device: torch.device) -> None:
     """Channels last: convolutions of small pictures run up to twice as fast, on CPU and CUDA."""
     channels_last(students.to(device)).train()
     if target is not None:
         channels_last(target.teachers.to(device))
 
 
-def streams_to_load(students: Students, target: Target | None) -> tuple[str, ...]:
+def streams_to_load(students: Students, target: TeacherTarget | None) -> tuple[str, ...]:
     """The streams that some student or teacher sees, each once."""
     return tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
 
@@ -287,57 +251,38 @@ class _Meter:
         return {"samples_per_second": clips / whole, "data_wait_share": waited / whole}
 
 
-def _look(students: Students, held_out: ClipDataset | None, precision: Precision, *, workers: int) -> dict[str, float]:
-    """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions."""
-    if held_out is None:
-        return {}
-    hits: dict[str, int] = {}
-    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers)
-    for logits, label in predict_batches(students, batches, precision):
-        for name, values in logits.items():
-            hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
-    shares = {name: count / len(held_out) for name, count in hits.items()}
-    fused = {"val/top1": shares.pop("fused")}
-    return fused if len(shares) == 1 else fused | {f"val/{name}": share for name, share in shares.items()}
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def check_logits(logits: Mapping[str, Tensor], *, video_ids: Sequence[str]) -> None:
-    """Refuses predictions that are not finite: the largest of them would be taken for a class.
+class StopSignal:
+    """While it lasts, the first Ctrl-C, SIGTERM or SIGHUP only asks to stop; the second one ends the process at once.
 
-    Args:
-        logits: {student: [B, K]}.
-        video_ids: B names.
+    The loop looks at `requested` after each step, saves, and leaves. Signals reach a program's main thread only:
+    elsewhere nothing is caught. Under `nohup`, SIGHUP stays ignored.
 
-    Raises:
-        VideoKDError: names the student and the video.
+    >>> with StopSignal() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.requested
+    True
     """
-    for name, values in logits.items():
-        broken = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if broken:
-            raise VideoKDError(
-                f"{name}'s logits for {video_ids[broken[0]]} are not finite: it has diverged, or its precision is too low. Train with a lower "
-                "learning rate or a longer warm-up, or pass `--precision fp32`."
-            )
 
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
 
-def predict_batches(
-    students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1, with_exits: bool = False
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode.
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            kinds = [kind for kind in _STOPPING if signal.getsignal(kind) != signal.SIG_IGN or kind == signal.SIGINT]
+            self._previous = {kind: signal.signal(kind, self._handle) for kind in kinds}
+        return self
 
-    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time. With
-    exits, there are `student:exit1` and so on beside the students.
-    """
-    was_training = students.training
-    students.eval()
-    try:
-        for batch in batches:
-            with torch.no_grad(), precision.autocast():
-                logits = students.logits(batch.to(precision.device).streams, num_views=num_views, with_exits=with_exits)
-            logits = {name: values.float().cpu() for name, values in logits.items()}
-            check_logits(logits, video_ids=batch.video_ids)
-            deepest = {name: logits[name] for name in students.weights}
-            fused = fuse(deepest, students.weights, space=students.space)  # type: ignore[arg-type]
-            yield logits | {"fused": fused}, batch.label.cpu()
-    finally:
-        students.train(was_training)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for caught, handler in self._previous.items():
+            signal.signal(caught, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
+        self.requested = True

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from videokd.distill.losses import kd_loss
+from videokd.distill.losses import dist_loss, dkd_loss, kd_loss, standardise
 from videokd.distill.mixup import MixedLabel
-from videokd.distill.targets import dist_loss, dkd_loss, standardise
 
 LABEL = np.array([0, 6, 3, 3, 1])
 

@@ -9,11 +9,11 @@ import torch
 import torchvision.models._api
 from torchvision.models import get_model
 
-import videokd.models.video
+import videokd.models.video_backbone
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
-from videokd.models.video import KINETICS_MEAN, KINETICS_STD, VideoBackbone
+from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone
 from videokd.types import STREAMS
 
 # Each with the sizes at which torchvision's average pooling is that over everything
@@ -35,7 +35,7 @@ def test_logits_equal_torchvisions(name, monkeypatch):
     torch.manual_seed(0)
     whole = get_model(name, weights=None).eval()
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: whole.state_dict())
-    monkeypatch.setattr(videokd.models.video, "answers", lambda _: True)
+    monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
     network = Network(NetworkSpec(("rgb",), f"video:{name}", 400, CLIPS[name][1]), pretrained=True).eval()
     classifier = whole.classifier[1] if name == "s3d" else whole.fc
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_other_streams_fit():
 def test_pretrained_filters_are_repeated_for_other_channels(monkeypatch):
     whole = get_model("mc3_18", weights=None)
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: whole.state_dict())
-    monkeypatch.setattr(videokd.models.video, "answers", lambda _: True)
+    monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
     old = whole.stem[0].weight
     for channels in (2, 5):
         new = VideoBackbone("video:mc3_18", num_channels=channels, num_classes=5, pretrained=True).stem[0].weight
@@ -90,7 +90,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch):
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
-    monkeypatch.setattr(videokd.models.video, "answers", lambda _: True)
+    monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
     with pytest.raises(ConfigError, match=r"pretrained weights of video:mc3_18 .*--pretrained false.*TORCH_HOME"):
         Network(spec("rgb"), pretrained=True)
 

@@ -12,10 +12,10 @@ import torch
 from videokd.__main__ import main
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, VideoKDError
+from videokd.models import onnx_file
 from videokd.models.backbone import NetworkSpec
+from videokd.models.onnx_file import export_onnx
 from videokd.models.students import Students, build_students
-from videokd.recipes import onnx_export
-from videokd.recipes.onnx_export import export_onnx
 
 CLASSES = ("wave", "clap", "throw")
 
@@ -64,15 +64,15 @@ def test_a_graph_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.
     spec = {"a": NetworkSpec(("motion",), "test_resnet", 3, 32)}
     students = build_students(spec, class_names=CLASSES, num_segments=2, seed=0).eval()
     export_onnx(students, tmp_path / "good")
-    right = onnx_export.fuse
-    monkeypatch.setattr(onnx_export, "fuse", lambda *given, **more: right(*given, **more) + 1)
+    right = onnx_file.fuse
+    monkeypatch.setattr(onnx_file, "fuse", lambda *given, **more: right(*given, **more) + 1)
     with pytest.raises(VideoKDError, match=r"the ONNX graph is off by 1 where PyTorch's largest logit is"):
         export_onnx(students, tmp_path / "bad")
     assert not list((tmp_path / "bad").iterdir())
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"ONNX needs onnx, onnxscript, onnxruntime .*pip install 'videokd\[onnx\]'"):
         export_onnx(two_students("logits"), tmp_path)
 

@@ -10,10 +10,9 @@ import pytest
 
 from tests.recipes.test_verbs import refused
 from videokd.errors import ConfigError
-from videokd.recipes.distill import Distill
 from videokd.recipes.evaluate import Evaluate
-from videokd.recipes.settings import DataSettings, OptimSettings
-from videokd.recipes.teach import Teach
+from videokd.training.run_settings import Distill, Teach
+from videokd.training.settings import DataSettings, OptimSettings
 
 WRONG: dict[type, dict[str, list[Any]]] = {
     OptimSettings: {

@@ -1,0 +1,255 @@
+"""The settings of a training run: what `videokd teach` and `videokd distill` take, and config.yaml holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from videokd.config import checked, read_yaml
+from videokd.distill.objective import Objective
+from videokd.errors import ConfigError, DataError
+from videokd.training.settings import (
+    DataSettings,
+    Device,
+    OptimSettings,
+    PrecisionName,
+    RunSettings,
+    check_early_stop,
+    check_weights,
+)
+from videokd.training.target import Weighting
+from videokd.training.update import UpdateOrder
+from videokd.types import STREAMS, check_streams
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Trains one stream's teacher.
+
+    Args:
+        out: the run folder; the same command with the same folder resumes.
+        manifest: manifest.parquet, or the folder that holds it.
+        stream: iframe, motion, residual, or rgb: fully decoded frames.
+        backbone: timm's name, or video:r2plus1d_18 and the like for a 3-D network of torchvision; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
+        temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
+        pretrained: start from timm's ImageNet weights.
+        split: 1, 2 or 3.
+        seed: of weights, order and views.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        data: what the network sees.
+        optim: how it is trained.
+    """
+
+    out: str
+    manifest: str
+    stream: str
+    backbone: str = ""
+    temporal_shift: bool = False
+    pretrained: bool = False
+    split: int = 1
+    seed: int = 0
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+
+    def __post_init__(self) -> None:
+        check_streams([self.stream], where="stream")
+        check_early_stop(self.data, self.optim)
+        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """One student.
+
+    Args:
+        streams: what it sees; several are stacked as channels.
+        backbone: timm's name; by default ResNet-18.
+        temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
+    """
+
+    streams: tuple[str, ...]
+    backbone: str = "resnet18"
+    temporal_shift: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the students learn from.
+
+    Args:
+        alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
+        beta: weight of mutual learning; by default 1 for several students, 0 for one.
+        temperature: of the distillation.
+        target_loss: how far from the teachers' target: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022).
+        target_weights: the two weights of dist or dkd; by default the papers'.
+        standardise: compare logits by z-score, without their size (Sun et al. 2024); T is then better 1 or 2.
+        peers: each peer by itself, or the peers' mean.
+        update: all students step together, or in turns, each seeing its peers as they are by then.
+        exits: give every student shallow exits that learn from labels and from its deepest one (Be Your Own Teacher).
+        gamma: share of the deepest exit's predictions in what shallow exits learn, 0 to 1; see `videokd.distill.objective`.
+        hint_weight: of the distance between the exits' features and the deepest ones.
+    """
+
+    alpha: float | None = None
+    beta: float | None = None
+    temperature: float = 4.0
+    target_loss: Literal["kd", "dist", "dkd"] = "kd"
+    target_weights: tuple[float, float] | None = None
+    standardise: bool = False
+    peers: Literal["separate", "ensemble"] = "separate"
+    update: UpdateOrder = "simultaneous"
+    exits: bool = False
+    gamma: float = 0.05
+    hint_weight: float = 0.03
+
+    def loss(self, *, label_smoothing: float) -> Objective:
+        """The loss function."""
+        return Objective(
+            alpha=self.alpha or 0.0,
+            beta=self.beta or 0.0,
+            temperature=self.temperature,
+            target_loss=self.target_loss,
+            target_weights=self.target_weights,
+            standardise=self.standardise,
+            peers=self.peers,
+            gamma=self.gamma,
+            hint_weight=self.hint_weight,
+            label_smoothing=label_smoothing,
+        )
+
+    def resolved(self, *, num_teachers: int, num_students: int) -> ObjectiveSettings:
+        """With the defaults that depend on who is there.
+
+        Raises:
+            ConfigError: a part needs somebody who is not there, or nobody hears the teachers.
+        """
+        alpha = (0.5 if num_teachers else 0.0) if self.alpha is None else self.alpha
+        beta = (1.0 if num_students > 1 else 0.0) if self.beta is None else self.beta
+        if alpha and not num_teachers:
+            raise ConfigError(f"objective.alpha is {alpha} without teachers. Name teachers, or set it to 0.")
+        if num_teachers and not alpha:
+            raise ConfigError(
+                "objective.alpha is 0, so the teachers would not be heard. Raise it, or name no teachers."
+            )
+        if beta and num_students < 2:
+            raise ConfigError(f"objective.beta is {beta} with one student. Add a student, or set it to 0.")
+        return replace(self, alpha=alpha, beta=beta)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Trains students from teachers and from each other.
+
+    Args:
+        out: the run folder; the same command with the same folder resumes.
+        manifest: manifest.parquet, or the folder that holds it.
+        unlabelled: the manifest of clips without labels (`videokd prepare folder --unlabelled`) to train on beside the others: on
+            them the students follow the teachers and each other.
+        teachers: {name: run folder of one network}; none trains on labels and peers alone. A teacher is named by its stream; a second
+            one on it, or one on several streams, by a stream it sees and an ending of your own: iframe_large, motion_all.
+        weights: {teacher: weight} for fusing the teachers; equal ones if left out.
+        weighting: the weights alone, or times each teacher's confidence in the right label, clip by clip (CA-MKD, Zhang et al. 2022).
+        temperatures: {teacher: T} that a teacher's logits are divided by before fusing; `videokd fuse --calibrate` finds them.
+        space: fuse the teachers' logits or probabilities.
+        students: {name: its streams and backbone}.
+        student_weights: {name: weight} for fusing the students; equal ones if left out.
+        objective: what the students learn from.
+        pretrained: start the students from timm's ImageNet weights.
+        split: 1, 2 or 3.
+        seed: of weights, order and views.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        data: what the networks see.
+        optim: how the students are trained.
+    """
+
+    out: str
+    manifest: str
+    unlabelled: str | None = None
+    teachers: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    weighting: Weighting = "fixed"
+    temperatures: dict[str, float] = field(default_factory=dict)
+    space: Literal["logits", "probs"] = "logits"
+    students: dict[str, StudentSettings] = field(
+        default_factory=lambda: {name: StudentSettings((name,)) for name in ("iframe", "motion", "residual")}
+    )
+    student_weights: dict[str, float] = field(default_factory=dict)
+    objective: ObjectiveSettings = ObjectiveSettings()
+    pretrained: bool = False
+    split: int = 1
+    seed: int = 0
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+
+    def __post_init__(self) -> None:
+        check_early_stop(self.data, self.optim)
+        check_weights(self.weights, "weights")
+        check_weights(self.student_weights, "student_weights")
+        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+        for name in self.teachers:
+            _stream_of(name)
+        _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
+        _check_keys(self.temperatures, self.teachers, where="temperatures", owners="teachers")
+        if not all(0 < temperature < math.inf for temperature in self.temperatures.values()):
+            raise ConfigError(f"temperatures: {self.temperatures} (accepted: above 0). Correct them.")
+        _check_keys(self.student_weights, self.students, where="student_weights", owners="students")
+        for name, student in self.students.items():
+            check_streams(student.streams, where=f"students.{name}.streams")
+        if "fused" in self.students or not self.students:
+            raise ConfigError(
+                "students: one or more, none called fused (that is all of them together). Choose other names."
+            )
+        if self.unlabelled is not None and not self.teachers and len(self.students) < 2:
+            raise ConfigError(
+                "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
+            )
+        resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
+        resolved.loss(label_smoothing=self.optim.label_smoothing)  # refuses numbers before anything is written
+        object.__setattr__(self, "objective", resolved)
+
+
+def _stream_of(teacher: str) -> str:
+    """The stream that a teacher's name starts with: `iframe` of `iframe` and of `iframe_large`."""
+    stream = teacher.partition("_")[0]
+    if stream not in STREAMS:
+        raise ConfigError(
+            f"teachers: {teacher} (accepted: {', '.join(STREAMS)}, or one of these with an ending, such as iframe_large). Correct the "
+            "name: it starts with a stream that the teacher sees."
+        )
+    return stream
+
+
+def _check_keys(given: Mapping[str, object], owners_by_name: Mapping[str, object], *, where: str, owners: str) -> None:
+    if given and set(given) != set(owners_by_name):
+        accepted = ", ".join(owners_by_name) or f"none, as there are no {owners}"
+        raise ConfigError(f"{where}: {', '.join(given)} (accepted: {accepted}). Give one for each of the {owners}.")
+
+
+def read_settings(config: Path) -> dict[str, Any]:
+    """The settings that a run was trained with; those that other recipes use are what a run writes.
+
+    Raises:
+        DataError: config.yaml is damaged, or none of a run.
+    """
+    try:
+        settings = read_yaml(config.read_text(encoding="utf-8"), where="the file")
+        known = settings if isinstance(settings, dict) else {}
+        data = known.get("data", {})
+        checked(str, known.get("manifest"), where="manifest")
+        checked(Literal[1, 2, 3], known.get("split"), where="split")
+        if not isinstance(data, dict):
+            raise ConfigError("data is no mapping.")
+        DataSettings(val_fraction=checked(float, data.get("val_fraction", 0.0), where="data.val_fraction"))
+        checked(bool, data.get("blank_invalid", False), where="data.blank_invalid")
+    except (OSError, ValueError, ConfigError) as error:
+        raise DataError(f"{config} is damaged: {error} Restore it from a copy, or train the run again.") from error
+    return known

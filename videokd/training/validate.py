@@ -1,0 +1,75 @@
+"""Predictions of students for whole datasets, and their accuracy on the validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from videokd.datasets.dataset import ClipDataset, evaluation_batches
+from videokd.distill.fusion import fuse
+from videokd.errors import VideoKDError
+from videokd.models.students import Students
+from videokd.training.device import Precision
+from videokd.types import Batch
+
+_EVALUATION_BATCH = 16
+
+
+def validate(
+    students: Students, held_out: ClipDataset | None, precision: Precision, *, workers: int
+) -> dict[str, float]:
+    """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions."""
+    if held_out is None:
+        return {}
+    hits: dict[str, int] = {}
+    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers)
+    for logits, label in predict_batches(students, batches, precision):
+        for name, values in logits.items():
+            hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
+    shares = {name: count / len(held_out) for name, count in hits.items()}
+    fused = {"val/top1": shares.pop("fused")}
+    return fused if len(shares) == 1 else fused | {f"val/{name}": share for name, share in shares.items()}
+
+
+def check_logits(logits: Mapping[str, Tensor], *, video_ids: Sequence[str]) -> None:
+    """Refuses predictions that are not finite: the largest of them would be taken for a class.
+
+    Args:
+        logits: {student: [B, K]}.
+        video_ids: B names.
+
+    Raises:
+        VideoKDError: names the student and the video.
+    """
+    for name, values in logits.items():
+        broken = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if broken:
+            raise VideoKDError(
+                f"{name}'s logits for {video_ids[broken[0]]} are not finite: it has diverged, or its precision is too low. Train with a lower "
+                "learning rate or a longer warm-up, or pass `--precision fp32`."
+            )
+
+
+def predict_batches(
+    students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1, with_exits: bool = False
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode.
+
+    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time. With
+    exits, there are `student:exit1` and so on beside the students.
+    """
+    was_training = students.training
+    students.eval()
+    try:
+        for batch in batches:
+            with torch.no_grad(), precision.autocast():
+                logits = students.logits(batch.to(precision.device).streams, num_views=num_views, with_exits=with_exits)
+            logits = {name: values.float().cpu() for name, values in logits.items()}
+            check_logits(logits, video_ids=batch.video_ids)
+            deepest = {name: logits[name] for name in students.weights}
+            fused = fuse(deepest, students.weights, space=students.space)  # type: ignore[arg-type]
+            yield logits | {"fused": fused}, batch.label.cpu()
+    finally:
+        students.train(was_training)
