@@ -19,7 +19,7 @@ from tests.datasets.test_manifest import manifest_of
 from videokd.evaluation.results import write_results
 from videokd.evaluation.scores import Scores
 from videokd.models.backbone import NetworkSpec
-from videokd.models.students import build_students
+from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
 from videokd.training.checkpoint import save_checkpoint
 
@@ -130,7 +130,7 @@ def make(kind: str, folder: Path) -> Path:
         manifest_of(folder, groups=3).write()
     elif kind.startswith("students"):
         spec = NetworkSpec(("motion",), "test_resnet", len(CLASSES), 32)
-        save_students(build_students({"a": spec}, class_names=CLASSES, num_segments=3, seed=0), folder)
+        save_students(build_students({"a": spec}, PredictionSpec(CLASSES, 3), seed=0), folder)
     elif kind == "checkpoint.pt":
         save_checkpoint(path, {"state": {"a": torch.arange(200.0)}, "progress": {"step": 3, "history": [{"x": 1.0}]}})
     else:

@@ -201,6 +201,31 @@ def _checked_fields(settings: Any, value: Any, *, where: str) -> dict[str, Any]:
     return {key: checked(hints[key], item, where=f"{where}.{key}") for key, item in value.items()}
 
 
+def built(hint: Any, value: Any) -> Any:
+    """The dataclass, tuple or mapping that a checked value describes; fields that are missing take their defaults.
+
+    Args:
+        hint: as for `checked`.
+        value: what `checked` returned.
+
+    Raises:
+        TypeError: a field without a default is missing.
+    """
+    hint, _ = _without_none(hint)
+    if value is None:
+        return None
+    if is_dataclass(hint):
+        hints = _hints(hint)
+        return hint(**{name: built(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is dict:
+        return {key: built(arguments[1], item) for key, item in value.items()}
+    if origin is tuple:
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        return tuple(built(kind, item) for kind, item in zip(kinds, value, strict=True))
+    return value
+
+
 def missing_settings(settings: Any, values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of settings that need a value and have none, in mappings of groups too."""
     missing = []
@@ -253,3 +278,28 @@ def _refusal(where: str, value: Any, accepted: str) -> ConfigError:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+#: Settings that earlier versions had, with the value that changes nothing: a run with another one cannot be read as it was.
+_RETIRED = {"data.blank_invalid": False, "optim.label_smoothing": 0.0}
+
+
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config.yaml without those that earlier versions had.
+
+    Args:
+        values: nested, as YAML holds them.
+
+    Raises:
+        ConfigError: one of them is set to something that videokd can no longer do.
+
+    >>> without_retired({"seed": 1, "optim": {"lr": 0.1, "label_smoothing": 0.0}})
+    {'seed': 1, 'optim': {'lr': 0.1}}
+    """
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for dotted, neutral in _RETIRED.items():
+        group, _, name = dotted.partition(".")
+        inside = kept.get(group)
+        if isinstance(inside, dict) and name in inside and inside.pop(name) != neutral:
+            raise ConfigError(f"{dotted} no longer exists (accepted: settings without it). Train anew without it.")
+    return kept

@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.bitstream.test_orientation import write_with_matrix
 
+from tests.bitstream.test_orientation import write_with_matrix
 from tests.codec.test_traps import write as write_stamped
 from tests.conftest import MakeClip, moving_texture
 from videokd.codec.mp4_writer import Encoding

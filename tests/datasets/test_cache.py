@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +113,3 @@ def test_what_cannot_be_used_is_named(manifest: Manifest, tmp_path: Path) -> Non
     (tmp_path / "motion-6x32" / content[:2] / f"{content}.npy").write_bytes(b"torn")
     with pytest.raises(DataError, match=rf"{manifest.clips[0].path}.*{content}\.npy is damaged .* Delete it"):
         _ = data[0]
-
-
-def test_blanked_streams_are_kept_apart(manifest: Manifest, tmp_path: Path) -> None:
-    _ = dataset(manifest, tmp_path)[0]
-    blanked = replace(DecodedCache(tmp_path, 6, 32), kind="blanked")
-    _ = dataset(manifest, tmp_path, cache=blanked, blank_invalid=True)[0]
-    assert {path.name for path in tmp_path.iterdir()} >= {"motion-6x32", "motion-6x32-blanked"}

@@ -112,25 +112,6 @@ def test_rgb_is_read_at_the_same_moments(manifest: Manifest) -> None:
     assert list(dataset(manifest, streams=("rgb",))[0].streams) == ["rgb"]
 
 
-def test_blanking_what_is_not_valid(manifest: Manifest) -> None:
-    plain, blanked = dataset(manifest, views="quick"), dataset(manifest, views="quick", blank_invalid=True)
-    changed = False
-    for number in range(4):
-        with videokd.open(manifest.file(manifest.clips[number])) as video:
-            view = plain.view(video.index, np.random.default_rng(0))
-            parts = [video.read(gop=gop, position=position, streams=ALL) for gop, position in view.segments]
-        for name in ALL:
-            raw = np.stack([getattr(part, name) for part in parts])
-            if name != "iframe":
-                raw[~np.stack([part.valid for part in parts])] = 0
-            expected = apply_crop(raw, view.crops[0], spec=STREAMS[name], size=32)
-            assert np.array_equal(blanked[number].streams[name], expected)
-            changed |= not np.array_equal(expected, plain[number].streams[name])
-    assert changed
-    alone = dataset(manifest, views="quick", blank_invalid=True, streams=("residual",))
-    assert np.array_equal(alone[0].streams["residual"], blanked[0].streams["residual"])
-
-
 def test_batches_are_uint8_with_channels_side_by_side(manifest: Manifest) -> None:
     for workers in (0, 1):
         (batch,) = first(training_batches(dataset(manifest), EpochBatches(12, 4), workers=workers), 1)

@@ -24,16 +24,16 @@ def output(seed, *, exits=False):
 
 def test_everything_at_once_follows_the_definition():
     a, b, target = output(0, exits=True), output(1), output(2).logits
-    objective = Objective(alpha=0.7, beta=0.5, temperature=3.0, gamma=0.2, hint_weight=0.1, label_smoothing=0.1)
+    objective = Objective(alpha=0.7, beta=0.5, temperature=3.0, gamma=0.2, hint_weight=0.1)
     total, parts = objective({"a": a, "b": b}, target, LABEL)
     expected = {
-        "a/ce": 0.3 * cross_entropy(a.logits, LABEL, label_smoothing=0.1),
+        "a/ce": 0.3 * cross_entropy(a.logits, LABEL),
         "a/kd": 0.7 * kd_loss(a.logits, target, temperature=3.0),
         "a/mutual": 0.5 * mutual_loss(a.logits, [b.logits]),
-        "a/exit1/ce": 0.8 * cross_entropy(a.exits["exit1"], LABEL, label_smoothing=0.1),
+        "a/exit1/ce": 0.8 * cross_entropy(a.exits["exit1"], LABEL),
         "a/exit1/kd": 0.2 * kd_loss(a.exits["exit1"], a.logits, temperature=3.0),
         "a/exit1/hint": 0.1 * hint_loss(*a.hints["exit1"]),
-        "b/ce": 0.3 * cross_entropy(b.logits, LABEL, label_smoothing=0.1),
+        "b/ce": 0.3 * cross_entropy(b.logits, LABEL),
         "b/kd": 0.7 * kd_loss(b.logits, target, temperature=3.0),
         "b/mutual": 0.5 * mutual_loss(b.logits, [a.logits]),
     }
@@ -86,7 +86,7 @@ def test_a_student_alone_sends_no_gradient_to_peers_and_teachers():
     ("name", "value"),
     [
         ("alpha", 1.1), ("alpha", -0.1), ("beta", -1.0), ("beta", float("inf")), ("temperature", 0.0), ("peers", "mean"),
-        ("gamma", 2.0), ("hint_weight", -1.0), ("hint_weight", float("nan")), ("label_smoothing", 1.0),
+        ("gamma", 2.0), ("hint_weight", -1.0), ("hint_weight", float("nan")),
         ("target_loss", "mse"),
     ],
 )  # fmt: skip
@@ -133,7 +133,7 @@ def test_other_losses_take_the_place_of_kd(standardised, weights):
 def test_a_mixture_counts_in_every_part_that_sees_labels():
     label, other = LABEL, LABEL.flip(0)
     outputs, target = {"a": output(0, exits=True), "b": output(1)}, output(3).logits
-    objective = Objective(alpha=0.5, beta=0.5, target_loss="dkd", label_smoothing=0.1)
+    objective = Objective(alpha=0.5, beta=0.5, target_loss="dkd")
     _, mixed = objective(outputs, target, MixedLabel(label, other, 0.8))
     (_, first), (_, second) = (objective(outputs, target, one) for one in (label, other))
     for name, part in mixed.items():

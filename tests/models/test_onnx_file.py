@@ -15,7 +15,7 @@ from videokd.errors import ConfigError, VideoKDError
 from videokd.models import onnx_file
 from videokd.models.backbone import NetworkSpec
 from videokd.models.onnx_file import export_onnx
-from videokd.models.students import Students, build_students
+from videokd.models.students import PredictionSpec, Students, build_students
 
 CLASSES = ("wave", "clap", "throw")
 
@@ -26,7 +26,7 @@ def two_students(space: str) -> Students:
         "b": NetworkSpec(("residual",), "test_resnet", 3, 32),
     }
     return build_students(
-        specs, class_names=CLASSES, num_segments=2, seed=0, space=space, weights={"a": 3, "b": 1}, with_exits=True
+        specs, PredictionSpec(CLASSES, 2, weights={"a": 3, "b": 1}, space=space), seed=0, with_exits=True
     ).eval()
 
 
@@ -62,7 +62,7 @@ def test_the_graph_says_what_pytorch_says(space: str, tmp_path: Path) -> None:
 def test_a_graph_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_onnx()
     spec = {"a": NetworkSpec(("motion",), "test_resnet", 3, 32)}
-    students = build_students(spec, class_names=CLASSES, num_segments=2, seed=0).eval()
+    students = build_students(spec, PredictionSpec(CLASSES, 2), seed=0).eval()
     export_onnx(students, tmp_path / "good")
     right = onnx_file.fuse
     monkeypatch.setattr(onnx_file, "fuse", lambda *given, **more: right(*given, **more) + 1)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
-from videokd.models.students import Students, build_students, untouched_batch_norm
+from videokd.models.students import PredictionSpec, Students, build_students, untouched_batch_norm
 from videokd.models.students_file import load_students, save_students
 from videokd.types import STREAMS, Batch
 
@@ -43,12 +43,10 @@ def build(*, seed=0, with_exits=False, **specs):
     specs = specs or {"a": spec("motion"), "b": spec("motion")}
     return build_students(
         specs,
-        class_names=CLASSES,
-        num_segments=3,
+        PredictionSpec(
+            CLASSES, 3, weights={name: index + 1 for index, name in enumerate(specs)}, space="probs", encoding=ENCODING
+        ),
         seed=seed,
-        weights={name: index + 1 for index, name in enumerate(specs)},
-        space="probs",
-        encoding=ENCODING,
         with_exits=with_exits,
     )
 
@@ -178,7 +176,7 @@ def test_exits_are_kept_where_asked_for(tmp_path):
 def test_students_leave_early_each_by_itself():
     torch.manual_seed(0)
     members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
-    students = Students(members, class_names=CLASSES, num_segments=3, exits={"a": Exits(members["a"])}).eval()
+    students = Students(members, PredictionSpec(CLASSES, 3), exits={"a": Exits(members["a"])}).eval()
     streams = random_streams("motion", batch=3)
     everything = students.logits(streams, with_exits=True)
     logits, left_by = students.early_logits(streams, threshold=0.0)
@@ -270,17 +268,19 @@ def test_wrong_exports_are_refused(tmp_path):
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes, message):
+    changes = dict(changes)
     members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
+    exits = changes.pop("exits", None)
     with pytest.raises(ConfigError, match=message):
-        Students(members, **({"class_names": CLASSES, "num_segments": 3} | changes))
+        Students(members, PredictionSpec(**({"class_names": CLASSES, "num_segments": 3} | changes)), exits=exits)
 
 
 def test_different_input_sizes_are_refused():
     members = {"a": Network(spec("motion")), "b": Network(spec("motion", size=64))}
     with pytest.raises(ConfigError, match=r"input_sizes are \{'a': 32, 'b': 64\}"):
-        Students(members, class_names=CLASSES, num_segments=3)
+        Students(members, PredictionSpec(CLASSES, 3))
 
 
 def test_equal_weights_are_the_default():
     members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
-    assert Students(members, class_names=CLASSES, num_segments=3).weights == {"a": 1.0, "b": 1.0}
+    assert Students(members, PredictionSpec(CLASSES, 3)).weights == {"a": 1.0, "b": 1.0}

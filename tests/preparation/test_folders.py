@@ -77,11 +77,6 @@ def test_each_split_tests_other_whole_groups(tmp_path: Path, groups: int, tested
     assert entries == folder_layout(tmp_path)
 
 
-def test_test_fraction_sets_how_many_groups_are_tested(tmp_path: Path) -> None:
-    entries = folder_layout(touch(tmp_path, *numbered(2, 20, 1)), test_fraction=0.1)
-    assert len(parts(entries, 0)["test"]) == 2 * 2
-
-
 def test_groups_are_ordered_by_number(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{c}/s{n}_x.mp4" for c in "ab" for n in range(1, 13)))
     entries = folder_layout(tmp_path, group_pattern=r"s(\d+)_")
@@ -177,7 +172,6 @@ def test_every_layout_wants_a_folder(tmp_path: Path, layout: str) -> None:
         ({"group_pattern": "("}, ConfigError, r"group_pattern '\(' is no regular expression"),
         ({"group_pattern": "g1"}, ConfigError, r"group_pattern 'g1' has no capture group"),
         ({"group_pattern": "_s([0-9])"}, DataError, r"does not match its name. Correct the pattern"),
-        ({"test_fraction": 1.0}, ConfigError, r"test_fraction 1.0 \(accepted: between 0 and 1"),
     ],
 )
 def test_folder_refuses_settings(tmp_path: Path, settings: dict, error: type[Exception], message: str) -> None:

@@ -22,9 +22,10 @@ from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.errors import ConfigError
 from videokd.training.checkpoint import load_checkpoint
-from videokd.training.loop import StopSignal, _check_shares
+from videokd.training.loop import StopSignal
 from videokd.training.ranks import Ranks
 from videokd.training.run_folder import RunFolder
+from videokd.training.training_clips import check_shares
 from videokd.training.update import Update, Updated
 
 
@@ -230,11 +231,11 @@ def test_a_batch_of_one(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_fewer_clips_than_processes_share() -> None:
     ranks = Ranks(rank=1, num_ranks=3)
-    _check_shares(9, 9, ranks)
-    _check_shares(2, 9, Ranks())
+    check_shares(9, 9, ranks)
+    check_shares(2, 9, Ranks())
     with pytest.raises(
         ConfigError, match=r"8 clips to train on are fewer than data\.batch_size 9.*--data\.batch_size 6"
     ):
-        _check_shares(8, 9, ranks)
+        check_shares(8, 9, ranks)
     with pytest.raises(ConfigError, match="2 clips to train on are fewer than 3 processes"):
-        _check_shares(2, 9, ranks)
+        check_shares(2, 9, ranks)

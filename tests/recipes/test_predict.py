@@ -17,14 +17,14 @@ from videokd.codec.reader import open_video
 from videokd.errors import DataError, DecodeError
 from videokd.evaluation.prediction import read_streams
 from videokd.models.backbone import NetworkSpec
-from videokd.models.students import Students, build_students
+from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import save_students
 
 
 @pytest.fixture
 def students() -> Students:
     specs = {stream: NetworkSpec((stream,), "test_resnet", 3, 32) for stream in ("iframe", "motion")}
-    return build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
+    return build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
 
 
 def test_a_file_is_opened_and_indexed_once(
@@ -76,7 +76,7 @@ def test_long_gops_are_transcoded_where_that_is_allowed(
 def test_decoded_frames_are_those_at_the_sampled_positions(make_clip: MakeClip, names: tuple[str, ...]) -> None:
     path = make_clip("mpeg4", num_frames=24)
     specs = {"student": NetworkSpec(names, "test_resnet", 3, 32)}
-    seeing = build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
+    seeing = build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
     streams, _ = read_streams(path, seeing, num_segments=2)
     assert {name: values.shape[1] for name, values in streams.items()} == dict.fromkeys(names, 2)
     with open_video(path) as video:
@@ -92,7 +92,7 @@ def test_decoded_frames_are_those_at_the_sampled_positions(make_clip: MakeClip, 
 
 def test_decoded_frames_of_a_transcoded_file(make_clip: MakeClip) -> None:
     specs = {"student": NetworkSpec(("rgb", "motion"), "test_resnet", 3, 32)}
-    seeing = build_students(specs, class_names=("wave", "clap", "throw"), num_segments=2, seed=0).eval()
+    seeing = build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
     clip = make_clip("mjpeg", container="avi", pixel_format="yuvj420p")
     assert videokd.predict(clip, seeing).seconds["transcode"] > 0
 
@@ -102,7 +102,7 @@ def test_students_that_see_the_order_see_as_many_segments_as_in_training(
     shifted: bool, expected: int, make_clip: MakeClip
 ) -> None:
     spec = {"student": NetworkSpec(("motion",), "test_resnet", 3, 32, temporal_shift=shifted)}
-    seeing = build_students(spec, class_names=("wave", "clap", "throw"), num_segments=3, seed=0).eval()
+    seeing = build_students(spec, PredictionSpec(("wave", "clap", "throw"), 3), seed=0).eval()
     streams, _ = read_streams(make_clip("mpeg4"), seeing)
     assert streams["motion"].shape[1] == expected
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from videokd.errors import DataError, VideoKDError
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
-from videokd.training.schedule import EMA, build_optimizer, learning_rate, set_learning_rate
+from videokd.training.schedule import EMA, Schedule, build_optimizer, set_learning_rate
 
 
 def test_a_payload_comes_back(tmp_path):
@@ -151,7 +151,7 @@ def train(folder, *, steps, resume=False, total=6):
         restore_rng(state["rng"])
         start = state["step"]
     for step in range(start, start + steps):
-        set_learning_rate(optimizer, learning_rate(step, total_steps=total, base=0.1, warmup_steps=2))
+        set_learning_rate(optimizer, Schedule(total, 0.1, warmup_steps=2).rate(step))
         optimizer.zero_grad()
         model(torch.randn(16, 4) + np.random.random() + random.random()).square().mean().backward()
         optimizer.step()

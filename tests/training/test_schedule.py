@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError, DataError
-from videokd.training.schedule import EMA, build_optimizer, learning_rate, set_learning_rate
+from videokd.training.schedule import EMA, Schedule, build_optimizer, set_learning_rate
 
 
 def rates_of_pytorch(make_scheduler, steps):
@@ -24,40 +24,37 @@ def rates_of_pytorch(make_scheduler, steps):
 
 def test_cosine_equals_pytorch():
     expected = rates_of_pytorch(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 20), 20)
-    assert [learning_rate(s, total_steps=20, base=0.3) for s in range(20)] == pytest.approx(expected)
+    assert [Schedule(total_steps=20, base=0.3).rate(s) for s in range(20)] == pytest.approx(expected)
 
 
 def test_step_equals_pytorch():
     expected = rates_of_pytorch(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [5, 12], gamma=0.2), 20)
-    found = [
-        learning_rate(s, total_steps=20, base=0.3, schedule="step", milestones=[5, 12], factor=0.2) for s in range(20)
-    ]
+    found = [Schedule(total_steps=20, base=0.3, kind="step", milestones=(5, 12), factor=0.2).rate(s) for s in range(20)]
     assert found == pytest.approx(expected)
 
 
 def test_warmup_is_linear_and_ends_at_base():
-    rates = [learning_rate(s, total_steps=10, base=0.4, warmup_steps=4) for s in range(10)]
+    rates = [Schedule(total_steps=10, base=0.4, warmup_steps=4).rate(s) for s in range(10)]
     assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
 
 
 def test_past_the_end_the_rate_stays():
-    assert learning_rate(50, total_steps=10, base=0.4) == pytest.approx(0)
+    assert Schedule(total_steps=10, base=0.4).rate(50) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step": -1}, "step -1"),
         ({"total_steps": 0}, "total_steps 0"),
         ({"warmup_steps": 10}, "warmup_steps 10"),
-        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"kind": "linear"}, "schedule is 'linear'"),
         ({"milestones": [5, 3]}, r"milestones are \[5, 3\]"),
     ],
 )
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        learning_rate(**({"step": 0, "total_steps": 10, "base": 0.1} | changes))
+        Schedule(**({"total_steps": 10, "base": 0.1} | changes))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

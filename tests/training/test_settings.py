@@ -24,7 +24,6 @@ WRONG: dict[type, dict[str, list[Any]]] = {
         "epsilon": [0.0, -1e-8, math.nan, math.inf],
         "clip_norm": [-1.0, math.nan, math.inf],
         "accumulate": [0, -1, 10**30],
-        "label_smoothing": [-0.1, 1.0, 1.5, math.nan],
         "mixup": [-0.1, math.nan, math.inf, 1e300],
         "early_stop": [-1, 10**30],
         "ema": [-0.1, 1.0, 1.5, math.nan],

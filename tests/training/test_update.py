@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, NetworkSpec
-from videokd.models.students import Students, build_students
+from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.training.device import Precision
-from videokd.training.loop import _watched
+from videokd.training.record import accuracy_and_agreement
 from videokd.training.settings import OptimSettings
 from videokd.training.target import TeacherTarget
 from videokd.training.update import Update
@@ -28,7 +28,7 @@ PLAIN = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
 def two_students(*, exits: bool = False, exact: bool = False) -> Students:
     """Exact ones compute in float64: two routes to one step then differ by 1e-15, which a few steps cannot make large."""
     spec = NetworkSpec(("motion",), "test_resnet", 3, 32)
-    students = build_students({"a": spec, "b": spec}, class_names="xyz", num_segments=2, seed=0, with_exits=exits)
+    students = build_students({"a": spec, "b": spec}, PredictionSpec("xyz", 2), seed=0, with_exits=exits)
     return (students.double() if exact else students).train()
 
 
@@ -53,12 +53,12 @@ def same(one: Students, other: Students, *, tolerance: float = 0.0) -> bool:
     )
 
 
-def agrees(answers: torch.Tensor, logits: torch.Tensor) -> bool:
-    """Whether answers are the largest logits, wherever the lead is more than rounding can turn around."""
+def agrees(predictions: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether predictions are those of the largest logits, wherever the lead is more than rounding can turn around."""
     best, second = logits.detach().topk(2).values.unbind(1)
     clear = best - second > 1e-3
     assert clear.any()
-    return torch.equal(answers[clear], logits.argmax(1)[clear])
+    return torch.equal(predictions[clear], logits.argmax(1)[clear])
 
 
 def divergence(student: torch.Tensor, peer: torch.Tensor) -> torch.Tensor:
@@ -79,11 +79,11 @@ def test_alternating_updates_equal_a_plain_loop(batch: Batch) -> None:
         for name, peer in (("a", "b"), ("b", "a")):
             buffers = copy.deepcopy(dict(plain.members[peer].named_buffers()))
             with torch.no_grad():
-                taught_by = plain.members[peer](batch.streams)
+                peer_logits = plain.members[peer](batch.streams)
             for key, value in plain.members[peer].named_buffers():
                 value.copy_(buffers[key])
             logits = plain.members[name](batch.streams)
-            loss = F.cross_entropy(logits, batch.label) + divergence(logits, taught_by)
+            loss = F.cross_entropy(logits, batch.label) + divergence(logits, peer_logits)
             optimizers[name].zero_grad()
             loss.backward()
             optimizers[name].step()
@@ -126,7 +126,7 @@ def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None
         one, four = in_one(batch, batch.label, target, rate=0.1), in_four(batch, batch.label, target, rate=0.1)
         assert one.total.item() == pytest.approx(four.total.item(), rel=1e-9)
         if step == 0 or order == "simultaneous":  # in turns, the second student answers after the first has moved
-            assert all(agrees(updated.answers[name], expected[name]) for updated in (one, four) for name in "ab")
+            assert all(agrees(updated.predictions[name], expected[name]) for updated in (one, four) for name in "ab")
     assert same(whole, pieces, tolerance=1e-9)
 
 
@@ -179,19 +179,21 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
     students = two_students()
     teacher = Network(NetworkSpec(("motion",), "test_resnet", 3, 32))
     target = TeacherTarget(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
-    fused, said = target(batch, batch.label, CPU)
-    assert agrees(said["motion"], teacher(batch.streams))
+    fused, predicted = target(batch, batch.label, CPU)
+    assert agrees(predicted["motion"], teacher(batch.streams))
     with torch.no_grad():
         expected = {name: network(batch.streams) for name, network in two_students().members.items()}
     optim = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
     updated = Update(students, Objective(alpha=0.5), optim=optim, precision=CPU, order="simultaneous")(
         batch, batch.label, fused, rate=0.1
     )
-    watched = _watched(updated, said, batch.label)
+    watched = accuracy_and_agreement(updated, batch.label, predicted)
     assert set(watched) == {"a/train_top1", "b/train_top1", "agreement/a/motion", "agreement/b/motion", "gradient_norm"}
     for name, logits in expected.items():
-        assert agrees(updated.answers[name], logits)
-        pairs = list(zip(updated.answers[name].tolist(), said["motion"].tolist(), batch.label.tolist(), strict=True))
+        assert agrees(updated.predictions[name], logits)
+        pairs = list(
+            zip(updated.predictions[name].tolist(), predicted["motion"].tolist(), batch.label.tolist(), strict=True)
+        )
         assert watched[f"agreement/{name}/motion"].item() == pytest.approx(sum(a == t for a, t, _ in pairs) / 6)
         assert watched[f"{name}/train_top1"].item() == pytest.approx(sum(a == y for a, _, y in pairs) / 6)
 

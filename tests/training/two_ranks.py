@@ -14,7 +14,7 @@ from torch import nn
 from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
 from videokd.models.backbone import NetworkSpec
-from videokd.models.students import Students, build_students
+from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.training.device import Precision
 from videokd.training.ranks import Ranks, join_ranks
 from videokd.training.record import RunLog, finite_values
@@ -30,9 +30,7 @@ BATCH_SIZE, STEPS = 12, 3
 def new_students(seed: int) -> Students:
     """In float64, where the order of sums changes nothing that some steps could make large."""
     specs = {name: NetworkSpec(("motion",), "test_resnet", 4, 16) for name in ("a", "b")}
-    students = (
-        build_students(specs, class_names=list("wxyz"), num_segments=2, seed=seed, with_exits=True).double().train()
-    )
+    students = build_students(specs, PredictionSpec(list("wxyz"), 2), seed=seed, with_exits=True).double().train()
     for module in students.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

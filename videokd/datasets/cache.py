@@ -35,7 +35,6 @@ class DecodedCache:
         folder: made if it is not there; safe to delete when no run uses it.
         num_positions: P, of each clip.
         input_size: of the networks; the pictures' short side is 8/7 of it, as 256 is of 224.
-        kind: distinguishes streams that are not just what the codec holds, such as those with invalid motion blanked.
 
     Raises:
         ConfigError: num_positions or input_size is not positive.
@@ -44,7 +43,6 @@ class DecodedCache:
     folder: Path
     num_positions: int
     input_size: int
-    kind: str = ""
 
     def __post_init__(self) -> None:
         if self.num_positions < 1 or self.input_size < 1:
@@ -85,7 +83,7 @@ class DecodedCache:
             raise DataError(
                 f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
             )
-        folder = f"{stream}-{self.num_positions}x{self.input_size}{self.kind and '-' + self.kind}"
+        folder = f"{stream}-{self.num_positions}x{self.input_size}"
         return self.folder / folder / content[:2] / f"{content}.npy"
 
     def _fill(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:

@@ -58,7 +58,6 @@ class ClipDataset(Dataset[Sample]):
         input_size: side of the pictures, in pixels.
         views: training, quick (middles of the segments, one crop) or full (ten crops).
         seed: of the training views.
-        blank_invalid: set motion and residual to zero where the motion chain is not valid.
         cache: where decoded clips are kept; without it, every sample is decoded anew.
     """
 
@@ -69,7 +68,6 @@ class ClipDataset(Dataset[Sample]):
     input_size: int
     views: Views
     seed: int = 0
-    blank_invalid: bool = False
     cache: DecodedCache | None = None
 
     def __post_init__(self) -> None:
@@ -156,7 +154,7 @@ class ClipDataset(Dataset[Sample]):
     ) -> dict[str, Pictures]:
         """{stream: a picture [H, W, C] for each (gop, position)} in the streams' own units."""
         with open_video(self.manifest.root / clip.path, index=index) as video:
-            return read_pictures(video, streams, positions, blank_invalid=self.blank_invalid)
+            return read_pictures(video, streams, positions)
 
 
 @dataclass(frozen=True)

@@ -289,3 +289,24 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def read_manifest(path: str | Path, *, labelled: bool = True) -> Manifest:
+    """The manifest, its files found where it says.
+
+    Raises:
+        DataError: it cannot be read, its clips have no labels where they are needed or labels where there are to be none, or
+            clips are missing.
+    """
+    manifest = Manifest.read(path)
+    if labelled and not manifest.class_names:
+        raise DataError(
+            f"{path} holds clips without labels (accepted: clips in one folder a class). Pass it to `videokd distill --unlabelled`."
+        )
+    if not labelled and manifest.class_names:
+        raise DataError(
+            f"{path} holds clips with labels (accepted: what `videokd prepare folder --unlabelled` makes). Prepare it so, or omit "
+            "--unlabelled."
+        )
+    manifest.check_files()
+    return manifest

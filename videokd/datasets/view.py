@@ -221,7 +221,7 @@ def _quantise(
 
 
 def read_pictures(
-    video: VideoReader, streams: Sequence[str], positions: Sequence[tuple[int, int]], *, blank_invalid: bool = False
+    video: VideoReader, streams: Sequence[str], positions: Sequence[tuple[int, int]]
 ) -> dict[str, Pictures]:
     """Streams at positions, in the streams' own units.
 
@@ -229,7 +229,6 @@ def read_pictures(
         video: an open one.
         streams: names in `STREAMS`.
         positions: (gop, position) of each picture.
-        blank_invalid: set motion and residual to zero where the motion chain is not valid.
 
     Returns:
         {stream: a picture [H, W, C] for each position}.
@@ -238,13 +237,6 @@ def read_pictures(
         DecodeError: the video cannot be read.
     """
     shown = {name: "frame" if STREAMS[name].from_pictures else name for name in streams}
-    # Reading motion brings the mask of valid pixels along
-    wanted = {*shown.values(), *(["motion"] if blank_invalid else [])}
-    parts = [video.read(gop=gop, position=position, streams=tuple(wanted)) for gop, position in positions]
-    found: dict[str, Pictures] = {name: [getattr(part, shown[name]) for part in parts] for name in streams}
-    if blank_invalid:
-        valid = [part.valid[..., None] for part in parts if part.valid is not None]  # S × [H, W, 1]
-        for name in streams:
-            if STREAMS[name].first_position:
-                found[name] = [values * seen for values, seen in zip(found[name], valid, strict=True)]
-    return found
+    wanted = tuple(set(shown.values()))
+    parts = [video.read(gop=gop, position=position, streams=wanted) for gop, position in positions]
+    return {name: [getattr(part, shown[name]) for part in parts] for name in streams}

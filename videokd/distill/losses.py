@@ -53,14 +53,13 @@ def divergence(log_student: Tensor, log_target: Tensor) -> Tensor:
     return F.kl_div(log_student, log_target, reduction="batchmean", log_target=True)
 
 
-def cross_entropy(logits: Tensor, label: GroundTruth, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, label: GroundTruth) -> Tensor:
     """Cross-entropy against hard labels, mean over the clips that have one.
 
     Args:
         logits: [B, K], any float dtype; computed in float32.
         label: int64 [B], class numbers from 0, or -1 for a clip without a label; of a mixture, both labels count by their
             shares.
-        label_smoothing: ε in [0, 1]: the target is 1 − ε + ε/K for the label and ε/K elsewhere (Szegedy et al. 2016).
 
     Returns:
         A scalar; 0 if no clip of the batch has a label.
@@ -74,9 +73,7 @@ def cross_entropy(logits: Tensor, label: GroundTruth, *, label_smoothing: float 
         wide = widen(logits)
 
         def loss(label: Tensor) -> Tensor:
-            summed = F.cross_entropy(
-                wide, label, label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="sum"
-            )
+            summed = F.cross_entropy(wide, label, ignore_index=NO_LABEL, reduction="sum")
             return summed / (label != NO_LABEL).sum().clamp(min=1)
 
         return over_labels(loss, label)
@@ -183,7 +180,6 @@ def self_distillation_loss(
     gamma: float,
     temperature: float,
     hint_weight: float,
-    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What a student's shallow exits learn from the labels and from its own deepest exit.
 
@@ -196,7 +192,6 @@ def self_distillation_loss(
         gamma: γ in [0, 1], the share of the deepest exit's predictions.
         temperature: T > 0.
         hint_weight: λ ≥ 0; hints are optional.
-        label_smoothing: of the exits' cross-entropy.
 
     Returns:
         The sum, and its terms by name (`exit1/ce`, `exit1/kd`, `exit1/hint`), already weighted; terms of weight zero
@@ -218,7 +213,7 @@ def self_distillation_loss(
     parts: dict[str, Tensor] = {}
     for name, logits in output.exits.items():
         if gamma < 1:
-            parts[f"{name}/ce"] = (1 - gamma) * cross_entropy(logits, label, label_smoothing=label_smoothing)
+            parts[f"{name}/ce"] = (1 - gamma) * cross_entropy(logits, label)
         if gamma > 0:
             parts[f"{name}/kd"] = gamma * kd_loss(logits, output.logits, temperature=temperature)
         if hint_weight > 0 and name in output.hints:

@@ -38,7 +38,6 @@ class Objective:
         gamma: γ in [0, 1], the share of the deepest exit's predictions in what shallow exits learn. Be Your Own Teacher
             has 0.3 at T = 3 without the factor T²; with it, the same balance is near 0.05.
         hint_weight: λ ≥ 0 of the hint loss of shallow exits.
-        label_smoothing: in [0, 1), of every cross-entropy.
         target_loss: how the target is followed: `kd`, `dist` or `dkd`; also the part's name in the log.
         target_weights: of the two terms of dist (over classes, over the batch; 1 and 1 if left out) or of dkd (labelled
             class, other classes; 1 and 8); kd has one term and none.
@@ -62,7 +61,6 @@ class Objective:
     peers: Literal["separate", "ensemble"] = "separate"
     gamma: float = 0.05
     hint_weight: float = 0.03
-    label_smoothing: float = 0.0
     target_loss: Literal["kd", "dist", "dkd"] = "kd"
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
@@ -75,7 +73,6 @@ class Objective:
             "peers": (self.peers in ("separate", "ensemble"), "separate, ensemble"),
             "gamma": (0 <= self.gamma <= 1, "0 to 1"),
             "hint_weight": (0 <= self.hint_weight < math.inf, "0 or more"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "0 up to, not including, 1"),
             "target_loss": (self.target_loss in ("kd", "dist", "dkd"), "kd, dist, dkd"),
             "target_weights": (
                 _fits(self.target_weights, self.target_loss),
@@ -136,7 +133,7 @@ class Objective:
         output = outputs[student]
         parts: dict[str, Tensor] = {}
         if self.alpha < 1:
-            hard = cross_entropy(output.logits, label, label_smoothing=self.label_smoothing)
+            hard = cross_entropy(output.logits, label)
             parts[f"{student}/ce"] = (1 - self.alpha) * hard
         if self.alpha > 0 and target is not None:
             parts[f"{student}/{self.target_loss}"] = self.alpha * self._to_target(output.logits, target, label)
@@ -149,7 +146,6 @@ class Objective:
             gamma=self.gamma,
             temperature=self.temperature,
             hint_weight=self.hint_weight,
-            label_smoothing=self.label_smoothing,
         )
         parts |= {f"{student}/{name}": part for name, part in of_exits.items()}
         total = torch.stack(list(parts.values())).sum()

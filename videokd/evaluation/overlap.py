@@ -13,7 +13,6 @@ from videokd.training.run_folder import RunFolder, TrainedRun
 from videokd.training.run_settings import read_settings
 from videokd.training.settings import DataSettings
 from videokd.training.training_clips import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
-from videokd.types import STREAMS
 
 Seen = Literal["refuse", "omit", "score"]
 
@@ -54,7 +53,7 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
 
 
 def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
-    own, left = run.settings.get("split"), total - len(fitted)
+    own, left = run.settings.split, total - len(fitted)
     others = f"; `--seen omit` scores only the other {left}" if left else ""
     return (
         f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would say nothing. "
@@ -121,13 +120,6 @@ def _check_view(name: str, run: TrainedRun, data: DataSettings) -> None:
             f"teachers.{name} learned from {segments} segments a clip, the students see {data.num_segments}; they share one view. Pass "
             f"`--data.num_segments {segments}`, or train the teacher with {data.num_segments}."
         )
-    blank = bool((run.settings.get("data") or {}).get("blank_invalid", False))
-    with_vectors = [stream for stream in run.students.streams if STREAMS[stream].first_position]
-    if with_vectors and blank != data.blank_invalid:
-        raise ConfigError(
-            f"teachers.{name} learned with data.blank_invalid {str(blank).lower()}, the students have {str(data.blank_invalid).lower()}; they "
-            f"share one view. Pass `--data.blank_invalid {str(blank).lower()}`, or train the teacher again."
-        )
 
 
 def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Sequence[str]) -> None:
@@ -146,7 +138,7 @@ def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Seq
         return
     try:
         settings = read_settings(RunFolder(path.parent).config)
-        manifest = Manifest.read(results["dataset"]["manifest"] if results else settings["manifest"])
+        manifest = Manifest.read(results["dataset"]["manifest"] if results else settings.manifest)
         known = trained_on(path.parent, settings)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         known = None

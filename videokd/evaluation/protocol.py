@@ -62,7 +62,6 @@ def protocol_dataset(
         num_segments=num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS[views]),
         input_size=students.input_size,
         views=views,
-        blank_invalid=bool(run.settings.get("data", {}).get("blank_invalid", False)),
     )
 
 
@@ -100,7 +99,7 @@ def protocol_clips(
     Raises:
         DataError: it has none.
     """
-    val_fraction = float(run.settings.get("data", {}).get("val_fraction", 0.0))
+    val_fraction = run.settings.data.val_fraction
     clips = (
         manifest.select(part, split=split, val_fraction=val_fraction, seed=0) if part == "test" or val_fraction else ()
     )
@@ -164,7 +163,6 @@ def scores_key(weights: str, dataset: ClipDataset, precision: Precision) -> str:
         "flip": dataset.manifest.flip,
         "num_segments": dataset.num_segments,
         "input_size": dataset.input_size,
-        "blank_invalid": dataset.blank_invalid,
         "precision": [precision.name, precision.device.type],
         "versions": [videokd.__version__, torch.__version__],
     }
@@ -287,7 +285,6 @@ def latency_of(
             num_segments=dataset.num_segments,
             input_size=dataset.input_size,
             views=dataset.views,
-            blank_invalid=dataset.blank_invalid,
         )
         timing[name] = _time_networks(networks, own, precision, videos=videos)
     return timing

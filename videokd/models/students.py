@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,23 +22,38 @@ FORMAT = "videokd-students"
 VERSION = 1
 
 
+@dataclass(frozen=True)
+class PredictionSpec:
+    """What it takes, beside the networks, to run students on new video.
+
+    Args:
+        class_names: K names, in the order of the logits.
+        num_segments: S, how many places of a video they were trained to look at.
+        weights: {student: w ≥ 0} for fusing their logits; equal ones if omitted.
+        space: whether logits or probabilities are fused.
+        encoding: how the videos they learned from were encoded (codec, GOP length, size).
+    """
+
+    class_names: Sequence[str]
+    num_segments: int
+    weights: Mapping[str, float] | None = None
+    space: Literal["logits", "probs"] = "logits"
+    encoding: Mapping[str, Any] | None = None
+
+
 class Students(nn.Module):
     """One or more networks that learn together and predict together, their logits fused with weights.
 
     Args:
         members: {student: network}, with equal input sizes and as many classes as there are names.
-        class_names: K names, in the order of the logits.
-        num_segments: S, how many places of a video they were trained to look at.
-        weights: {student: w ≥ 0} for fusing their logits; equal ones if left out.
-        space: whether logits or probabilities are fused.
-        encoding: how the videos they learned from were encoded (codec, GOP length, size), for running them on others.
+        spec: classes, segments and fusion.
         exits: {student: shallow exits}, for training, and for predictions that need not go all the way.
 
     Raises:
         ConfigError: names, weights, input sizes or numbers of classes do not fit each other.
 
     >>> spec = NetworkSpec(("motion",), "test_resnet", 2, 32)
-    >>> students = build_students({"a": spec, "b": spec}, class_names=["wave", "clap"], num_segments=3, seed=0)
+    >>> students = build_students({"a": spec, "b": spec}, PredictionSpec(["wave", "clap"], 3), seed=0)
     >>> students({"motion": torch.zeros(4, 3, 2, 32, 32, dtype=torch.uint8)})["a"]
     StudentOutput(logits=float32[4, 2], exits={}, hints={})
     """
@@ -45,21 +61,18 @@ class Students(nn.Module):
     def __init__(
         self,
         members: Mapping[str, Network],
+        spec: PredictionSpec,
         *,
-        class_names: Sequence[str],
-        num_segments: int,
-        weights: Mapping[str, float] | None = None,
-        space: Literal["logits", "probs"] = "logits",
-        encoding: Mapping[str, Any] | None = None,
         exits: Mapping[str, Exits] | None = None,
     ) -> None:
         super().__init__()
         self.members = module_dict(members, where="students")
-        self.weights = dict.fromkeys(members, 1.0) if weights is None else {k: float(w) for k, w in weights.items()}
-        self.space = space
-        self.class_names = tuple(class_names)
-        self.num_segments = num_segments
-        self.encoding = dict(encoding or {})
+        weights = dict.fromkeys(members, 1.0) if spec.weights is None else spec.weights
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+        self.space = spec.space
+        self.class_names = tuple(spec.class_names)
+        self.num_segments = spec.num_segments
+        self.encoding = dict(spec.encoding or {})
         self.exits = nn.ModuleDict(dict(exits or {}))
         _check_students(self, specs={name: network.spec for name, network in members.items()})
 
@@ -253,7 +266,7 @@ class Students(nn.Module):
             members = {name: Network(spec) for name, spec in specs.items()}
             stages = description.get("exits", {})  # exports made before exits were kept do not have it
             exits = {name: Exits(members[name], stages=numbers) for name, numbers in stages.items()}
-            return cls(members, **settings, exits=exits)
+            return cls(members, PredictionSpec(**settings), exits=exits)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(
                 f"the description of students is damaged ({error!r}). Export the students again."
@@ -292,13 +305,9 @@ def _check_students(students: Students, *, specs: Mapping[str, NetworkSpec]) -> 
 
 def build_students(
     specs: Mapping[str, NetworkSpec],
+    prediction: PredictionSpec,
     *,
-    class_names: Sequence[str],
-    num_segments: int,
     seed: int,
-    weights: Mapping[str, float] | None = None,
-    space: Literal["logits", "probs"] = "logits",
-    encoding: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     dropout: float = 0.0,
     with_exits: bool = False,
@@ -307,12 +316,8 @@ def build_students(
 
     Args:
         specs: {student: what to build}.
-        class_names: as for `Students`, and so are num_segments, weights, space and encoding.
-        num_segments: S.
+        prediction: classes, segments and fusion.
         seed: of the run; the global random state is left as it was.
-        weights: {student: w}.
-        space: what is fused.
-        encoding: how the videos were encoded.
         pretrained: start backbones from ImageNet weights; only the classifiers differ then.
         dropout: before the classifiers.
         with_exits: give every student shallow exits.
@@ -328,15 +333,7 @@ def build_students(
             members[name] = Network(spec, pretrained=pretrained, dropout=dropout)
             if with_exits:
                 exits[name] = Exits(members[name])
-    return Students(
-        members,
-        class_names=class_names,
-        num_segments=num_segments,
-        weights=weights,
-        space=space,
-        encoding=encoding,
-        exits=exits,
-    )
+    return Students(members, prediction, exits=exits)
 
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:

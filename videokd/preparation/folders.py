@@ -25,11 +25,10 @@ def folder_layout(
     *,
     group_pattern: str | None = None,
     groups: Path | str | None = None,
-    test_fraction: float = 0.3,
 ) -> tuple[ListedClip, ...]:
     """One folder a class, with clips at any depth in it; or such folders divided into train, val and test.
 
-    In `class/clip` trees each split tests about `test_fraction` of every class's groups, whole groups, neighbours in
+    In `class/clip` trees each split tests about 30 % of every class's groups, whole groups, neighbours in
     the order of their names, other groups in each split. Where all files are named as UCF101 names them
     (`v_Name_g01_c01`) and UCF101's own rule leaves every class both parts, that rule decides: groups 1–7, 8–14, 15–21.
 
@@ -43,7 +42,6 @@ def folder_layout(
             person, a scene), which is the same one in all classes. None: `_g(\\d+)_`, which numbers the scenes of each
             class, and a clip without it is a group of its own.
         groups: a CSV file, instead of a pattern; see `GroupsFile`. A plan is such a file.
-        test_fraction: between 0 and 1, of each class's groups.
 
     Returns:
         The entries, by class (sorted names), then path.
@@ -51,11 +49,9 @@ def folder_layout(
     Raises:
         DataError: the root is missing or a file; fewer than two classes; a class without videos, or with only one
             group; a file name that the pattern does not match; a tree that can be read in two ways.
-        ConfigError: the pattern, the CSV file or the fraction is not what it should be.
+        ConfigError: the pattern or the CSV file is not what it should be.
     """
     root = checked_root(root)
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"test_fraction {test_fraction} (accepted: between 0 and 1, ends excluded). 0.3 is usual.")
     listed = None if groups is None else GroupsFile.read(Path(groups))
     if listed is not None and group_pattern is not None:
         raise ConfigError("groups and group_pattern exclude each other (accepted: one of them). Omit one.")
@@ -82,7 +78,7 @@ def folder_layout(
     else:
         listed_parts = None if listed is None else listed.splits_of(root, classes)
         official = None if given else _ucf_splits(classes)
-        splits = listed_parts or official or splits_by_group(classes, named, test_fraction)
+        splits = listed_parts or official or splits_by_group(classes, named)
     return listed_clips(root, sorted(classes), classes, named, splits)
 
 

@@ -16,6 +16,7 @@ GroupOf = Callable[[Path, str], str]
 
 #: UCF101's way to number the scenes of a class.
 DEFAULT_GROUP = re.compile(r"_g(\d+)_")
+_TESTED_SHARE = 0.3  # of each class's groups, in each split
 _ATTEMPTS = 64  # to divide groups that classes have in common
 
 
@@ -56,9 +57,7 @@ def default_group(path: Path, class_name: str) -> str:
     return f"{class_name}/g{match[1]}" if match else f"{class_name}/{path.stem}"
 
 
-def splits_by_group(
-    classes: Mapping[str, Sequence[Path]], groups: Mapping[Path, str], test_fraction: float
-) -> dict[Path, Splits]:
+def splits_by_group(classes: Mapping[str, Sequence[Path]], groups: Mapping[Path, str]) -> dict[Path, Splits]:
     """Three splits that each test a share of every class's groups, other ones each time as far as there are others.
 
     A group is tested with all its clips, in whatever classes they are.
@@ -66,7 +65,6 @@ def splits_by_group(
     Args:
         classes: {class: its clips}.
         groups: {clip: its group}.
-        test_fraction: of each class's groups; a third at most.
 
     Raises:
         DataError: a class has only one group, or the groups that classes have in common leave no way to divide them.
@@ -80,7 +78,7 @@ def splits_by_group(
             )
     # A third at most, so that no group is tested twice; from two groups split 3 must test the first again.
     wanted = {
-        name: max(1, min(round(test_fraction * len(ordered)), len(ordered) // 3 or 1))
+        name: max(1, min(round(_TESTED_SHARE * len(ordered)), len(ordered) // 3 or 1))
         for name, ordered in groups_of.items()
     }
     classes_of: dict[str, list[str]] = defaultdict(list)

@@ -13,7 +13,15 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError
 
-from videokd.config import checked, missing_settings, plain_default, read_option, read_yaml, setting_type
+from videokd.config import (
+    checked,
+    missing_settings,
+    plain_default,
+    read_option,
+    read_yaml,
+    setting_type,
+    without_retired,
+)
 from videokd.errors import ConfigError
 from videokd.recipes.help_text import help_parser, help_text
 
@@ -181,5 +189,5 @@ def _read_config(settings: type[Any], name: str, *, verb: str) -> dict[str, Any]
         missing = missing_settings(settings, {})
         values = {key: value for key, value in values.items() if value is not None or key not in missing}
         if values.get("verb") == verb and "verb" not in missing:  # a run's config.yaml names the verb that wrote it
-            del values["verb"]
+            values = without_retired({key: value for key, value in values.items() if key != "verb"})
     return dict(checked(settings, {} if values is None else values, where=name))

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from pathlib import Path
 from typing import Literal
 
-from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.overlap import check_teacher
-from videokd.messages import say
 from videokd.models.backbone import Network, NetworkSpec, default_backbone
-from videokd.models.students import Students, build_students
+from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
-from videokd.training.device import Precision, pick_device, seed_everything
-from videokd.training.loop import learn, streams_to_load
-from videokd.training.ranks import join_ranks
+from videokd.training.loop import learn
 from videokd.training.run_folder import (
     RunFolder,
     check_same_classes,
     load_teacher,
     network_of,
-    prepared_run,
-    read_manifest,
+    training_session,
 )
-from videokd.training.run_settings import Distill, _stream_of
+from videokd.training.run_settings import Distill, stream_of
+from videokd.training.run_state import RunState
 from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainedOn, same_clips, training_clips
+from videokd.training.update import Update
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,41 +33,26 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def distill(settings: Distill) -> RunFolder:
-    """Trains, or goes on training, a set of students; returns the run folder."""
+    """Trains a set of students, or resumes their training; returns the run folder."""
     manifest = read_manifest(settings.manifest)
     unlabelled = _read_unlabelled(settings, manifest)
-    run = RunFolder(Path(settings.out))
-    with join_ranks(pick_device(settings.device)) as ranks, ExitStack() as until_done:
-        precision = Precision(settings.precision, ranks.device)
-        target, uses = _target_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
-        until_done.enter_context(prepared_run(run, {"verb": "distill"} | asdict(settings), ranks, uses))
-        seed_everything(settings.seed)
+    data, optim, objective = settings.data, settings.optim, settings.objective
+    target, trained_on = _target_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
+    with training_session(settings, trained_on) as session:
         students = _new_students(settings, manifest)
-        clips = training_clips(
-            manifest,
-            unlabelled,
-            streams_to_load(students, target),
-            split=settings.split,
-            seed=settings.seed,
-            data=settings.data,
-        )
-        learn(
+        streams = tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
+        clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
+        update = Update(
             students,
-            target=target,
-            objective=settings.objective.loss(label_smoothing=settings.optim.label_smoothing),
-            order=settings.objective.update,
-            clips=clips,
-            seed=settings.seed,
-            data=settings.data,
-            optim=settings.optim,
-            precision=precision,
-            ranks=ranks,
-            run=run,
-            role="student",
+            objective.loss(),
+            optim=optim,
+            precision=session.precision,
+            order=objective.update,
+            ranks=session.ranks,
         )
-        if ranks.is_first:
-            say(f"{run.path}: done. Next: videokd evaluate {run.path}")
-    return run
+        state = RunState(students, update, session, role="student", ema_decay=optim.ema)
+        learn(state, clips, target, optim=optim, session=session)
+    return session.folder
 
 
 def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
@@ -110,7 +90,7 @@ def _target_and_clips(
                 f"teachers.{name} sees {run.students.input_size} pixels, the students {settings.data.input_size}; they share "
                 f"one view. Pass `--data.input_size {run.students.input_size}`."
             )
-        stream, sees = _stream_of(name), run.students.streams
+        stream, sees = stream_of(name), run.students.streams
         if stream not in sees or (name == stream and sees != (stream,)):
             fit = " or ".join(sees if len(sees) == 1 else [f"{one}_…" for one in sees])
             raise ConfigError(
@@ -157,11 +137,13 @@ def _new_students(settings: Distill, manifest: Manifest) -> Students:
     }
     return build_students(
         specs,
-        class_names=manifest.class_names,
-        num_segments=settings.data.num_segments,
+        PredictionSpec(
+            manifest.class_names,
+            settings.data.num_segments,
+            weights=settings.student_weights or None,
+            encoding=dict(manifest.settings),
+        ),
         seed=settings.seed,
-        weights=settings.student_weights or None,
-        encoding=dict(manifest.settings),
         pretrained=settings.pretrained,
         dropout=settings.optim.dropout,
         with_exits=settings.objective.exits,

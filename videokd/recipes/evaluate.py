@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from videokd.datasets.manifest import Clip
+from videokd.datasets.manifest import Clip, read_manifest
 from videokd.errors import ConfigError
 from videokd.evaluation.examples import choose_examples, draw_examples
 from videokd.evaluation.overlap import Seen, unseen_clips
@@ -31,7 +31,7 @@ from videokd.evaluation.results import about, describe_dataset, results_name, sc
 from videokd.messages import say
 from videokd.recipes.command_line import parse
 from videokd.training.device import Precision, pick_device
-from videokd.training.run_folder import TrainedRun, check_same_classes, load_run, read_manifest
+from videokd.training.run_folder import TrainedRun, check_same_classes, load_run
 from videokd.training.settings import Device, PrecisionName
 
 _MOST_PICTURES = 12
@@ -94,11 +94,11 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
     """Evaluates every network of a run, and all together; returns what results.json holds."""
     run = load_run(settings.run)
-    manifest = read_manifest(settings.manifest or run.settings["manifest"])
+    manifest = read_manifest(settings.manifest or run.settings.manifest)
     check_same_classes(run, manifest)
     precision = Precision(settings.precision, pick_device(settings.device))
     students = run.students.to(precision.device)
-    split = settings.split or run.settings["split"]
+    split = settings.split or run.settings.split
     clips = protocol_clips(manifest, run, part=settings.part, split=split)
     clips, num_trained_on = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
     dataset = protocol_dataset(run, manifest, clips, views=settings.views, num_segments=settings.num_segments)

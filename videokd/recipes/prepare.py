@@ -22,7 +22,7 @@ from videokd.preparation.verification import verify
 from videokd.preparation.workers import Workers
 from videokd.recipes.command_line import parse
 
-_OF_FOLDER = ("group_pattern", "groups", "test_fraction", "unlabelled")
+_OF_FOLDER = ("group_pattern", "groups", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Prepare:
         groups: folder: a CSV file with columns path and group, in place of a pattern; columns split1, split2, split3 (train,
             test, unused) make the splits. A plan is such a file: edit its groups and splits, and give it here.
         unlabelled: folder: the clips, at any depth, have no labels: for `videokd distill --unlabelled`.
-        test_fraction: folder: share of each class's groups that a split tests.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips made at the same time; by default one for each CPU.
         engine: local (processes) or ray (an existing Ray cluster).
@@ -68,7 +67,6 @@ class Prepare:
     group_pattern: str | None = None
     groups: str | None = None
     unlabelled: bool = False
-    test_fraction: float = 0.3
     flip: bool = True
     jobs: int | None = None
     engine: Literal["local", "ray"] = "local"
@@ -174,7 +172,6 @@ def _listing(settings: Prepare) -> Listing:
             root,
             group_pattern=settings.group_pattern,
             groups=settings.groups,
-            test_fraction=settings.test_fraction,
         )
         listing = Listing(root, entries, settings.flip)
         grouped = settings.groups is not None or settings.group_pattern is not None

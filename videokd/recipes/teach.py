@@ -1,23 +1,20 @@
-"""`videokd teach`: one stream's teacher, trained on hard labels."""
+"""`videokd teach`: one stream's teacher, trained on labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from pathlib import Path
 
+from videokd.datasets.manifest import read_manifest
 from videokd.distill.objective import Objective
-from videokd.messages import say
 from videokd.models.backbone import NetworkSpec, default_backbone
-from videokd.models.students import build_students
+from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
-from videokd.training.device import Precision, pick_device, seed_everything
 from videokd.training.loop import learn
-from videokd.training.ranks import join_ranks
-from videokd.training.run_folder import RunFolder, prepared_run, read_manifest
+from videokd.training.run_folder import RunFolder, training_session
 from videokd.training.run_settings import Teach
+from videokd.training.run_state import RunState
 from videokd.training.training_clips import TrainedOn, training_clips
+from videokd.training.update import Update
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,46 +23,29 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def teach(settings: Teach) -> RunFolder:
-    """Trains, or goes on training, one teacher; returns its run folder."""
+    """Trains a teacher, or resumes its training; returns the run folder."""
     manifest = read_manifest(settings.manifest)
-    run = RunFolder(Path(settings.out))
-    with join_ranks(pick_device(settings.device)) as ranks, ExitStack() as until_done:
-        precision = Precision(settings.precision, ranks.device)
-        uses = TrainedOn.of(manifest, split=settings.split, val_fraction=settings.data.val_fraction)
-        until_done.enter_context(prepared_run(run, {"verb": "teach"} | asdict(settings), ranks, uses))
-        seed_everything(settings.seed)
+    data, optim = settings.data, settings.optim
+    trained_on = TrainedOn.of(manifest, split=settings.split, val_fraction=data.val_fraction)
+    with training_session(settings, trained_on) as session:
         spec = NetworkSpec(
             streams=(settings.stream,),
             backbone=settings.backbone or default_backbone([settings.stream]),
             num_classes=len(manifest.class_names),
-            input_size=settings.data.input_size,
+            input_size=data.input_size,
             temporal_shift=settings.temporal_shift,
         )
-        teachers_to_be = build_students(
+        teacher = build_students(  # a student of nobody: only the objective differs
             {settings.stream: spec},
-            class_names=manifest.class_names,
-            num_segments=settings.data.num_segments,
+            PredictionSpec(manifest.class_names, data.num_segments, encoding=dict(manifest.settings)),
             seed=settings.seed,
-            encoding=dict(manifest.settings),
             pretrained=settings.pretrained,
-            dropout=settings.optim.dropout,
+            dropout=optim.dropout,
         )
-        learn(
-            teachers_to_be,
-            target=None,
-            objective=Objective(label_smoothing=settings.optim.label_smoothing),
-            order="simultaneous",
-            clips=training_clips(
-                manifest, None, (settings.stream,), split=settings.split, seed=settings.seed, data=settings.data
-            ),
-            seed=settings.seed,
-            data=settings.data,
-            optim=settings.optim,
-            precision=precision,
-            ranks=ranks,
-            run=run,
-            role="teacher",
+        clips = training_clips(manifest, None, teacher.streams, split=settings.split, seed=settings.seed, data=data)
+        update = Update(
+            teacher, Objective(), optim=optim, precision=session.precision, order="simultaneous", ranks=session.ranks
         )
-        if ranks.is_first:
-            say(f"{run.path}: done. Next: videokd evaluate {run.path}")
-    return run
+        state = RunState(teacher, update, session, role="teacher", ema_decay=optim.ema)
+        learn(state, clips, None, optim=optim, session=session)
+    return session.folder

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,9 +19,14 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
+from tqdm import tqdm
 
 from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
+from videokd.messages import say
+from videokd.training.ranks import Ranks
+from videokd.training.update import Updated
+from videokd.types import NO_LABEL
 
 
 def finite_values(
@@ -173,3 +179,113 @@ def _lines_until(path: Path, step: int) -> bytes:
         except (ValueError, KeyError, TypeError):
             continue
     return b"".join(kept)
+
+
+class Recorder:
+    """Records a training run: its log, a progress bar, and a line for each epoch.
+
+    Args:
+        folder: of the run.
+        ranks: this process's place; only the first one writes.
+        streams: {student: the streams it sees}, for messages.
+        first_step: the step that the run starts or resumes at.
+        total_steps: of the whole run.
+    """
+
+    def __init__(
+        self, folder: Path, ranks: Ranks, *, streams: Mapping[str, Sequence[str]], first_step: int, total_steps: int
+    ) -> None:
+        self._name, self._ranks, self._streams = folder.name, ranks, streams
+        self._log = RunLog(folder, resume_step=first_step - 1, writes=ranks.is_first)
+        # quiet where standard error is not a terminal: there a line for each epoch shows the progress
+        hidden = None if ranks.is_first else True
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, desc=folder.name, unit="step", disable=hidden, mininterval=0.5
+        )
+        self._began = self._arrived = time.perf_counter()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._log.close()
+
+    def begin_step(self) -> None:
+        """Starts the clock of a step; validation and checkpoints are not counted."""
+        self._began = time.perf_counter()
+
+    def batch_is_here(self) -> None:
+        """Ends the time spent waiting for data."""
+        self._arrived = time.perf_counter()
+
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        updated: Updated,
+        label: Tensor,
+        teacher_predictions: Mapping[str, Tensor],
+        *,
+        rate: float,
+    ) -> None:
+        """Records one step.
+
+        Args:
+            step: its number, from 0.
+            epoch: number of its epoch, from 0.
+            updated: loss, parts and predictions.
+            label: int64 [B], the batch's own.
+            teacher_predictions: {teacher: int64 [B]}.
+            rate: the learning rate.
+
+        Raises:
+            VideoKDError: a part of the loss is not finite.
+            DataError: the log cannot be written.
+        """
+        losses = dict(updated.parts) | {"loss/total": updated.total}
+        means = self._ranks.mean(losses | accuracy_and_agreement(updated, label, teacher_predictions))
+        # a batch without a label has no accuracy
+        means = {name: mean for name, mean in means.items() if not (name.endswith("/train_top1") and math.isnan(mean))}
+        values = finite_values({name: means[name] for name in losses}, step=step, streams=self._streams, beside=means)
+        whole, waited = time.perf_counter() - self._began, self._arrived - self._began
+        speed = {"samples_per_second": len(label) * self._ranks.num_ranks / whole, "data_wait_share": waited / whole}
+        self._log.record(step, epoch, values | {"lr": rate} | speed | memory_gib(label.device))
+        self._bar.set_postfix_str(f"epoch {epoch + 1} loss {values['loss/total']:.3f}", refresh=False)
+        self._bar.update()
+
+    def epoch(self, step: int, epoch: int, epochs: int, validation: Mapping[str, float]) -> None:
+        """Records the validation of an epoch, and prints a line; of many epochs, for every few.
+
+        Args:
+            step: the epoch's last one.
+            epoch: its number, from 0.
+            epochs: how many there are.
+            validation: {name: accuracy as a fraction}; may be empty.
+        """
+        if validation:
+            self._log.record(step, epoch, validation)
+        rarely = (epoch + 1) % max(epochs // 20, 1) and epoch + 1 < epochs
+        if rarely or not self._ranks.is_first:
+            return
+        shown = "".join(f", {name} {100 * value:.1f}%" for name, value in validation.items())
+        with tqdm.external_write_mode(file=sys.stderr):
+            say(f"{self._name}: epoch {epoch + 1}/{epochs}{shown}")
+
+
+def accuracy_and_agreement(
+    updated: Updated, label: Tensor, teacher_predictions: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the log has beside the loss, all still on the device.
+
+    `student/train_top1`, of the clips that have a label; `agreement/student/teacher`: the share of the batch for which both
+    predict the same class; the gradient's norm.
+    """
+    labelled = (label != NO_LABEL).sum()
+    values = {f"{name}/train_top1": (own == label).sum() / labelled for name, own in updated.predictions.items()}
+    for name, own in updated.predictions.items():
+        for teacher, theirs in teacher_predictions.items():
+            values[f"agreement/{name}/{teacher}"] = (own == theirs).float().mean()
+    return values | {"gradient_norm": updated.gradient_norm}

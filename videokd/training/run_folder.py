@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from videokd.config import without_retired
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import held, is_held, sha256_of, write_whole
@@ -19,8 +20,9 @@ from videokd.models.backbone import Network
 from videokd.models.students import Students
 from videokd.models.students_file import ShapesDiffer, build_described
 from videokd.training.checkpoint import check_state, load_checkpoint, strict_load
-from videokd.training.ranks import Ranks
-from videokd.training.run_settings import read_settings
+from videokd.training.device import Precision, pick_device, seed_everything
+from videokd.training.ranks import Ranks, join_ranks
+from videokd.training.run_settings import Distill, Teach, read_settings
 from videokd.training.training_clips import FILE_NAME, TrainedOn
 
 
@@ -125,8 +127,8 @@ class RunFolder:
             text = self.config.read_text(encoding="utf-8")
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
                 raise ValueError("aliases, which no run writes, can multiply")
-            return flat_settings(yaml.safe_load(text))
-        except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            return flat_settings(without_retired(yaml.safe_load(text)))
+        except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError, ConfigError) as error:
             raise DataError(f"{self.config}, beside a checkpoint, cannot be read. Choose another --out.") from error
 
     def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:
@@ -176,12 +178,49 @@ class TrainedRun:
     path: Path
     role: str
     students: Students
-    settings: dict[str, Any]
+    settings: Teach | Distill
     weights: str
 
 
 #: Settings that may change when a run is resumed: they say how it computes, not what.
 RESUMABLE = ("out", "device", "data.workers", "optim.compile")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how a training computes.
+
+    Args:
+        folder: of the run, which this training holds.
+        precision: number format and device of the networks.
+        ranks: this process's place among those of torchrun.
+    """
+
+    folder: RunFolder
+    precision: Precision
+    ranks: Ranks
+
+
+@contextmanager
+def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterator[Session]:
+    """Joins the ranks, writes the settings into the run's folder, holds the folder while the block lasts, and seeds generators.
+
+    Args:
+        settings: of the verb.
+        trained_on: the clips and teachers that the run trains with.
+
+    Raises:
+        ConfigError: a run with other settings is in the folder, or the precision does not fit the device.
+        DataError: a run on other clips is in the folder, or another process trains there.
+    """
+    folder = RunFolder(Path(settings.out))
+    with join_ranks(pick_device(settings.device)) as ranks:
+        precision = Precision(settings.precision, ranks.device)
+        with prepared_run(folder, settings.to_dict(), ranks, trained_on):
+            seed_everything(settings.seed)
+            yield Session(folder, precision, ranks)
+            if ranks.is_first:
+                say(f"{folder.path}: done. Next: videokd evaluate {folder.path}")
 
 
 @contextmanager
@@ -303,27 +342,6 @@ def network_of(run: TrainedRun) -> Network:
     (network,) = run.students.members.values()
     assert isinstance(network, Network)
     return network
-
-
-def read_manifest(path: str | Path, *, labelled: bool = True) -> Manifest:
-    """The manifest, its files found where it says.
-
-    Raises:
-        DataError: it cannot be read, its clips have no labels where they are needed or labels where there are to be none, or
-            clips are missing.
-    """
-    manifest = Manifest.read(path)
-    if labelled and not manifest.class_names:
-        raise DataError(
-            f"{path} holds clips without labels (accepted: clips in one folder a class). Pass it to `videokd distill --unlabelled`."
-        )
-    if not labelled and manifest.class_names:
-        raise DataError(
-            f"{path} holds clips with labels (accepted: what `videokd prepare folder --unlabelled` makes). Prepare it so, or omit "
-            "--unlabelled."
-        )
-    manifest.check_files()
-    return manifest
 
 
 def check_same_classes(run: TrainedRun, manifest: Manifest) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from videokd.config import checked, read_yaml
+from videokd.config import built, checked, read_yaml, without_retired
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError, DataError
 from videokd.training.settings import (
@@ -16,8 +16,8 @@ from videokd.training.settings import (
     Device,
     OptimSettings,
     PrecisionName,
-    RunSettings,
     check_early_stop,
+    check_run,
     check_weights,
 )
 from videokd.training.target import Weighting
@@ -57,10 +57,14 @@ class Teach:
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()
 
+    def to_dict(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        return {"verb": "teach"} | asdict(self)
+
     def __post_init__(self) -> None:
         check_streams([self.stream], where="stream")
         check_early_stop(self.data, self.optim)
-        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+        check_run(out=self.out, manifest=self.manifest, split=self.split, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -98,30 +102,20 @@ class ObjectiveSettings:
 
     alpha: float | None = None
     beta: float | None = None
-    temperature: float = 4.0
-    target_loss: Literal["kd", "dist", "dkd"] = "kd"
+    temperature: float = Objective.temperature
+    target_loss: Literal["kd", "dist", "dkd"] = Objective.target_loss
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
-    peers: Literal["separate", "ensemble"] = "separate"
+    peers: Literal["separate", "ensemble"] = Objective.peers
     update: UpdateOrder = "simultaneous"
     exits: bool = False
-    gamma: float = 0.05
-    hint_weight: float = 0.03
+    gamma: float = Objective.gamma
+    hint_weight: float = Objective.hint_weight
 
-    def loss(self, *, label_smoothing: float) -> Objective:
-        """The loss function."""
-        return Objective(
-            alpha=self.alpha or 0.0,
-            beta=self.beta or 0.0,
-            temperature=self.temperature,
-            target_loss=self.target_loss,
-            target_weights=self.target_weights,
-            standardise=self.standardise,
-            peers=self.peers,
-            gamma=self.gamma,
-            hint_weight=self.hint_weight,
-            label_smoothing=label_smoothing,
-        )
+    def loss(self) -> Objective:
+        """The loss function, which has all of these settings but `update` and `exits`; a weight that is not set is 0."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Objective)}
+        return Objective(**values | {"alpha": self.alpha or 0.0, "beta": self.beta or 0.0})
 
     def resolved(self, *, num_teachers: int, num_students: int) -> ObjectiveSettings:
         """With the defaults that depend on who is there.
@@ -190,13 +184,17 @@ class Distill:
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()
 
+    def to_dict(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        return {"verb": "distill"} | asdict(self)
+
     def __post_init__(self) -> None:
         check_early_stop(self.data, self.optim)
         check_weights(self.weights, "weights")
         check_weights(self.student_weights, "student_weights")
-        RunSettings(self.out, self.manifest, self.split, self.seed, self.device, self.precision)
+        check_run(out=self.out, manifest=self.manifest, split=self.split, seed=self.seed)
         for name in self.teachers:
-            _stream_of(name)
+            stream_of(name)
         _check_keys(self.weights, self.teachers, where="weights", owners="teachers")
         _check_keys(self.temperatures, self.teachers, where="temperatures", owners="teachers")
         if not all(0 < temperature < math.inf for temperature in self.temperatures.values()):
@@ -213,11 +211,11 @@ class Distill:
                 "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
             )
         resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
-        resolved.loss(label_smoothing=self.optim.label_smoothing)  # refuses numbers before anything is written
+        resolved.loss()  # refuses numbers before anything is written
         object.__setattr__(self, "objective", resolved)
 
 
-def _stream_of(teacher: str) -> str:
+def stream_of(teacher: str) -> str:
     """The stream that a teacher's name starts with: `iframe` of `iframe` and of `iframe_large`."""
     stream = teacher.partition("_")[0]
     if stream not in STREAMS:
@@ -234,22 +232,24 @@ def _check_keys(given: Mapping[str, object], owners_by_name: Mapping[str, object
         raise ConfigError(f"{where}: {', '.join(given)} (accepted: {accepted}). Give one for each of the {owners}.")
 
 
-def read_settings(config: Path) -> dict[str, Any]:
-    """The settings that a run was trained with; those that other recipes use are what a run writes.
+_VERBS: dict[str, type[Teach] | type[Distill]] = {"teach": Teach, "distill": Distill}
+
+
+def read_settings(config: Path) -> Teach | Distill:
+    """The settings that a run was trained with.
+
+    Args:
+        config: its config.yaml.
 
     Raises:
-        DataError: config.yaml is damaged, or none of a run.
+        DataError: the file is damaged, or not that of a run.
     """
     try:
-        settings = read_yaml(config.read_text(encoding="utf-8"), where="the file")
-        known = settings if isinstance(settings, dict) else {}
-        data = known.get("data", {})
-        checked(str, known.get("manifest"), where="manifest")
-        checked(Literal[1, 2, 3], known.get("split"), where="split")
-        if not isinstance(data, dict):
-            raise ConfigError("data is no mapping.")
-        DataSettings(val_fraction=checked(float, data.get("val_fraction", 0.0), where="data.val_fraction"))
-        checked(bool, data.get("blank_invalid", False), where="data.blank_invalid")
-    except (OSError, ValueError, ConfigError) as error:
+        values = read_yaml(config.read_text(encoding="utf-8"), where="the file")
+        if not isinstance(values, dict):
+            raise ConfigError("it is not a mapping.")
+        verb = checked(Literal["teach", "distill"], values.get("verb"), where="verb")
+        given = {name: value for name, value in values.items() if name != "verb"}
+        return built(_VERBS[verb], checked(_VERBS[verb], without_retired(given), where="the file"))
+    except (OSError, ValueError, TypeError, ConfigError) as error:
         raise DataError(f"{config} is damaged: {error} Restore it from a copy, or train the run again.") from error
-    return known

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from videokd.errors import DataError, VideoKDError
 from videokd.messages import say
 from videokd.models.students import Students, not_finite
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
 from videokd.training.ranks import Ranks
-from videokd.training.run_folder import RunFolder
+from videokd.training.run_folder import Session
 from videokd.training.schedule import EMA
 from videokd.training.update import Update
 
@@ -64,41 +65,52 @@ def _epochs_without_gain(history: Sequence[Mapping[str, float]]) -> int:
 
 
 class RunState:
-    """Writes and reads `checkpoint.pt` and `best.pt`.
+    """A training run between its steps: students, optimizers, progress; writes and reads `checkpoint.pt` and `best.pt`.
 
     Args:
         students: the networks that are trained, exits included.
         update: their optimizers and gradient scaler.
-        ema: the moving average of their weights, if there is one.
-        run: the folder.
-        role: teacher or student; those who read the run want to know.
-        writes: whether this process is the one that writes.
+        session: the run's folder and ranks; only the first rank writes.
+        role: what the trained networks are, for whoever reads the run.
+        ema_decay: of a moving average of the weights, which then is validated and kept; 0 keeps none.
     """
 
     def __init__(
-        self, students: Students, update: Update, ema: EMA | None, *, run: RunFolder, role: str, writes: bool = True
+        self,
+        students: Students,
+        update: Update,
+        session: Session,
+        *,
+        role: Literal["teacher", "student"],
+        ema_decay: float = 0.0,
     ) -> None:
-        self._students, self._update, self._ema = students, update, ema
-        self._run, self._role, self._writes = run, role, writes
+        self.students, self.update, self.progress = students, update, Progress()
+        self._ema = EMA(students, decay=ema_decay) if ema_decay else None
+        self._run, self._role, self._writes = session.folder, role, session.ranks.is_first
         self._started = time.perf_counter()
 
+    def average(self) -> None:
+        """Takes the present weights into the moving average, if there is one."""
+        if self._ema is not None:
+            self._ema.update(self.students)
+
     def restore(self) -> Progress:
-        """Takes up `checkpoint.pt` if there is one.
+        """The progress so far: that of `checkpoint.pt`, whose weights and generators are restored, or a new one.
 
         Raises:
             DataError: it is damaged, or of another architecture.
         """
         if not self._run.checkpoint.is_file():
-            return Progress()
+            return self.progress
         payload = load_checkpoint(self._run.checkpoint)
         try:
-            strict_load(self._students, payload["students"], path=self._run.checkpoint)
-            self._update.load_state_dict(payload["update"])
+            strict_load(self.students, payload["students"], path=self._run.checkpoint)
+            self.update.load_state_dict(payload["update"])
             if self._ema is not None:
                 self._ema.load_state_dict(payload["ema"])
             restore_rng(payload["rng"])
-            progress = Progress(**payload["progress"])
-            progress.check()
+            self.progress = Progress(**payload["progress"])
+            self.progress.check()
         except VideoKDError:
             raise
         except Exception as error:  # what a damaged file holds can be wrong in any way
@@ -106,25 +118,27 @@ class RunState:
             raise DataError(
                 f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
             ) from error
-        return progress
+        if self.progress.step and self._writes:
+            say(f"{self._run.path}: resuming from step {self.progress.step}.")
+        return self.progress
 
-    def save(self, progress: Progress) -> None:
+    def save(self) -> None:
         """Writes `checkpoint.pt`: everything needed to resume.
 
         Raises:
             VideoKDError: a weight is not finite; the last checkpoint is left as it is.
         """
-        self._check_finite(progress)
+        self._check_finite()
         now = time.perf_counter()
-        progress.seconds += now - self._started
+        self.progress.seconds += now - self._started
         self._started = now
         if not self._writes:
             return
         payload = {
-            "students": self._students.state_dict(),
-            "update": self._update.state_dict(),
+            "students": self.students.state_dict(),
+            "update": self.update.state_dict(),
             "ema": self._ema.state_dict() if self._ema else None,
-            "progress": vars(progress),
+            "progress": vars(self.progress),
             "rng": capture_rng(),
         }
         save_checkpoint(self._run.checkpoint, payload)
@@ -135,18 +149,17 @@ class RunState:
         if self._ema is None:
             yield
             return
-        own = {name: value.clone() for name, value in self._students.state_dict().items()}
-        self._ema.copy_to(self._students)
+        own = {name: value.clone() for name, value in self.students.state_dict().items()}
+        self._ema.copy_to(self.students)
         try:
             yield
         finally:
-            self._students.load_state_dict(own)
+            self.students.load_state_dict(own)
 
-    def end_epoch(self, progress: Progress, values: Mapping[str, float], *, patience: int, ranks: Ranks) -> None:
+    def end_epoch(self, values: Mapping[str, float], *, patience: int, ranks: Ranks) -> None:
         """Writes `best.pt` if no epoch was better (or nothing is held out, and the last one counts).
 
         Args:
-            progress: takes the epoch in.
             values: what the held-out clips gave.
             patience: epochs without a better one after which the run ends; 0: never.
             ranks: each has looked with BatchNorm statistics of its own; the first one decides for all.
@@ -154,7 +167,8 @@ class RunState:
         Raises:
             VideoKDError: a weight is not finite; `best.pt` is left as it is.
         """
-        self._check_finite(progress)
+        self._check_finite()
+        progress = self.progress
         epoch = len(progress.history)
         progress.history.append(dict(values))
         top1 = values.get("val/top1", -1.0)
@@ -165,29 +179,24 @@ class RunState:
         progress.best_top1, progress.best_epoch = top1, epoch
         payload = {
             "role": self._role,
-            "description": self._students.description(),
-            "state": self._students.state_dict(),
+            "description": self.students.description(),
+            "state": self.students.state_dict(),
             "epoch": epoch,
             "validation": dict(values),
         }
         if self._writes:
             save_checkpoint(self._run.best, payload)
 
-    def _check_finite(self, progress: Progress) -> None:
+    def _check_finite(self) -> None:
         """A step may spoil the weights after a sound loss; the next step's loss would tell, but a checkpoint may come first.
 
         So may a batch spoil what a BatchNorm has recorded, which no loss tells: training uses the batch's own statistics.
         """
-        broken = not_finite(self._students.state_dict())
+        broken = not_finite(self.students.state_dict())
         if broken:
             student = broken.split(".")[1]  # members.STUDENT.…
             raise VideoKDError(
-                f"step {progress.step - 1}: {student}'s weights are no longer finite (the student sees "
-                f"{', '.join(self._students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "
+                f"step {self.progress.step - 1}: {student}'s weights are no longer finite (the student sees "
+                f"{', '.join(self.students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "
                 "`--precision fp32`; the last checkpoint is good."
             )
-
-    def tell(self, progress: Progress) -> None:
-        """Says where the run goes on."""
-        if progress.step and self._writes:
-            say(f"{self._run.path}: going on from step {progress.step}.")

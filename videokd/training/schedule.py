@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,50 +16,55 @@ from videokd.errors import ConfigError, DataError
 from videokd.training.checkpoint import first_difference
 
 
-def learning_rate(
-    step: int,
-    *,
-    total_steps: int,
-    base: float,
-    warmup_steps: int = 0,
-    schedule: Literal["cosine", "step"] = "cosine",
-    milestones: Sequence[int] = (),
-    factor: float = 0.1,
-) -> float:
-    """The learning rate of one step: a linear warm-up, then half a cosine to zero, or a drop at each milestone.
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step: a linear warm-up, then half a cosine to zero, or a drop at each milestone.
 
     Args:
-        step: from 0; steps past the last get its rate.
         total_steps: how many there are.
         base: the rate at the end of the warm-up.
         warmup_steps: how many steps it takes to get there; the first has base/warmup_steps.
-        schedule: `cosine` (Loshchilov and Hutter 2017, without restarts) or `step`.
+        kind: `cosine` (Loshchilov and Hutter 2017, without restarts) or `step`.
         milestones: in ascending order, the steps from which on the rate is multiplied by `factor`, for `step` only.
         factor: what it is multiplied with.
 
     Raises:
-        ConfigError: a number does not fit the others, or the schedule is unknown.
+        ConfigError: a number does not fit the others, or the kind is unknown.
 
-    >>> [learning_rate(step, total_steps=4, base=1.0, schedule="step", milestones=(1, 3)) for step in range(4)]
+    >>> drops = Schedule(4, 1.0, kind="step", milestones=(1, 3))
+    >>> [drops.rate(step) for step in range(4)]
     [1.0, 0.1, 0.1, 0.01...]
-    >>> [round(learning_rate(step, total_steps=6, base=1.0, warmup_steps=2), 2) for step in range(6)]
+    >>> cosine = Schedule(6, 1.0, warmup_steps=2)
+    >>> [round(cosine.rate(step), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
-    if step < 0 or not 0 <= warmup_steps < max(total_steps, 1) or total_steps < 1:
-        raise ConfigError(
-            f"step {step}, warmup_steps {warmup_steps}, total_steps {total_steps} (accepted: step 0 or more, warmup_steps "
-            "0 or more and below total_steps). Train for longer, or shorten the warm-up."
-        )
-    if list(milestones) != sorted(set(milestones)):
-        raise ConfigError(f"milestones are {list(milestones)} (accepted: ascending numbers). Sort them.")
-    if step < warmup_steps:
-        return base * (step + 1) / warmup_steps
-    if schedule == "step":
-        return base * factor ** bisect.bisect_right(milestones, step)
-    if schedule == "cosine":
-        progress = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
-        return base * 0.5 * (1 + math.cos(math.pi * progress))
-    raise ConfigError(f"schedule is {schedule!r} (accepted: cosine, step). Choose one of them.")
+
+    total_steps: int
+    base: float
+    warmup_steps: int = 0
+    kind: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1 or not 0 <= self.warmup_steps < self.total_steps:
+            raise ConfigError(
+                f"warmup_steps {self.warmup_steps}, total_steps {self.total_steps} (accepted: warmup_steps 0 or more and below "
+                "total_steps). Train for longer, or shorten the warm-up."
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"milestones are {list(self.milestones)} (accepted: ascending numbers). Sort them.")
+        if self.kind not in ("cosine", "step"):
+            raise ConfigError(f"schedule is {self.kind!r} (accepted: cosine, step). Choose one of them.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of one step, from 0; steps after the last get its rate."""
+        if step < self.warmup_steps:
+            return self.base * (step + 1) / self.warmup_steps
+        if self.kind == "step":
+            return self.base * self.factor ** bisect.bisect_right(self.milestones, step)
+        progress = min((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 1.0)
+        return self.base * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_optimizer(
@@ -100,7 +106,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
     Args:
         optimizer: from `build_optimizer`.
-        rate: from `learning_rate`.
+        rate: from `Schedule`.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videokd.errors import ConfigError
+from videokd.training.schedule import Schedule
 
 Device = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -23,7 +24,6 @@ class DataSettings:
         batch_size: clips of a batch.
         workers: processes that load clips; 0 loads in the main one.
         val_fraction: share of the training groups held out to choose the best epoch; 0 keeps the last epoch.
-        blank_invalid: set motion and residual to zero where the motion chain is not valid.
         cache: a folder to keep decoded clips in, small and at a few positions: training is then several times faster where
             cores are few, with less variety. Evaluation always decodes the files.
         cache_positions: how many positions of each clip are kept.
@@ -34,7 +34,6 @@ class DataSettings:
     batch_size: int = 32
     workers: int = 2
     val_fraction: float = 0.15
-    blank_invalid: bool = False
     cache: str = ""
     cache_positions: int = 16
 
@@ -69,7 +68,6 @@ class OptimSettings:
         epsilon: of Adam; CoViAR has 1e-3.
         clip_norm: gradients longer than this are scaled down; 0 leaves them.
         accumulate: pieces that a batch goes through in, one after the other, where it does not fit into memory at once.
-        label_smoothing: in [0, 1).
         mixup: α of the Beta distribution that clips are mixed by, in pairs, for teachers and students alike; 0 mixes none.
         early_stop: stop after so many epochs without a better one on the held-out clips; 0 never does.
         compile: compile the networks with torch.compile; the first steps are slow.
@@ -90,7 +88,6 @@ class OptimSettings:
     epsilon: float = 1e-8
     clip_norm: float = 0.0
     accumulate: int = 1
-    label_smoothing: float = 0.0
     mixup: float = 0.0
     early_stop: int = 0
     compile: bool = False
@@ -98,6 +95,19 @@ class OptimSettings:
     dropout: float = 0.0
     body_factor: float = 1.0
     input_factor: float = 1.0
+
+    def schedule_of(self, steps_per_epoch: int) -> Schedule:
+        """The learning rate of each step, for epochs of so many steps."""
+        total_steps = self.epochs * steps_per_epoch
+        return Schedule(
+            total_steps,
+            self.lr,
+            # a preset's warm-up may be longer than a run that somebody made short to try it
+            warmup_steps=min(round(self.warmup_epochs * steps_per_epoch), total_steps // 2),
+            kind=self.schedule,
+            milestones=tuple(sorted({round(epoch * steps_per_epoch) for epoch in self.milestones})),
+            factor=self.factor,
+        )
 
     def __post_init__(self) -> None:
         _check_ranges(
@@ -112,7 +122,6 @@ class OptimSettings:
                 "epsilon": "(0, inf)",
                 "clip_norm": "[0, inf)",
                 "accumulate": "[1, 1000000]",
-                "label_smoothing": "[0, 1)",
                 "mixup": "[0, 1000]",
                 "early_stop": "[0, 1000000]",
                 "ema": "[0, 1)",
@@ -126,31 +135,16 @@ class OptimSettings:
         _check(ascending and in_range, "optim.milestones", list(self.milestones), "ascending epochs, 0 or more")
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """Where and how a run computes.
+def check_run(*, out: str, manifest: str, split: int, seed: int) -> None:
+    """Refuses settings that every training verb has, before anything is written.
 
-    Args:
-        out: the run folder; the same command with the same folder resumes.
-        manifest: manifest.parquet, or the folder that holds it.
-        split: 1, 2 or 3.
-        seed: of weights, order and views.
-        device: auto takes CUDA where there is one.
-        precision: of the networks; losses are always in fp32.
+    Raises:
+        ConfigError: a path is empty, or a number is outside its range.
     """
-
-    out: str
-    manifest: str
-    split: int
-    seed: int
-    device: Device
-    precision: PrecisionName
-
-    def __post_init__(self) -> None:
-        _check(self.split in (1, 2, 3), "split", self.split, "1, 2, 3")
-        _check(0 <= self.seed < 2**32, "seed", self.seed, f"0 to {2**32 - 1}")
-        for name in ("out", "manifest"):
-            _check(bool(getattr(self, name)), name, "empty", "a path")
+    _check(split in (1, 2, 3), "split", split, "1, 2, 3")
+    _check(0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")
+    _check(bool(out), "out", "empty", "a path")
+    _check(bool(manifest), "manifest", "empty", "a path")
 
 
 def check_early_stop(data: DataSettings, optim: OptimSettings) -> None:

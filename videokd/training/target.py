@@ -21,13 +21,13 @@ Weighting = Literal["fixed", "confidence"]
 
 @dataclass(frozen=True)
 class TeacherTarget:
-    """What the students are taught by.
+    """The target of the distillation: what all teachers together predict for a batch.
 
     Args:
         teachers: the frozen networks.
         weights: {teacher: w}.
         temperatures: {teacher: T} that its logits are divided by.
-        weighting: the weights alone, or times each teacher's confidence in the right label.
+        weighting: only the weights, or the weights times each teacher's confidence in the ground truth.
         space: fuse logits or probabilities.
         temperature: of fusing probabilities.
     """
@@ -41,7 +41,16 @@ class TeacherTarget:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, label: GroundTruth, precision: Precision) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused logits of a batch, [B, K]; {teacher: the class it takes each clip for, int64 [B]}."""
+        """The target for one batch.
+
+        Args:
+            batch: on the teachers' device.
+            label: the batch's own, or that of its mixture; only confidence weights depend on it.
+            precision: of the teachers.
+
+        Returns:
+            The fused logits, float32 [B, K]; {teacher: the class it predicts for each clip, int64 [B]}.
+        """
         with precision.autocast():
             logits = self.teachers(batch)
         logits = {name: values.float() / self.temperatures[name] for name, values in logits.items()}

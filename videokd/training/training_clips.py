@@ -6,17 +6,20 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from videokd.datasets.cache import DecodedCache
-from videokd.datasets.dataset import ClipDataset, JoinedClips
+from videokd.datasets.dataset import ClipDataset, EpochBatches, JoinedClips, training_batches
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.files import read_json, write_whole
+from videokd.training.ranks import Ranks
+from videokd.training.run_settings import Distill, Teach
 from videokd.training.settings import DataSettings
+from videokd.types import Batch
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,63 @@ class TrainingClips:
     Args:
         fit: what it trains on, as training views; labelled clips first, then those without labels, if there are any.
         held_out: what chooses the best epoch, in quick views; None where nothing is held out.
+        batch_size: clips of a batch over all ranks.
+        workers: processes that load clips; 0 loads in the main one.
+        seed: of the order.
     """
 
     fit: JoinedClips
     held_out: ClipDataset | None
+    batch_size: int
+    workers: int
+    seed: int
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """How many clips each dataset of `fit` has."""
-        return tuple(map(len, self.fit.parts))
+    def steps_per_epoch(self) -> int:
+        """Whole batches of an epoch; at least one."""
+        return self._order().steps_per_epoch
+
+    def _order(self, *, first_step: int = 0, ranks: Ranks | None = None) -> EpochBatches:
+        ranks = ranks or Ranks()
+        return EpochBatches(
+            tuple(map(len, self.fit.parts)),
+            self.batch_size,
+            seed=self.seed,
+            first_step=first_step,
+            rank=ranks.rank,
+            num_ranks=ranks.num_ranks,
+        )
+
+    def batches(self, *, first_step: int, ranks: Ranks) -> Generator[Batch, None, None]:
+        """This rank's share of each batch, without end.
+
+        Args:
+            first_step: number of the first batch: a resumed run continues with the clips that an uninterrupted one would see.
+            ranks: this process's place.
+
+        Raises:
+            ConfigError: the ranks cannot share a batch equally.
+        """
+        check_shares(len(self.fit), self.batch_size, ranks)
+        order = self._order(first_step=first_step, ranks=ranks)
+        return training_batches(self.fit, order, workers=self.workers, pin_memory=ranks.device.type == "cuda")
+
+
+def check_shares(num_clips: int, batch_size: int, ranks: Ranks) -> None:
+    """Refuses a batch that the ranks cannot share equally, because of its size or because there are too few clips.
+
+    Raises:
+        ConfigError: names both numbers and what to pass.
+    """
+    ranks.share(batch_size)
+    if ranks.num_ranks > 1 and num_clips < batch_size:
+        fit = num_clips // ranks.num_ranks * ranks.num_ranks
+        raise ConfigError(
+            f"{num_clips} clips to train on are fewer than data.batch_size {batch_size}, which {ranks.num_ranks} processes share equally "
+            f"(accepted: a batch of at most as many). Pass `--data.batch_size {fit}`."
+            if fit
+            else f"{num_clips} clips to train on are fewer than {ranks.num_ranks} processes (accepted: one clip each, at least). Start fewer."
+        )
 
 
 def training_clips(
@@ -61,8 +112,7 @@ def training_clips(
     """
     cache = None
     if data.cache:
-        kind = "blanked" if data.blank_invalid else ""
-        cache = DecodedCache(Path(data.cache), data.cache_positions, data.input_size, kind)
+        cache = DecodedCache(Path(data.cache), data.cache_positions, data.input_size)
 
     def dataset(source: Manifest, clips: tuple[Clip, ...], views: Literal["training", "quick"]) -> ClipDataset:
         return ClipDataset(
@@ -73,7 +123,6 @@ def training_clips(
             input_size=data.input_size,
             views=views,
             seed=seed,
-            blank_invalid=data.blank_invalid,
             cache=cache,
         )
 
@@ -82,7 +131,7 @@ def training_clips(
     if unlabelled is not None:
         fit.append(dataset(unlabelled, unlabelled.clips, "training"))
     held_out = dataset(manifest, to_hold_out, "quick") if to_hold_out else None
-    return TrainingClips(JoinedClips(tuple(fit)), held_out)
+    return TrainingClips(JoinedClips(tuple(fit)), held_out, data.batch_size, data.workers, seed)
 
 
 FILE_NAME = "trained_on.json"
@@ -237,7 +286,7 @@ def tested_clips(manifest: Manifest, *, split: int) -> tuple[Clip, ...]:
         return ()
 
 
-def trained_on(folder: Path, settings: Mapping[str, Any]) -> TrainedOn | None:
+def trained_on(folder: Path, settings: Teach | Distill) -> TrainedOn | None:
     """What a run was trained on; of older versions' runs as far as their manifest is where it was.
 
     Args:
@@ -255,11 +304,9 @@ def trained_on(folder: Path, settings: Mapping[str, Any]) -> TrainedOn | None:
         return kept
     try:
         return TrainedOn.of(
-            Manifest.read(settings["manifest"]),
-            split=settings["split"],
-            val_fraction=float(settings["data"]["val_fraction"]),
+            Manifest.read(settings.manifest), split=settings.split, val_fraction=settings.data.val_fraction
         )
-    except (DataError, ConfigError, KeyError, TypeError, ValueError):
+    except (DataError, ConfigError):
         return None
 
 

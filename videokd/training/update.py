@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from videokd.distill.mixup import GroundTruth
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError
+from videokd.models.backbone import channels_last
 from videokd.models.students import Students, untouched_batch_norm
 from videokd.training.device import Precision
 from videokd.training.ranks import Ranks, exchange_after
@@ -30,13 +31,13 @@ class Updated:
     Args:
         total: the loss.
         parts: {name: weighted part}, Σ parts = total.
-        answers: {student: the class it takes each clip for, int64 [B]}.
+        predictions: {student: the class it predicts for each clip, int64 [B]}.
         gradient_norm: length of the gradient before clipping.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
-    answers: Mapping[str, Tensor]
+    predictions: Mapping[str, Tensor]
     gradient_norm: Tensor
 
 
@@ -44,7 +45,7 @@ class Update:
     """Takes students from one step to the next.
 
     Args:
-        students: in training mode, on their device.
+        students: in training mode; they are moved to the device, channels last, which is up to twice as fast for small pictures.
         objective: the loss.
         optim: which optimizer, clipping, and in how many pieces a batch goes through.
         precision: of the networks.
@@ -63,6 +64,7 @@ class Update:
         ranks: Ranks | None = None,
     ) -> None:
         self._students, self._objective, self._precision = students, objective, precision
+        channels_last(students.to(precision.device))
         self._wrapped = (ranks or Ranks()).wrap(students, alternating=order == "alternate")
         self._pieces, self._clip_norm = optim.accumulate, optim.clip_norm
         self._scaler = precision.scaler()
@@ -93,11 +95,11 @@ class Update:
         """
         totals, norms = [], []
         parts: dict[str, Tensor] = {}
-        answers: dict[str, Tensor] = {}
+        predictions: dict[str, Tensor] = {}
         for only, optimizer in self._optimizers.items():
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
-            total, of_round = self._backward(batch, label, target, only=only, answers=answers)
+            total, of_round = self._backward(batch, label, target, only=only, predictions=predictions)
             self._scaler.unscale_(optimizer)
             learning = [p for group in optimizer.param_groups for p in group["params"]]
             norms.append(nn.utils.clip_grad_norm_(learning, self._clip_norm or float("inf")))
@@ -105,10 +107,16 @@ class Update:
             totals.append(total)
             parts |= of_round
         self._scaler.update()
-        return Updated(torch.stack(totals).sum(), parts, answers, torch.stack(norms).max())
+        return Updated(torch.stack(totals).sum(), parts, predictions, torch.stack(norms).max())
 
     def _backward(
-        self, batch: Batch, label: GroundTruth, target: Tensor | None, *, only: str | None, answers: dict[str, Tensor]
+        self,
+        batch: Batch,
+        label: GroundTruth,
+        target: Tensor | None,
+        *,
+        only: str | None,
+        predictions: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds up gradients over the pieces of a batch, each weighed by its share of the clips."""
         totals: list[Tensor] = []
@@ -120,19 +128,19 @@ class Update:
         start = 0
         for number, (piece, truth) in enumerate(zip(pieces, truths, strict=True), start=1):
             share = len(piece) / len(batch)
-            taught = None if target is None else target[start : start + len(piece)]
+            target_logits = None if target is None else target[start : start + len(piece)]
             start += len(piece)
             with exchange_after(self._wrapped, last=number == len(pieces)):
                 with self._precision.autocast():
                     outputs = self._forward(piece, only=only)
-                total, of_piece = self._loss(outputs, taught, truth, only=only)
+                total, of_piece = self._loss(outputs, target_logits, truth, only=only)
                 self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
             totals.append(total.detach() * share)
             for name, part in of_piece.items():
                 parts[name] = parts.get(name, 0) + part * share
             for name in self._students.specs if only is None else (only,):
-                said = outputs[name].logits.argmax(1)
-                answers[name] = torch.cat([answers[name], said]) if name in answers else said
+                predicted = outputs[name].logits.argmax(1)
+                predictions[name] = torch.cat([predictions[name], predicted]) if name in predictions else predicted
         return torch.stack(totals).sum(), parts
 
     def _loss(
