@@ -42,6 +42,14 @@ def pytest_configure() -> None:
             signal.signal(number, action)
 
 
+@pytest.fixture(autouse=True)
+def usual_scheduling() -> Iterator[None]:
+    """SVT-AV1, where root runs it, gives the thread that calls it real-time priority: from then on other processes starve."""
+    yield
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """A folder of real clips and reference arrays beside the checkout; tests that need it skip without it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -186,7 +187,12 @@ def test_two_processes_train_together(prepared: Path, tmp_path: Path) -> None:
     command = ["-m", "videokd", "teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launcher, *command, f"--out={run}", *SMALL], check=False, capture_output=True, text=True, timeout=240
+        [*launcher, *command, f"--out={run}", *SMALL],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # two threads of two processes each take minutes on two cores
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
