@@ -55,9 +55,9 @@ from pathlib import Path
 from videokd.files import held
 with held(Path(sys.argv[1]), refusal=""):
     if os.fork() == 0:  # as a process that loads clips: it outlives its parent
+        print("forked", flush=True)  # from the child: only then has it released its copy of the lock
         time.sleep(60)
         os._exit(0)
-    print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

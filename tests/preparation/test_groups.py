@@ -19,9 +19,9 @@ def clips_of(people: dict[str, str]) -> tuple[dict[str, list[Path]], dict[Path, 
     return classes, {path: path.name for paths in classes.values() for path in paths}
 
 
-def assert_whole(classes: dict[str, list[Path]], groups: dict[Path, str], fraction: float = 0.3) -> None:
-    splits = splits_by_group(classes, groups, fraction)
-    assert splits == splits_by_group(classes, groups, fraction)
+def assert_whole(classes: dict[str, list[Path]], groups: dict[Path, str]) -> None:
+    splits = splits_by_group(classes, groups)
+    assert splits == splits_by_group(classes, groups)
     for split in range(3):
         parts: dict[str, set[str]] = defaultdict(set)
         for path, found in splits.items():
@@ -52,12 +52,12 @@ def test_persons_who_act_in_some_classes(seed: int) -> None:
     rng = random.Random(seed)
     names = [str(number) for number in range(rng.randint(8, 30))]
     people = {name: " ".join(rng.sample(names, rng.randint(4, len(names)))) for name in "abcdef"[: rng.randint(2, 6)]}
-    assert_whole(*clips_of(people), fraction=rng.choice([0.1, 0.3, 0.5]))
+    assert_whole(*clips_of(people))
 
 
 def test_each_split_tests_other_persons() -> None:
     classes, groups = clips_of(dict.fromkeys("abc", "1 2 3 4 5 6 7 8 9 10"))
-    splits = splits_by_group(classes, groups, 0.3)
+    splits = splits_by_group(classes, groups)
     tested = [{groups[path] for path in splits if splits[path][split] == "test"} for split in range(3)]
     assert tested == [{"1", "2", "3"}, {"4", "5", "6"}, {"7", "8", "9"}]
 
@@ -65,7 +65,7 @@ def test_each_split_tests_other_persons() -> None:
 def test_persons_who_cannot_be_divided_are_refused() -> None:
     """Whichever two persons are tested, they are all of one class."""
     with pytest.raises(DataError, match=r"split 1 cannot test .*--groups"):
-        splits_by_group(*clips_of({"a": "1 2", "b": "2 3", "c": "1 3"}), 0.3)
+        splits_by_group(*clips_of({"a": "1 2", "b": "2 3", "c": "1 3"}))
 
 
 @pytest.mark.parametrize("seed", range(10))

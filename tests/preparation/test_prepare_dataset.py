@@ -265,7 +265,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from videokd.codec.mp4_writer import Encoding
-from videokd.preparation.folders import Listing, folder_layout
+from videokd.preparation.folders import folder_layout
+from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
 
@@ -359,14 +360,14 @@ def _session_ends(session: int) -> bool:
 
 
 def test_a_worker_that_dies_is_reported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_dataset, "Making", _Deadly)
+    monkeypatch.setattr(prepare_dataset, "ClipTask", _Deadly)
     with pytest.raises(
         DataError, match=r"4 of 4 videos .* The first: .*a_g1_c1.mp4: The worker process that took this"
     ):
         prepare(listing(dataset), tmp_path / "out", encoding=SMALL, workers=TWO)
 
 
-class _Deadly(prepare_dataset.Making):
+class _Deadly(prepare_dataset.ClipTask):
     """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[object, ...]:
