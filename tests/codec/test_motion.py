@@ -1,11 +1,11 @@
-"""Following vectors frame by frame, against a pixel-by-pixel definition: whatever was skipped because it stood still."""
+"""Following vectors frame by frame, against a pixel-by-pixel definition: also where macroblocks are skipped because they did not move."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from videokd.codec.motion import Follower, Vectors, displacement
+from videokd.codec.motion import Follower, Vectors, motion_of_chain
 from videokd.codec.residual import gather
 
 HEIGHT, WIDTH = 50, 71  # no multiples of a macroblock
@@ -68,31 +68,31 @@ def test_any_sequence_of_frames_gives_what_the_definition_says(still: float) -> 
     follower, slow = Follower(HEIGHT, WIDTH), Slow(picture)
     follower.restart()
     follower.start_warping(rows)
-    carried_on = True
+    warping = True
     for _ in range(60):
         what = rng.random()
         if what < 0.08:
             follower.restart()
             slow.restart()
             follower.start_warping(rows)
-            carried_on = True
+            warping = True
         elif what < 0.2:
-            # The motion of one frame alone, of another picture: it uses the same memory
+            # The motion of a single frame, of another picture: it uses the same memory
             follower.start_warping(rows[::-1])
             follower.moved(frame_of_vectors(rng, still=still))
-            carried_on = False
+            warping = False
         vectors = frame_of_vectors(rng, still=still)
-        if not carried_on and rng.random() < 0.5:
+        if not warping and rng.random() < 0.5:
             gather(rows, follower.chain, follower.warped)
-            carried_on = True
-        carried_on &= rng.random() < 0.8
-        follower.follow(vectors, carried=carried_on)
+            warping = True
+        warping &= rng.random() < 0.8
+        follower.follow(vectors, warping=warping)
         slow.follow(vectors)
-        motion, valid = displacement(follower.chain)
+        motion, valid = motion_of_chain(follower.chain)
         pixels = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)
         assert np.array_equal(valid, slow.valid)
         assert np.array_equal(motion, pixels - slow.source)
-        if carried_on:
+        if warping:
             assert np.array_equal(follower.warped.reshape(picture.shape), slow.warped())
         warped = np.empty_like(follower.warped)
         gather(rows, follower.chain, warped)

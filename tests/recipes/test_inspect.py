@@ -48,23 +48,25 @@ def test_a_file_of_the_training_form(make_clip, capsys: pytest.CaptureFixture[st
     assert costs["iframe + motion + residual"]["per_second"] < costs["frame"]["per_second"]
 
 
-def test_the_table_says_it_for_people(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(make_clip(**KINDS["h264-pyramid"]), capsys, "--seconds-measured=0.02")
     assert lines["codec"].startswith("h264, High profile, level ")
     assert lines["picture"] == "128×96, yuv420p, 8 bits"
     assert lines["references"] == "a P-frame refers to up to 4 frames"
     assert lines["exact"].startswith("no: P-frames may refer to 4 frames")
-    assert "B-frames are never decoded" in lines["frame types"]
+    assert "B-frames are skipped" in lines["frame types"]
     lines = table(make_clip(**KINDS["mpeg4"]), capsys)
     assert lines["exact"] == "yes: every P-frame's vectors point at the position before it"
     assert lines["GOPs"] == "3 with 30 positions (I- and P-frames), 6 to 12 in each, median 12"
     assert lines["frame types"] == "3 I, 27 P"
 
 
-def test_nothing_is_measured_where_that_is_asked(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_seconds_measure_nothing(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cost" not in inspected(make_clip("mpeg4"), capsys, "--seconds-measured=0")
     assert main(["inspect", str(make_clip("mpeg4")), "--seconds-measured=0"]) == 0
-    assert "What reading costs" not in capsys.readouterr().out
+    assert "Time to read" not in capsys.readouterr().out
+    assert main(["inspect", str(make_clip("mpeg4")), "--seconds-measured=0.01"]) == 0
+    assert "Time to read" in capsys.readouterr().out
 
 
 def test_one_i_frame_is_measured_without_what_a_reader_keeps(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +108,7 @@ def test_damage_behind_the_headers_is_told_not_raised(
     assert facts["cost"]["problem"] == "clip.mp4: packet 3 cannot be decoded"
     assert facts["cost"]["streams"] == {}
     assert main(["inspect", str(make_clip("mpeg4"))]) == 0
-    assert "it ended early: clip.mp4: packet 3 cannot be decoded" in capsys.readouterr().out
+    assert "the measurement ended early: clip.mp4: packet 3 cannot be decoded" in capsys.readouterr().out
 
 
 def test_what_is_refused(make_clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

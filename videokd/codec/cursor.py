@@ -1,4 +1,4 @@
-"""A decoder on its way forward through a video, and the chain of motion vectors that led to where it stands."""
+"""A cursor: a decoder that goes forward through a video, with the chain of motion vectors to its current position."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from videokd.codec.motion import Chain, Follower, Rows, Vectors
 from videokd.codec.residual import gather
 from videokd.errors import DecodeError, NeedsTranscoding
 
-#: uint8 [H, W, 3], RGB.
-
-#: Frames that may wait for one that is shown before them; no codec here reorders more than 16.
+#: Frames that may wait for a frame that the decoder gives later; no codec here reorders more than 16.
 _MOST_PENDING = 64
-#: Packets to the next GOP that are sooner decoded than passed over: seeking takes about as long as decoding one.
+#: Packets before the next GOP that are faster to decode than to skip: seeking takes about as long as decoding one packet.
 _CHEAPER_THAN_SEEKING = 2
 
 
 class Decoded:
-    """A decoded frame, converted to RGB when that is first asked for.
+    """A decoded frame, converted to RGB when it is first needed.
 
     Args:
         frame: what PyAV gave.
@@ -33,7 +31,7 @@ class Decoded:
         number: of the frame in display order, for messages.
 
     Raises:
-        NeedsTranscoding: the frame has not the size that the index says.
+        NeedsTranscoding: the frame does not have the size in the index.
     """
 
     __slots__ = ("_colours", "_rows", "_where", "frame")
@@ -50,7 +48,11 @@ class Decoded:
         self._rows: Rows | None = None
 
     def rows(self) -> Rows:
-        """uint8 [H, 3·W or a little more], not to be written to."""
+        """uint8 [H, 3·W or a little more], RGB; read-only: others share it.
+
+        Raises:
+            DecodeError: FFmpeg cannot convert the frame's pixel format.
+        """
         if self._rows is None:
             try:
                 self._rows = self._colours.rows(self.frame)
@@ -59,20 +61,20 @@ class Decoded:
         return self._rows
 
     def image(self) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W, 3], RGB, the caller's own."""
+        """uint8 [H, W, 3], RGB; a copy that belongs to the caller."""
         width = self.frame.width
         return self.rows()[:, : 3 * width].copy().reshape(-1, width, 3)
 
 
 class Cursor:
-    """A decoder on its way forward: the GOP and position it stands at, and the chain that led there.
+    """A decoder that goes forward: the GOP and position where it stands, and the chain of vectors to that position.
 
     Args:
-        decoder: of this file; it is moved.
+        decoder: of this file; the cursor moves it.
         index: of this file.
-        gop: where to start.
-        colours: the converter.
-        follower: where motion vectors are followed down to the I-frame; None where they need not be.
+        gop: number of the GOP where to start.
+        colours: the converter to RGB.
+        follower: accumulates the motion vectors back to the I-frame; None: they are not accumulated.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Cursor:
         self._key = index.start_of(index.anchors[gop][0])
         self._decoder = decoder
         self._decoded = decoder.decode_from(index, self._key)
-        # A GOP whose I-frame is no keyframe is decoded from an earlier GOP on; that one may begin before the keyframe
+        # A GOP whose I-frame is not a keyframe is decoded from an earlier GOP; that one may begin before the keyframe
         first = index.keyframes[self._key][0]
         self.gop = next(g for g in range(gop + 1) if index.anchors[g][0] >= first)
         self.position = -1
@@ -97,7 +99,7 @@ class Cursor:
         self._warped_at = -1
 
     def leads_to(self, gop: int, position: int, *, chained: bool) -> bool:
-        """Whether going on from here is possible, and no detour; `chained`, with a chain."""
+        """Whether decoding on from here reaches a position, and at least as fast as a new cursor would; `chained`: with a chain."""
         if chained and self._follower is None:
             return False
         if gop <= self.gop:
@@ -110,26 +112,29 @@ class Cursor:
         between = start - self._index.anchors[self.gop][max(self.position, 0)] - 1
         return gop == self.gop + 1 and (between <= _CHEAPER_THAN_SEEKING or pts is dts is None)
 
-    def advance(self, gop: int, position: int, *, carried: bool) -> None:
+    def advance(self, gop: int, position: int, *, warping: bool) -> None:
         """Decodes up to a position that `leads_to` allows.
 
         Args:
             gop: number of the GOP.
             position: in that GOP.
-            carried: whether the accumulated residual there will be asked for. If it is the very next position, the warped
-                I-frame is carried on block by block; after several, gathering it once is cheaper.
+            warping: whether the accumulated residual there will be needed. At the next position, the warped I-frame is moved
+                block by block; if the position is further away, gathering it once is faster.
+
+        Raises:
+            DecodeError: a frame on the way cannot be decoded, or does not have the size in the index.
         """
-        carried &= gop == self.gop and position == self.position + 1 and position > 0
+        warping &= gop == self.gop and position == self.position + 1 and position > 0
         while (self.gop, self.position) < (gop, position):
             if self.position + 1 == len(self._index.anchors[self.gop]):
                 self.gop, self.position = self.gop + 1, -1
-            self._step(carried=carried)
+            self._step(warping=warping)
 
-    def _step(self, *, carried: bool) -> None:
-        if carried:
+    def _step(self, *, warping: bool) -> None:
+        if warping:
             self.warped()
         self.position += 1
-        decoded = self._await(self.position)
+        decoded = self._frame_at(self.position)
         if self.position == 0:
             self._key = self._index.start_of(self._index.anchors[self.gop][0])
             self.first = self.previous = self.current = decoded
@@ -139,11 +144,11 @@ class Cursor:
             return
         self.previous, self.current = self.current, decoded
         if self._follower is not None:
-            self._follower.follow(self.vectors(), carried=carried)
-            self._warped_at = self.position if carried else self._warped_at
+            self._follower.follow(self.vectors(), warping=warping)
+            self._warped_at = self.position if warping else self._warped_at
 
-    def _await(self, position: int) -> Decoded:
-        """The frame at one position; frames of later positions that come before it wait their turn."""
+    def _frame_at(self, position: int) -> Decoded:
+        """The frame at one position; frames of later positions that the decoder gives first are kept for later."""
         packet = self._index.anchors[self.gop][position]
         shown = self._index.gops[self.gop].frame_numbers[position]
         while packet not in self._pending:
@@ -152,9 +157,7 @@ class Cursor:
                 raise DecodeError(f"{self._path}: frame {shown} cannot be decoded. Copy the file again, or repair it.")
             self._pending[number] = frame
             if len(self._pending) > _MOST_PENDING:
-                raise NeedsTranscoding(
-                    f"{self._path}: frame {shown} does not come out of the decoder. Transcode the file."
-                )
+                raise NeedsTranscoding(f"{self._path}: the decoder never outputs frame {shown}. Transcode the file.")
         return Decoded(self._pending.pop(packet), self._colours, self._size, self._path, shown)
 
     def vectors(self) -> Vectors:
@@ -166,12 +169,12 @@ class Cursor:
         return vectors
 
     def chain(self) -> Chain:
-        """[H, W], good until the run goes on: the chain to the I-frame."""
+        """uint32 [H, W] (see motion.py), valid until the cursor moves: the chain to the I-frame."""
         assert self._follower is not None
         return self._follower.chain
 
     def warped(self) -> Rows:
-        """uint8 [H, 3·W], good until the run goes on: the I-frame, warped along the chain."""
+        """uint8 [H, 3·W], RGB, valid until the cursor moves: the I-frame, warped along the chain."""
         assert self._follower is not None
         if self._warped_at != self.position:
             if self.position == 0:
@@ -182,7 +185,7 @@ class Cursor:
         return self._follower.warped
 
     def previous_moved(self, follower: Follower) -> Rows:
-        """uint8 [H, 3·W], good until the run goes on: the picture at the position before, moved by this frame's vectors."""
+        """uint8 [H, 3·W], RGB, valid until the cursor moves: the frame at the position before, moved by this frame's vectors."""
         self._warped_at = -1
         follower.start_warping(self.previous.rows())
         return follower.moved(self.vectors())

@@ -1,4 +1,4 @@
-"""(video, gop, position) → Streams."""
+"""Reads the streams of a video: (GOP, position) → Streams."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder
 from videokd.codec.cursor import Cursor, Decoded
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexing import check_index, open_indexed
-from videokd.codec.motion import Follower, displacement, field
+from videokd.codec.motion import Follower, motion_of_chain, motion_of_frame
 from videokd.codec.residual import difference
 from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.types import Gop, Streams
 
 READABLE = ("iframe", "motion", "residual", "frame")
 _DEFAULT = ("iframe", "motion", "residual")
-_IFRAME_ALONE = {"iframe"}
+_ONLY_IFRAME = {"iframe"}
 _CHAINED = {"motion", "residual"}
 _PICTURES = {"iframe", "frame"}
 _FROM_PICTURES = {"iframe", "frame", "residual"}
@@ -32,9 +32,17 @@ _LARGEST_KEPT = (32 << 20) - (1 << 16)
 class VideoReader:
     """The streams of one compressed video; `videokd.open` makes it, `with` closes it.
 
-    A reader belongs to one thread. Reading forward goes on decoding where the last read stopped; any order gives the same
-    arrays. (In damaged places FFmpeg makes blocks and vectors up from what it decoded before, so there the order counts.)
-    As long as nothing but motion is asked for, the decoder leaves the pictures out.
+    Use a reader in one thread only. Reading forward is fastest: decoding continues where the last read stopped. Any order gives
+    the same arrays, except in damaged files: there FFmpeg conceals errors with what it decoded before. As long as only motion
+    is read, the decoder skips the pictures, which is faster.
+
+    Args:
+        path: a file in any container and codec that FFmpeg reads.
+        index: of this file, from a manifest; None: the file is scanned once.
+        limits: what to refuse; None: the defaults of `Limits`.
+
+    Raises:
+        DecodeError: as for `open_video`.
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class VideoReader:
         self.index: VideoIndex
         self._closed = False
         self._colours = Colours()
-        self._run: Cursor | None = None
+        self._cursor: Cursor | None = None
         self._iframe: tuple[int, Decoded] | None = None
         limits = limits or Limits()
         if index is None:
@@ -86,9 +94,9 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; a closed reader reads no more."""
+        """Closes the file; reading from a closed reader raises ConfigError."""
         self._closed = True
-        self._run = self._iframe = None
+        self._cursor = self._iframe = None
         self._decoder.close()
 
     def read(self, *, gop: int, position: int, streams: tuple[str, ...] = _DEFAULT, accumulate: bool = True) -> Streams:
@@ -97,12 +105,16 @@ class VideoReader:
         Args:
             gop: number of the GOP, from 0.
             position: 0 for its I-frame, then 1, 2, … for its P-frames.
-            streams: which of iframe, motion, residual, frame; only the work for these is done.
-            accumulate: motion and residual from the GOP's I-frame, or (False) from the position before.
+            streams: one or more of iframe, motion, residual, frame; what the others need is not computed.
+            accumulate: motion and residual relative to the GOP's I-frame, or (False) to the position before.
+
+        Returns:
+            The streams that were asked for; `valid` comes with motion. The arrays belong to the caller.
 
         Raises:
             ConfigError: an unknown stream, a GOP or position that the video does not have, or a closed reader.
-            DecodeError: the file is damaged, or its codec exports no motion vectors.
+            NeedsTranscoding: the codec exports no motion vectors, and motion or residual were asked for.
+            DecodeError: the file is damaged.
         """
         wanted = self._check(streams)
         if not 0 <= gop < len(self.gops):
@@ -115,7 +127,18 @@ class VideoReader:
         return self._read(gop, position, wanted, accumulate)
 
     def iterate(self, *, streams: tuple[str, ...] = _DEFAULT, accumulate: bool = True) -> Iterator[Streams]:
-        """Every position of every GOP, in order, in one decoding pass; arguments and errors as in `read`."""
+        """Reads every position of every GOP, in order, in one decoding pass.
+
+        Args:
+            streams: as for `read`.
+            accumulate: as for `read`.
+
+        Yields:
+            The streams at each position.
+
+        Raises:
+            ConfigError, DecodeError: as for `read`.
+        """
         wanted = self._check(streams)
         for gop in self.gops:
             for position in range(gop.num_positions):
@@ -140,72 +163,74 @@ class VideoReader:
             # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
             pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
             if self._decoder.want(pictures=pictures):
-                self._run = None
-            if wanted == _IFRAME_ALONE:
-                return Streams(gop=gop, position=position, iframe=self._iframe_alone(gop).image())
+                self._cursor = None
+            if wanted == _ONLY_IFRAME:
+                return Streams(gop=gop, position=position, iframe=self._only_iframe(gop).image())
             chained = accumulate and not wanted.isdisjoint(_CHAINED)
             if position == 0:
-                return self._at_start(gop, wanted, chained)
-            run = self._run_to(gop, position, chained=chained, carried=chained and "residual" in wanted)
-            return self._compose(run, wanted, accumulate)
+                return self._read_first(gop, wanted, chained)
+            cursor = self._cursor_at(gop, position, chained=chained, warping=chained and "residual" in wanted)
+            return self._streams_at(cursor, wanted, accumulate)
         except BaseException:
-            self._run = None  # it may stand between two frames
+            self._cursor = None  # an error may leave it between two frames
             raise
 
-    def _run_to(self, gop: int, position: int, *, chained: bool, carried: bool) -> Cursor:
-        run = self._run
-        if run is None or not run.leads_to(gop, position, chained=chained):
-            run = self._run = Cursor(self._decoder, self.index, gop, self._colours, self._follower if chained else None)
-        run.advance(gop, position, carried=carried)
-        return run
+    def _cursor_at(self, gop: int, position: int, *, chained: bool, warping: bool) -> Cursor:
+        cursor = self._cursor
+        if cursor is None or not cursor.leads_to(gop, position, chained=chained):
+            cursor = self._cursor = Cursor(
+                self._decoder, self.index, gop, self._colours, self._follower if chained else None
+            )
+        cursor.advance(gop, position, warping=warping)
+        return cursor
 
-    def _iframe_alone(self, gop: int) -> Decoded:
-        """The I-frame; the decoder goes no further, unless it is no keyframe."""
+    def _only_iframe(self, gop: int) -> Decoded:
+        """The I-frame of a GOP; nothing else is decoded if it is a keyframe."""
         if self._iframe is not None and self._iframe[0] == gop:
             return self._iframe[1]
         packet = self.index.anchors[gop][0]
         key = self.index.start_of(packet)
-        running = self._run is not None and self._run.leads_to(gop, 0, chained=False)
-        if running or self.index.keyframes[key][0] != packet:
-            decoded = self._run_to(gop, 0, chained=False, carried=False).first
+        on_the_way = self._cursor is not None and self._cursor.leads_to(gop, 0, chained=False)
+        if on_the_way or self.index.keyframes[key][0] != packet:
+            decoded = self._cursor_at(gop, 0, chained=False, warping=False).first
         else:
-            self._run = None
+            self._cursor = None
             frame = self._decoder.decode_alone(self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
             decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.path, number)
         self._iframe = (gop, decoded)
         return decoded
 
-    def _at_start(self, gop: int, wanted: frozenset[str], chained: bool) -> Streams:
-        """Position 0, where nothing has moved yet; without pictures nothing is decoded."""
+    def _read_first(self, gop: int, wanted: frozenset[str], chained: bool) -> Streams:
+        """The streams at position 0, where nothing has moved yet; nothing is decoded if no picture is wanted."""
         shape = (self.index.height, self.index.width)
-        run = None
+        cursor = None
         if not wanted.isdisjoint(_PICTURES):
-            run = self._run_to(gop, 0, chained=chained, carried=False)
+            cursor = self._cursor_at(gop, 0, chained=chained, warping=False)
         return Streams(
             gop=gop,
             position=0,
-            iframe=run.first.image() if run is not None and "iframe" in wanted else None,
-            frame=run.first.image() if run is not None and "frame" in wanted else None,
+            iframe=cursor.first.image() if cursor is not None and "iframe" in wanted else None,
+            frame=cursor.first.image() if cursor is not None and "frame" in wanted else None,
             motion=np.zeros((*shape, 2), np.int16) if "motion" in wanted else None,
             residual=np.zeros((*shape, 3), np.int16) if "residual" in wanted else None,
             valid=np.ones(shape, np.bool_) if "motion" in wanted else None,
         )
 
-    def _compose(self, run: Cursor, wanted: frozenset[str], accumulate: bool) -> Streams:
+    def _streams_at(self, cursor: Cursor, wanted: frozenset[str], accumulate: bool) -> Streams:
         motion = valid = residual = None
         if "motion" in wanted and accumulate:
-            motion, valid = displacement(run.chain())
+            motion, valid = motion_of_chain(cursor.chain())
         elif "motion" in wanted:
-            motion, valid = field(run.vectors(), self.index.height, self.index.width)
+            motion, valid = motion_of_frame(cursor.vectors(), self.index.height, self.index.width)
         if "residual" in wanted:
-            warped = run.warped() if accumulate else run.previous_moved(self._follower)
-            residual = difference(run.current.rows(), warped)
+            warped = cursor.warped() if accumulate else cursor.previous_moved(self._follower)
+            residual = difference(cursor.current.rows(), warped)
         return Streams(
-            gop=run.gop,
-            position=run.position,
-            iframe=run.first.image() if "iframe" in wanted else None,
-            frame=run.current.image() if "frame" in wanted else None,
+            gop=cursor.gop,
+            position=cursor.position,
+            iframe=cursor.first.image() if "iframe" in wanted else None,
+            frame=cursor.current.image() if "frame" in wanted else None,
             motion=motion,
             residual=residual,
             valid=valid,
@@ -213,10 +238,11 @@ class VideoReader:
 
 
 def _keep_freed_memory(index: VideoIndex) -> None:
-    """Lets the arrays of one position be made in the memory of those that the caller dropped.
+    """Makes glibc keep freed memory, so that the arrays of one position reuse that of the arrays before.
 
-    glibc hands freed memory back to the system, and every page of the next array costs a fault: a quarter of the time of
-    reading MPEG-4. It stops doing so up to the size (at most 32 MiB) of the largest block that it ever mapped and freed.
+    By default glibc returns large freed blocks to the system, and every page of the next array costs a page fault: a quarter
+    of the time of reading MPEG-4. But it keeps blocks up to the size (at most 32 MiB) of the largest one that it has ever mapped
+    and freed. So one such block is mapped and freed here.
     """
     wanted = 4 * index.width * index.height * _OUTPUT_BYTES_PER_PIXEL
     np.empty(min(wanted, _LARGEST_KEPT), np.uint8)
@@ -225,16 +251,19 @@ def _keep_freed_memory(index: VideoIndex) -> None:
 def open_video(
     path: str | os.PathLike[str], *, index: VideoIndex | None = None, limits: Limits | None = None
 ) -> VideoReader:
-    """Opens a video to read what its codec computed; `videokd.open`.
+    """Opens a video to read its I-frames, motion and residuals; `videokd.open`.
 
     Args:
         path: a file in any container and codec that FFmpeg reads.
-        index: of this very file, from a manifest; without it the file is scanned once.
-        limits: what to refuse, as `videokd.codec.index.Limits`; by default pictures above 8192 pixels either way, GOPs
-            above 10,000 frames, and videos of which a reader would keep more than 1 GiB.
+        index: of this file, from a manifest; None: the file is scanned once.
+        limits: what to refuse; None: the defaults of `videokd.codec.index.Limits`, which are pictures above 8192 pixels on a
+            side, GOPs above 10,000 frames, and videos of which a reader would keep more than 1 GiB.
+
+    Returns:
+        The reader; close it, or use it in a `with` block.
 
     Raises:
-        DecodeError: the file is missing, empty, cut short, damaged, no video, or breaks a limit.
+        DecodeError: the file is missing, empty, cut short, damaged, not a video, or exceeds a limit.
 
     >>> with videokd.open("clip.mp4") as video:            # doctest: +SKIP
     ...     streams = video.read(gop=3, position=5)

@@ -1,4 +1,4 @@
-"""What motion compensation leaves over: a frame minus its reference, gathered along a chain of motion vectors."""
+"""The residual: a frame minus its reference frame, warped along a chain of motion vectors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,29 @@ _PIXEL = np.uint64(3)
 
 
 def gather(reference: Rows, chain: Chain, warped: Rows) -> None:
-    """warped(p) = reference(a(p)).
+    """Warps a frame along a chain: warped(p) = reference(a(p)).
 
     Args:
         reference: uint8 [H, 3·W or more], RGB: the frame where the chain begins.
-        chain: [H, W] (see motion.py).
-        warped: uint8 [H, 3·W], written.
+        chain: uint32 [H, W] (see motion.py).
+        warped: uint8 [H, 3·W], RGB; written.
     """
     _gather(reference, chain, warped)
 
 
+# A chain is built by copying blocks, so pixels side by side mostly come from pixels side by side. Eight pixels are looked at
+# together. A source is a number, row · 65536 + column (bit 31, the mark of invalid pixels, is masked out), so eight neighbours
+# in one row have the sources first, first + 1, … first + 7. `apart` collects with | and ^ every bit in which a source differs
+# from that: if it stays 0, the eight pixels are one copy of 24 bytes; otherwise each pixel is fetched by its own address. There
+# is no branch inside the loop over the eight, so that LLVM compiles it to a few vector instructions. (first + i never carries
+# from the column into the row: a column is at most 32766, far below 65536.)
+# Rows of the reference may be longer than 3·W bytes (FFmpeg pads them): `stride` is their length. The last W mod 8 pixels of a
+# row are fetched one by one.
 @compiled
 def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no cover (compiled)
-    """Chains are made by copying blocks: nearly every eight pixels come from eight side by side, and are copied as such."""
+    """Gathers eight pixels at a time where they come from eight side by side (see above)."""
     height, width = chain.shape
-    # Unsigned addresses of flat arrays spare the test for negative ones
+    # Numba checks a signed index for negative values, but not an unsigned one
     flat, stride = reference.reshape(-1), np.uint64(reference.shape[1])
     moved = warped.reshape(-1)
     for y in range(height):
@@ -39,7 +47,7 @@ def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no 
             for i in range(8):
                 apart |= (sources[left + np.uint64(i)] & _SOURCE) ^ (first + np.uint32(i))
             if apart == 0:
-                move_8_pixels(moved, _PIXEL * (start + left), flat, _at(first, stride))
+                move_8_pixels(moved, _PIXEL * (start + left), flat, _byte_of(first, stride))
             else:
                 _gather_pixels(flat, sources, moved, stride, start, x, x + 8)
         _gather_pixels(flat, sources, moved, stride, start, width & ~7, width)
@@ -49,21 +57,23 @@ def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no 
 def _gather_pixels(
     flat: Rows, sources: Chain, moved: Rows, stride: np.uint64, start: np.uint64, left: int, right: int
 ) -> None:  # pragma: no cover (compiled)
+    """Gathers the pixels of one row from `left` to `right`, one by one."""
     for x in range(left, right):
-        to, at = _PIXEL * (start + np.uint64(x)), _at(sources[x], stride)
+        to, at = _PIXEL * (start + np.uint64(x)), _byte_of(sources[x], stride)
         moved[to] = flat[at]
         moved[to + np.uint64(1)] = flat[at + np.uint64(1)]
         moved[to + np.uint64(2)] = flat[at + np.uint64(2)]
 
 
 @compiled
-def _at(source: np.uint32, stride: np.uint64) -> np.uint64:  # pragma: no cover (compiled)
+def _byte_of(source: np.uint32, stride: np.uint64) -> np.uint64:  # pragma: no cover (compiled)
+    """Where a source's three bytes start in a picture whose rows have `stride` bytes."""
     row = np.uint64((source >> np.uint32(16)) & np.uint32(0x7FFF))
     return row * stride + _PIXEL * np.uint64(source & np.uint32(0xFFFF))
 
 
 def difference(frame: Rows, warped: Rows) -> npt.NDArray[np.int16]:
-    """residual(p) = frame(p) − warped(p).
+    """The residual of a frame: residual(p) = frame(p) − warped(p).
 
     Args:
         frame: uint8 [H, 3·W or more], RGB.

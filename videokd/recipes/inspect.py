@@ -1,4 +1,4 @@
-"""`videokd inspect`: what a video's codec holds and can give, and what reading it costs."""
+"""`videokd inspect`: what a video contains, which streams it gives, and how long reading takes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from videokd.recipes.command_line import parse
 _TRAINED_ON = ("iframe", "motion", "residual")
 _LONG_GOP = 60
 _MOST_READS = 50
-# Two frame rates that differ by less are told as one
+# Two frame rates that differ by less are reported as one
 _CLOSE_RATES = 0.02
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Tells what a video's codec holds and can give, and measures what reading each stream costs on this machine.
+    """Prints codec, GOPs and frame types of a video and the streams that it gives, and times reading each on this machine.
 
     Args:
         file: the video.
-        format: of what is printed.
-        seconds_measured: how long each stream is read for, at random and once more in order; 0 measures nothing.
+        format: of the output.
+        seconds_measured: how long each stream is read at random, and again in order; 0: nothing is measured.
     """
 
     file: str
@@ -48,39 +48,46 @@ def main(arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     with open_video(settings.file) as video:
         index_ms = 1000 * (time.perf_counter() - started)
-        facts = describe(video.index, read_file_info(settings.file))
+        description = describe(video.index, read_file_info(settings.file))
         if settings.seconds_measured > 0:
-            cost = measure(settings.file, video.index, seconds=settings.seconds_measured)
-            facts["cost"] = {"index_ms": round(index_ms, 2)} | cost
+            cost = measure_reading(settings.file, video.index, seconds=settings.seconds_measured)
+            description["cost"] = {"index_ms": round(index_ms, 2)} | cost
     if settings.format == "json":
-        give([json.dumps({"file": settings.file} | facts, ensure_ascii=False)])
+        give([json.dumps({"file": settings.file} | description, ensure_ascii=False)])
     else:
-        give([settings.file, *_table(facts)])
+        give([settings.file, *_table(description)])
 
 
-def describe(index: VideoIndex, facts: FileInfo) -> dict[str, Any]:
-    """What is known without decoding more than one picture, fit for JSON."""
-    lengths = [gop.num_positions for gop in index.gops]
+def describe(index: VideoIndex, info: FileInfo) -> dict[str, Any]:
+    """What a file's index and its headers tell.
+
+    Args:
+        index: of the file.
+        info: of the same file.
+
+    Returns:
+        {name: value}, which `--format json` prints.
+    """
     kinds = index.types.upper()
     gives_motion = index.codec in MOTION_CODECS
     no_motion = f"{index.codec} exports no motion vectors; `videokd prepare folder` transcodes it"
     seconds = index.duration_seconds
     return {
-        "container": facts.container,
-        "bytes": facts.num_bytes,
-        "kilobits_per_second": round(facts.num_bytes / 125 / seconds, 1),
+        "container": info.container,
+        "bytes": info.num_bytes,
+        "kilobits_per_second": round(info.num_bytes / 125 / seconds, 1),
         "codec": index.codec,
-        "profile": facts.profile,
-        "level": facts.level,
+        "profile": info.profile,
+        "level": info.level,
         "size": f"{index.width}x{index.height}",
-        "pixel_format": facts.pixel_format,
-        "bits": facts.bits,
-        "matrix": facts.matrix,
-        "range": facts.value_range,
-        "pixel_aspect": list(facts.pixel_aspect),
-        "rotation": facts.rotation,
-        "mirrored": facts.mirrored,
-        "other_tracks": list(facts.other_tracks),
+        "pixel_format": info.pixel_format,
+        "bits": info.bits,
+        "matrix": info.matrix,
+        "range": info.value_range,
+        "pixel_aspect": list(info.pixel_aspect),
+        "rotation": info.rotation,
+        "mirrored": info.mirrored,
+        "other_tracks": list(info.other_tracks),
         "frame_rate": round(index.frame_rate, 3),
         "frames": index.num_frames,
         "seconds": round(seconds, 3),
@@ -88,32 +95,37 @@ def describe(index: VideoIndex, facts: FileInfo) -> dict[str, Any]:
         "variable_frame_rate": bool(index.times),
         "frame_types": {kind: kinds.count(kind) for kind in "IPBS" if kind in kinds},
         "b_frames_never_decoded": index.types.count("b"),
-        "references": facts.references,
-        "gops": {
-            "number": len(lengths),
-            "positions": sum(lengths),
-            "shortest": min(lengths),
-            "median": statistics.median_low(lengths),
-            "longest": max(lengths),
-            "lengths": lengths,
-        },
+        "references": info.references,
+        "gops": _describe_gops([gop.num_positions for gop in index.gops]),
         "streams": ["iframe", "frame", *(["motion", "residual"] if gives_motion else [])],
         "exact": index.exact if gives_motion else False,
         "because": list(index.inexact_because) if gives_motion else [no_motion],
     }
 
 
-def measure(path: str, index: VideoIndex, *, seconds: float) -> dict[str, Any]:
-    """Times reading, in one thread, with the file open and in the system's cache.
+def _describe_gops(lengths: list[int]) -> dict[str, Any]:
+    """How many GOPs there are, and how many positions each has."""
+    return {
+        "number": len(lengths),
+        "positions": sum(lengths),
+        "shortest": min(lengths),
+        "median": statistics.median_low(lengths),
+        "longest": max(lengths),
+        "lengths": lengths,
+    }
+
+
+def measure_reading(path: str, index: VideoIndex, *, seconds: float) -> dict[str, Any]:
+    """Times reading in one thread, with the file already open and in the system's cache.
 
     Args:
         path: of the video.
         index: of this video.
-        seconds: how long each stream is read for, at random and again in order; at least one read each.
+        seconds: how long each stream is read at random, and again in order; at least one read each.
 
     Returns:
-        {"streams": {stream: {"random_ms": median of reads at random places, "per_second": reads in order}}}; with "problem"
-        where the file cannot be read on.
+        {"streams": {stream: {"random_ms": median milliseconds of a read at random, "per_second": reads in order per second}}};
+        also "problem": the error, if the file could not be read to the end.
     """
     rows: dict[str, tuple[str, ...]] = {name: (name,) for name in ("iframe", "frame")}
     if index.codec in MOTION_CODECS:
@@ -121,9 +133,9 @@ def measure(path: str, index: VideoIndex, *, seconds: float) -> dict[str, Any]:
     costs: dict[str, Any] = {"streams": {}}
     try:
         for name, streams in rows.items():
-            with open_video(path, index=index) as video:  # the first read compiles
+            with open_video(path, index=index) as video:  # not timed: the first read compiles
                 video.read(gop=0, position=min(1, video.gops[0].num_positions - 1), streams=streams)
-            at_random, in_order = (_times(path, index, streams, shuffled, seconds) for shuffled in (True, False))
+            at_random, in_order = (_time_reads(path, index, streams, shuffled, seconds) for shuffled in (True, False))
             costs["streams"][name] = {
                 "random_ms": round(1000 * statistics.median(at_random), 3),
                 "per_second": round(len(in_order) / sum(in_order), 1),
@@ -133,11 +145,11 @@ def measure(path: str, index: VideoIndex, *, seconds: float) -> dict[str, Any]:
     return costs
 
 
-def _times(path: str, index: VideoIndex, streams: tuple[str, ...], shuffled: bool, seconds: float) -> list[float]:
-    """Seconds of each read, until they are enough."""
+def _time_reads(path: str, index: VideoIndex, streams: tuple[str, ...], shuffled: bool, seconds: float) -> list[float]:
+    """Seconds that each read takes, until they add up to `seconds`."""
     times: list[float] = []
-    with open_video(path, index=index) as video:  # a fresh one, which keeps nothing from an earlier read
-        for gop, position in _places(video, alone=streams == ("iframe",), shuffled=shuffled):
+    with open_video(path, index=index) as video:  # a new reader: nothing is left of earlier reads
+        for gop, position in _places(video, only_iframes=streams == ("iframe",), shuffled=shuffled):
             started = time.perf_counter()
             video.read(gop=gop, position=position, streams=streams)
             times.append(time.perf_counter() - started)
@@ -146,12 +158,12 @@ def _times(path: str, index: VideoIndex, streams: tuple[str, ...], shuffled: boo
     return times
 
 
-def _places(video: VideoReader, *, alone: bool, shuffled: bool) -> list[tuple[int, int]]:
+def _places(video: VideoReader, *, only_iframes: bool, shuffled: bool) -> list[tuple[int, int]]:
     """(GOP, position) of each read: every I-frame, or every position; position 0 has neither motion nor residual."""
     places = [
         (gop.index, position)
         for gop in video.gops
-        for position in ((0,) if alone else range(min(1, gop.num_positions - 1), gop.num_positions))
+        for position in ((0,) if only_iframes else range(min(1, gop.num_positions - 1), gop.num_positions))
     ]
     if not shuffled:
         return places
@@ -159,70 +171,73 @@ def _places(video: VideoReader, *, alone: bool, shuffled: bool) -> list[tuple[in
     return [places[number] for number in chosen]
 
 
-def _table(facts: dict[str, Any]) -> Iterator[str]:
-    """The facts in lines for people."""
-    for name, value in _lines(facts):
+def _table(description: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table."""
+    for name, value in _lines(description):
         yield f"  {name:<14}{value}"
-    if "cost" not in facts:
+    if "cost" not in description:
         return
-    cost = facts["cost"]
+    cost = description["cost"]
     yield ""
-    yield "  What reading costs, measured on this machine in one thread:"
+    yield "  Time to read, on this machine in one thread:"
     yield f"    {'':<28}{'at random':>14}{'in order':>18}"
     for name, row in cost["streams"].items():
         unit = "I-frames/s" if name == "iframe" else "positions/s"
         yield f"    {name:<28}{row['random_ms']:>11.2f} ms{row['per_second']:>10.0f} {unit}"
-    yield f"    scanning the file once, which a manifest saves: {cost['index_ms']:.1f} ms"
+    yield f"    indexing the file, which a manifest makes unnecessary: {cost['index_ms']:.1f} ms"
     if "problem" in cost:
-        yield f"    it ended early: {cost['problem']}"
+        yield f"    the measurement ended early: {cost['problem']}"
 
 
-def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    profile = f", {facts['profile'].removesuffix(' Profile')} profile" if facts["profile"] else ""
-    level = f", level {facts['level']}" if facts["level"] else ""
-    aspect = "" if facts["pixel_aspect"] == [1, 1] else ", pixels {}:{}".format(*facts["pixel_aspect"])
-    matrix, value_range = facts["matrix"] or "BT.601 (not stated)", facts["range"] or "limited (not stated)"
-    size = facts["size"].replace("x", "×")
-    yield "file", f"{_bytes(facts['bytes'])}, {facts['container']}, {facts['kilobits_per_second']:.0f} kbit/s"
-    yield "codec", f"{facts['codec']}{profile}{level}"
-    yield "picture", f"{size}{aspect}, {facts['pixel_format']}, {facts['bits']} bits"
-    if facts["pixel_format"].startswith("yuv"):
+def _lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    profile = f", {description['profile'].removesuffix(' Profile')} profile" if description["profile"] else ""
+    level = f", level {description['level']}" if description["level"] else ""
+    aspect = "" if description["pixel_aspect"] == [1, 1] else ", pixels {}:{}".format(*description["pixel_aspect"])
+    matrix, value_range = description["matrix"] or "BT.601 (not stated)", description["range"] or "limited (not stated)"
+    size = description["size"].replace("x", "×")
+    yield (
+        "file",
+        f"{_bytes(description['bytes'])}, {description['container']}, {description['kilobits_per_second']:.0f} kbit/s",
+    )
+    yield "codec", f"{description['codec']}{profile}{level}"
+    yield "picture", f"{size}{aspect}, {description['pixel_format']}, {description['bits']} bits"
+    if description["pixel_format"].startswith("yuv"):
         yield "colour", f"matrix {matrix}, range {value_range}"
-    if facts["rotation"] or facts["mirrored"]:
-        mirrored = "mirrored left to right, then turned by " if facts["mirrored"] else ""
-        yield "orientation", f"{mirrored}{facts['rotation']}° when played; streams are given as they are coded"
-    if facts["other_tracks"]:
-        yield "other tracks", ", ".join(facts["other_tracks"])
-    yield "length", f"{facts['seconds']:.2f} s, {facts['frames']} frames{_pace(facts)}"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in facts["frame_types"].items())
-    skipped = facts["b_frames_never_decoded"]
+    if description["rotation"] or description["mirrored"]:
+        mirrored = "mirrored left to right, then turned by " if description["mirrored"] else ""
+        yield "orientation", f"{mirrored}{description['rotation']}° by players; streams are as coded"
+    if description["other_tracks"]:
+        yield "other tracks", ", ".join(description["other_tracks"])
+    yield "length", f"{description['seconds']:.2f} s, {description['frames']} frames{_pace(description)}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in description["frame_types"].items())
+    skipped = description["b_frames_never_decoded"]
     yield (
         "frame types",
-        kinds + (f"; {skipped} B-frames are never decoded, as nothing refers to them" if skipped else ""),
+        kinds + (f"; {skipped} B-frames are skipped, since no frame refers to them" if skipped else ""),
     )
-    yield "GOPs", _gops(facts["gops"])
-    if facts["references"] is not None:
+    yield "GOPs", _gops(description["gops"])
+    if description["references"] is not None:
         yield (
             "references",
-            f"a P-frame refers to {'one frame' if facts['references'] == 1 else 'up to {} frames'.format(facts['references'])}",
+            f"a P-frame refers to {'one frame' if description['references'] == 1 else 'up to {} frames'.format(description['references'])}",
         )
-    yield "streams", ", ".join(facts["streams"])
-    reasons = "; ".join(facts["because"])
-    if "motion" not in facts["streams"]:
+    yield "streams", ", ".join(description["streams"])
+    reasons = "; ".join(description["because"])
+    if "motion" not in description["streams"]:
         yield "motion", f"none: {reasons}"
     else:
         exact = "yes: every P-frame's vectors point at the position before it"
         yield (
             "exact",
-            exact if facts["exact"] else f"no: {reasons}; `videokd prepare folder` makes exact ones",
+            exact if description["exact"] else f"no: {reasons}; `videokd prepare folder` makes exact ones",
         )
 
 
-def _pace(facts: dict[str, Any]) -> str:
-    stated, average = facts["frame_rate"], facts["frames_per_second_on_average"]
-    if not facts["variable_frame_rate"] and abs(stated - average) <= _CLOSE_RATES * stated:
+def _pace(description: dict[str, Any]) -> str:
+    stated, average = description["frame_rate"], description["frames_per_second_on_average"]
+    if not description["variable_frame_rate"] and abs(stated - average) <= _CLOSE_RATES * stated:
         return f" at {stated:g} a second"
-    spacing = ", variable rate" if facts["variable_frame_rate"] else ""
+    spacing = ", variable rate" if description["variable_frame_rate"] else ""
     return f"{spacing}, {average:g} a second on average; the file states {stated:g}"
 
 
@@ -234,7 +249,7 @@ def _gops(gops: dict[str, Any]) -> str:
     else:
         text += f", {gops['shortest']} to {gops['longest']} in each, median {gops['median']}"
     if gops["median"] > _LONG_GOP:
-        text += "; long for reading at random: `videokd prepare folder` makes GOPs of 12"
+        text += "; long GOPs are slow to read at random: `videokd prepare folder` makes GOPs of 12"
     return text
 
 
