@@ -11,8 +11,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -252,6 +252,42 @@ def test_a_name_that_only_tests_use_is_found() -> None:
     modules = {"codec.a": Module("codec.a", "def used(): pass\ndef unused(): return unused()\nused()")}
     assert unused_public_names(modules, "") == ["codec.a.unused"]
     assert unused_public_names(modules, "`unused` in a page") == []
+
+
+def settings_of_verbs() -> Iterator[tuple[str, str]]:
+    """(dataclass, field) of every setting of every verb, groups and single students among them."""
+    from videokd.recipes.demo import Demo
+    from videokd.recipes.evaluate import Evaluate
+    from videokd.recipes.export import Export
+    from videokd.recipes.fuse import Fuse
+    from videokd.recipes.inspect import Inspect
+    from videokd.recipes.predict import Predict
+    from videokd.recipes.prepare import Prepare
+    from videokd.recipes.presets import Presets
+    from videokd.recipes.report import Report
+    from videokd.recipes.show import Show
+    from videokd.training.run_settings import Distill, ObjectiveSettings, StudentSettings, Teach
+    from videokd.training.settings import DataSettings, OptimSettings
+
+    verbs = (Demo, Evaluate, Export, Fuse, Inspect, Predict, Prepare, Presets, Report, Show, Teach, Distill)
+    for kind in (*verbs, ObjectiveSettings, StudentSettings, DataSettings, OptimSettings):
+        yield from ((kind.__name__, field.name) for field in fields(kind))
+
+
+def unnamed_settings(settings: Iterable[tuple[str, str]], texts: str) -> list[str]:
+    """Settings that no preset, page, program or test names."""
+    named = words_of(texts.replace("--", " ").replace("-", "_"))
+    return [f"{kind}.{name}" for kind, name in settings if name not in named]
+
+
+def test_every_setting_is_used() -> None:
+    folders = ("videokd/presets/*.yaml", "docs/*.md", "*.md", "tools/*", "measurements/*.py", "tests/*/*.py")
+    texts = "\n".join(p.read_text(encoding="utf-8") for glob in folders for p in ROOT.glob(glob) if p.is_file())
+    assert unnamed_settings(settings_of_verbs(), texts) == []
+
+
+def test_a_setting_that_nothing_names_is_found() -> None:
+    assert unnamed_settings([("Teach", "depth"), ("Teach", "lr")], "--optim.lr 3") == ["Teach.depth"]
 
 
 def test_few_files_touch_pyav() -> None:

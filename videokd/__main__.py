@@ -15,7 +15,7 @@ from videokd.errors import VideoKDError, printable
 
 #: verb → (where its function is, what it does). A verb's module is imported only when the verb runs.
 VERBS = {
-    "demo": ("videokd.recipes.demo:main", "the whole way on generated clips, in minutes, with a report"),
+    "demo": ("videokd.recipes.demo:main", "end to end on generated clips, in minutes, with a report"),
     "show": ("videokd.recipes.show:main", "a picture of a video's streams"),
     "inspect": ("videokd.recipes.inspect:main", "what a video's codec holds and can give"),
     "prepare": ("videokd.recipes.prepare:main", "a dataset into the training form, with its manifest"),
@@ -24,7 +24,7 @@ VERBS = {
     "evaluate": ("videokd.recipes.evaluate:main", "runs the test protocol on a run"),
     "fuse": ("videokd.recipes.fuse:main", "fuses scores files, or finds weights for them"),
     "predict": ("videokd.recipes.predict:main", "names the action in videos"),
-    "export": ("videokd.recipes.export:main", "a run's students alone, to load and run anywhere"),
+    "export": ("videokd.recipes.export:main", "only a run's students, to load and run anywhere"),
     "report": ("videokd.recipes.report:main", "one HTML page from any number of runs"),
     "presets": ("videokd.recipes.presets:main", "lists the presets, or shows one"),
 }

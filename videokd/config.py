@@ -63,7 +63,7 @@ def read_yaml(text: str, *, where: str) -> Any:
         where: it comes from, for the error.
 
     Raises:
-        ConfigError: it is no such YAML; or has tags, anchors or a key twice.
+        ConfigError: it is not plain YAML, or has tags, anchors or a repeated key.
 
     >>> read_yaml("{lr: 1e-3, out: 2024-01-01}", where="example")
     {'lr': 0.001, 'out': '2024-01-01'}
@@ -90,7 +90,7 @@ def read_option(settings: type[Any], dotted: str, text: str) -> Any:
         text: as it was typed; that of a text is taken as it is.
 
     Raises:
-        ConfigError: there is no such setting, or the value does not fit it.
+        ConfigError: the setting is unknown, or the value does not fit it.
     """
     hint, optional = _without_none(setting_type(settings, dotted))
     if optional and text in ("null", "None"):
@@ -110,6 +110,10 @@ def read_option(settings: type[Any], dotted: str, text: str) -> Any:
 
 def setting_type(settings: type[Any], dotted: str) -> Any:
     """The type of a setting such as `optim.lr` or `teachers.motion`.
+
+    Args:
+        settings: a dataclass of settings.
+        dotted: name of the setting, from the dataclass down.
 
     Raises:
         ConfigError: there is none of that name.
@@ -227,7 +231,13 @@ def built(hint: Any, value: Any) -> Any:
 
 
 def missing_settings(settings: Any, values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of settings that need a value and have none, in mappings of groups too."""
+    """Dotted names of settings that need a value and have none, in mappings of groups too.
+
+    Args:
+        settings: a dataclass of settings.
+        values: those that are given, as `checked` returns them.
+        prefix: of the names.
+    """
     missing = []
     hints = _hints(settings)
     for field in fields(settings):
@@ -301,5 +311,5 @@ def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
         group, _, name = dotted.partition(".")
         inside = kept.get(group)
         if isinstance(inside, dict) and name in inside and inside.pop(name) != neutral:
-            raise ConfigError(f"{dotted} no longer exists (accepted: settings without it). Train anew without it.")
+            raise ConfigError(f"{dotted} no longer exists (accepted: settings without it). Train again without it.")
     return kept

@@ -32,9 +32,9 @@ def test_finite_values_names_the_streams_of_the_student():
 
 def test_what_comes_beside_the_parts_may_be_anything():
     parts, beside = {"a/ce": torch.tensor(0.5)}, {"gradient_norm": torch.tensor(math.inf), "a/ce": torch.tensor(0.5)}
-    assert finite_values(parts, step=0, beside=beside) == {"gradient_norm": math.inf, "a/ce": 0.5}
+    assert finite_values(parts, step=0, others=beside) == {"gradient_norm": math.inf, "a/ce": 0.5}
     with pytest.raises(VideoKDError, match="step 0: a/ce is nan"):
-        finite_values({"a/ce": torch.tensor(math.nan)}, step=0, beside=beside)
+        finite_values({"a/ce": torch.tensor(math.nan)}, step=0, others=beside)
 
 
 def test_memory_is_that_of_this_process():

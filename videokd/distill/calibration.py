@@ -1,4 +1,4 @@
-"""How far a teacher is to be believed: its own temperature, and its weight on each sample."""
+"""How much to trust a teacher: its own temperature, and its weight for each sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
 
     Raises:
         ConfigError: a logit is not finite.
-        ValueError: the shapes do not fit each other, or there is no clip.
+        ValueError: the shapes do not fit each other, or there are no clips.
 
     >>> labels = torch.tensor([0, 0, 0, 1])  # right three times out of four
     >>> sure = torch.tensor([[6.0, 0.0]]).expand(4, 2)
@@ -85,7 +85,7 @@ def confidence_weights(logits: Mapping[str, Tensor], label: GroundTruth) -> dict
         {teacher: float32 [B]}, without a graph.
 
     Raises:
-        ConfigError: there is no teacher.
+        ConfigError: there are no teachers.
 
     >>> z = {"iframe": torch.tensor([[2.0, 0.0]]), "motion": torch.tensor([[0.0, 2.0]])}
     >>> {name: round(weight.item(), 2) for name, weight in confidence_weights(z, torch.tensor([0])).items()}

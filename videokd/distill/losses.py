@@ -125,7 +125,7 @@ def mutual_loss(
         A scalar, at least 0.
 
     Raises:
-        ValueError: there is no peer, the shapes differ, or peers_as is unknown.
+        ValueError: there are no peers, the shapes differ, or peers_as is unknown.
 
     >>> even, sure = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])
     >>> mutual_loss(even, [even]).item()
@@ -184,7 +184,7 @@ def self_distillation_loss(
     """What a student's shallow exits learn from the labels and from its own deepest exit.
 
     Σ over shallow exits e of (1−γ)·CE_e + γ·T²·KL(deepest ‖ e) + λ·hint_e (Zhang et al. 2019, Be Your Own Teacher; the
-    authors' code has no T²). The cross-entropy of the deepest exit is no part of it.
+    authors' code has no T²). The cross-entropy of the deepest exit is not part of it.
 
     Args:
         output: a student's logits, exits and hints; no gradient flows into the deepest logits and features.
@@ -195,7 +195,7 @@ def self_distillation_loss(
 
     Returns:
         The sum, and its terms by name (`exit1/ce`, `exit1/kd`, `exit1/hint`), already weighted; terms of weight zero
-        are left out.
+        are omitted.
 
     Raises:
         ValueError: a hint belongs to no exit, shapes differ, or temperature is not positive.
@@ -343,7 +343,7 @@ def dkd_loss(
 
 
 def _decoupled(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the labelled class and of all others together [B, 2], and of the others alone [B, K − 1]."""
+    """Log-probabilities of the labelled class and of all others together [B, 2], and of the others among themselves [B, K − 1]."""
     is_label = F.one_hot(label, logits.shape[1]).bool()
     labelled = logits[is_label].unsqueeze(1)  # [B, 1]
     others = logits[~is_label].reshape(len(logits), -1)  # [B, K − 1]

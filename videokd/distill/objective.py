@@ -1,4 +1,4 @@
-"""What students are trained to do: labels, teachers, peers and their own deepest exit, weighed against each other."""
+"""What students learn from: labels, teachers, peers and their own deepest exit, each with a weight."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Objective:
             has 0.3 at T = 3 without the factor T²; with it, the same balance is near 0.05.
         hint_weight: λ ≥ 0 of the hint loss of shallow exits.
         target_loss: how the target is followed: `kd`, `dist` or `dkd`; also the part's name in the log.
-        target_weights: of the two terms of dist (over classes, over the batch; 1 and 1 if left out) or of dkd (labelled
+        target_weights: of the two terms of dist (over classes, over the batch; 1 and 1 if omitted) or of dkd (labelled
             class, other classes; 1 and 8); kd has one term and none.
         standardise: bring the target's and the student's logits to mean 0 and deviation 1 before T, for any target_loss.
             T then means something else: 1 to 2 is common, with a larger share of the target. Peers and exits are
@@ -121,6 +121,9 @@ class Objective:
             outputs: as for the call, and so are target, label, what returns and what raises.
             target: [B, K] or None.
             label: int64 [B], or the labels of a mixture.
+
+        Raises:
+            ConfigError: alpha > 0 without a target, or beta > 0 without a peer.
         """
         if self.alpha > 0 and target is None:
             raise ConfigError(

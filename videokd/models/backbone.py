@@ -64,7 +64,7 @@ class NetworkSpec:
         (check_video_backbone if is_video(self.backbone) else _check_backbone)(self.backbone)
         if self.temporal_shift and is_video(self.backbone):
             raise ConfigError(
-                f"temporal_shift is for 2-D networks, and {self.backbone} sees time by itself (accepted: false). Leave it away."
+                f"temporal_shift is for 2-D networks, and {self.backbone} sees time by itself (accepted: false). Omit it."
             )
         for name, most in (("num_classes", 1_000_000), ("input_size", 4096)):
             if not 1 <= getattr(self, name) <= most:
@@ -113,7 +113,7 @@ def _check_backbone(name: str) -> None:
     if tag and tag not in tags:
         raise ConfigError(
             f"backbone {name} has no weights of the tag {tag} in timm {timm.__version__} (accepted: "
-            f"{', '.join(filter(None, tags)) or 'no tag'}). Choose another tag, or leave it away."
+            f"{', '.join(filter(None, tags)) or 'no tag'}). Choose another tag, or omit it."
         )
 
 
@@ -125,11 +125,11 @@ def module_dict(networks: Mapping[str, nn.Module], *, where: str) -> nn.ModuleDi
             PyTorch keeps for itself.
     """
     if not networks:
-        raise ConfigError(f"{where}: there are none (accepted: one or more). Add one.")
+        raise ConfigError(f"{where} is empty (accepted: one or more). Add one.")
     for name in networks:
         if not re.fullmatch(r"[A-Za-z0-9_]+", name) or hasattr(nn.ModuleDict(), name):
             raise ConfigError(
-                f"{where}: {name!r} is no name (accepted: letters, digits and underscores, but none of PyTorch's own "
+                f"{where}: {name!r} is not a valid name (accepted: letters, digits and underscores, but none of PyTorch's own "
                 "words such as 'keys'). Choose another name."
             )
     return nn.ModuleDict(dict(networks))

@@ -128,7 +128,7 @@ class Exits(nn.Module):
         Args:
             network: the one the exits were made for.
             streams: {stream: uint8 [B, S, C, H, W]}.
-            names: the exits to compute, beside the deepest; all without it.
+            names: the exits to compute, in addition to the deepest; all if omitted.
 
         Yields:
             Its name and its logits [B, K], the mean over segments, of each exit; "deepest" comes last.
@@ -147,11 +147,11 @@ class Exits(nn.Module):
 
 
 def first_confident_exit(exits: Iterator[tuple[str, Tensor]], *, threshold: float) -> tuple[Tensor, tuple[str, ...]]:
-    """Each video's logits at the first exit that is sure enough; later ones are computed only as far as some video needs them.
+    """Each video's logits at the first exit that is confident enough; later exits are computed only if some video needs them.
 
     Args:
         exits: from `Exits.stagewise`.
-        threshold: what the largest probability must be above; the deepest exit is taken whatever it says.
+        threshold: what the largest probability must exceed; a video that passes no threshold takes the deepest exit.
 
     Returns:
         Logits [B, K]; the name of each video's exit.
@@ -199,7 +199,7 @@ _IN_ORDER: Mapping[type[nn.Module], tuple[str, ...]] = {
 def stage_features(backbone: Any, pictures: Tensor, *, stages: Sequence[int]) -> Iterator[Tensor]:
     """Features of one stage after the other, computed only as far as they are asked for.
 
-    Backbones of other families than ResNet, RegNet, ConvNeXt, RepVGG, EfficientNet and MobileNet start anew for each stage:
+    Backbones of other families than ResNet, RegNet, ConvNeXt, RepVGG, EfficientNet and MobileNet run again from the input for each stage:
     what comes out is the same, and costs more.
 
     Args:

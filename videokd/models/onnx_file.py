@@ -121,7 +121,16 @@ def _compare(fused: _Fused, path: Path) -> None:
 
 
 def random_videos(students: Students, *, batch: int, segments: int) -> Mapping[str, Tensor]:
-    """{stream: uint8 [B, S, C, H, W]} of noise, the same each time."""
+    """Noise in the shape of videos, the same at each call.
+
+    Args:
+        students: whose streams and input size it has.
+        batch: B.
+        segments: S.
+
+    Returns:
+        {stream: uint8 [B, S, C, H, W]}.
+    """
     generator = torch.Generator().manual_seed(0)
     size = students.input_size
     return {

@@ -1,4 +1,4 @@
-"""Fetching pretrained weights: at once from this machine, or from a server that answers; no minutes of retries."""
+"""Fetching pretrained weights: from this machine's cache, or from a server that answers; without minutes of retries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 5.0
 
 
 def answers(url: str, *, seconds: float = _SECONDS) -> bool:
-    """Whether a server answers, whatever it says; proxies of the environment are used.
+    """Whether a server answers, with any status; proxies of the environment are used.
 
     Args:
         url: of the server.

@@ -1,4 +1,4 @@
-"""One or several networks that learn, and what it takes to run them on new video once they have."""
+"""One or several students, and what is needed to run them on new video."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class PredictionSpec:
-    """What it takes, beside the networks, to run students on new video.
+    """What is needed, in addition to the networks, to run students on new video.
 
     Args:
         class_names: K names, in the order of the logits.
-        num_segments: S, how many places of a video they were trained to look at.
+        num_segments: S, how many places of a video they saw in training.
         weights: {student: w ≥ 0} for fusing their logits; equal ones if omitted.
         space: whether logits or probabilities are fused.
         encoding: how the videos they learned from were encoded (codec, GOP length, size).
@@ -92,10 +92,10 @@ class Students(nn.Module):
         return next(iter(self.specs.values())).input_size
 
     def forward(self, batch: Batch | Mapping[str, Tensor], *, only: str | None = None) -> dict[str, StudentOutput]:
-        """What each student says of the batch.
+        """The output of each student for a batch.
 
         Args:
-            batch: with the streams of every student, or these alone: {stream: uint8 [B, S, C, H, W]}.
+            batch: with the streams of every student, or only the streams: {stream: uint8 [B, S, C, H, W]}.
             only: the one student to run; all without it.
 
         Returns:
@@ -130,7 +130,7 @@ class Students(nn.Module):
             with_exits: add `student:exit1` and so on, of students that have exits.
 
         Raises:
-            ValueError: the second dimension is no multiple of V.
+            ValueError: the second dimension is not a multiple of V.
         """
         if num_views == 1:
             return self._all_logits(streams, with_exits=with_exits)
@@ -154,9 +154,9 @@ class Students(nn.Module):
     def early_logits(
         self, streams: Mapping[str, Tensor], *, threshold: float
     ) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-        """Logits of the first exit that is sure enough; what lies behind it is not computed.
+        """Logits of the first exit that is confident enough; deeper layers are not computed.
 
-        Each student decides by itself, and video by video: an exit is sure enough where its largest probability, of the mean
+        Each student decides by itself, and video by video: an exit is confident enough where its largest probability, of the mean
         of its logits over segments, is above the threshold. A batch goes as deep as its least sure video needs. Students without exits
         go all the way.
 
@@ -166,7 +166,7 @@ class Students(nn.Module):
 
         Returns:
             {student: logits [B, K]}, to be fused with `weights` and `space`; {student: the exit of each video}, "deepest"
-            where none was sure enough.
+            where none was confident enough.
 
         Raises:
             ConfigError: the threshold is out of range, or no student has exits.
@@ -361,7 +361,7 @@ def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
     >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
     ([0.0, 0.0], 0)
     """
-    # A BatchNorm in evaluation mode reads its running statistics whatever this flag says, so that one is safe too.
+    # A BatchNorm in evaluation mode reads its running statistics regardless of this flag, so it is safe too.
     tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
     for norm in tracking:
         norm.track_running_stats = False  # type: ignore[assignment]

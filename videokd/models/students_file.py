@@ -104,7 +104,7 @@ class ShapesDiffer(ConfigError):
 
 
 def build_described(description: Any, shapes: Mapping[str, Sequence[int]]) -> Students:
-    """Students as a description of strangers has them, with random weights.
+    """Students from a description that may come from anybody, with random weights.
 
     Before any memory is taken for them, they are built without memory, and compared with the shapes of the weights that are
     there: a few words can describe a network of many gigabytes.

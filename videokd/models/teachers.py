@@ -14,13 +14,13 @@ from videokd.types import Batch
 class Teachers(nn.Module):
     """Frozen networks, each seeing its own streams of the same batch.
 
-    They stay in evaluation mode whatever mode a module around them is put in, so their BatchNorm buffers never move.
+    They stay in evaluation mode even when a module around them is put into training mode, so their BatchNorm buffers never change.
 
     Args:
         networks: {teacher: network}; their parameters stop requiring gradients.
 
     Raises:
-        ConfigError: there is no teacher, or a name is not made of letters, digits and underscores.
+        ConfigError: there are no teachers, or a name is not made of letters, digits and underscores.
 
     >>> from videokd.models.backbone import NetworkSpec
     >>> teachers = Teachers({"iframe": Network(NetworkSpec(("iframe",), "test_resnet", 5, 32))})
@@ -40,13 +40,13 @@ class Teachers(nn.Module):
         return streams_of(self.networks)
 
     def train(self, mode: bool = True) -> Teachers:
-        """Evaluation mode, whatever is asked for."""
+        """Keeps evaluation mode, for any argument."""
         super().train(False)
         return self
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What each teacher says of the batch.
+        """The logits of each teacher for a batch.
 
         Args:
             batch: with the streams of every teacher.

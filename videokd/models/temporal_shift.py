@@ -1,4 +1,4 @@
-"""Temporal shift: 2-D networks that look at neighbouring segments, at no arithmetic cost."""
+"""Temporal shift: 2-D networks that see neighbouring segments, without extra arithmetic."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
@@ -23,7 +22,7 @@ from videokd.training.run_folder import (
 from videokd.training.run_settings import Distill, stream_of
 from videokd.training.run_state import RunState
 from videokd.training.target import TeacherTarget
-from videokd.training.training_clips import TrainedOn, same_clips, training_clips
+from videokd.training.training_clips import TrainedOn, same_clips, tested_clips, training_clips, training_parts
 from videokd.training.update import Update
 
 
@@ -64,9 +63,8 @@ def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
     if settings.unlabelled is None:
         return None
     unlabelled = read_manifest(settings.unlabelled, labelled=False)
-    parts: list[Literal["test", "val"]] = ["test", "val"] if settings.data.val_fraction else ["test"]
-    for part in parts:
-        clips = manifest.select(part, split=settings.split, val_fraction=settings.data.val_fraction, seed=0)
+    _, held_out = training_parts(manifest, split=settings.split, val_fraction=settings.data.val_fraction)
+    for part, clips in {"test": tested_clips(manifest, split=settings.split), "val": held_out}.items():
         seen = same_clips(unlabelled.clips, clips)
         if seen:
             raise DataError(

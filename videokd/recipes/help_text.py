@@ -74,7 +74,7 @@ def help_text(settings: type[Any], *, verb: str, positional: Sequence[str]) -> s
 
 
 def _type_at(settings: type[Any], dotted: str) -> tuple[Any, str]:
-    """The kind of a setting, and what stands for its value; (None, "") where there is no such setting."""
+    """The kind of a setting, and what stands for its value; (None, "") where the setting is unknown."""
     hint: Any = settings
     for name in dotted.split("."):
         hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None

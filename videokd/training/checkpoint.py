@@ -119,7 +119,7 @@ def strict_load(module: nn.Module, state: Mapping[str, Tensor], *, path: str | o
 
 
 def check_state(state: Any, *, path: str | os.PathLike[str]) -> None:
-    """Refuses what is no state dict: a tensor with values for each name.
+    """Refuses what is not a state dict: a tensor with values for each name.
 
     Args:
         state: of a file.

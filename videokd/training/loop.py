@@ -22,6 +22,7 @@ from videokd.training.settings import OptimSettings
 from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainingClips
 from videokd.training.validate import validate
+from videokd.types import Batch
 
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -53,19 +54,15 @@ def learn(
     if progress.step >= schedule.total_steps or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
         return
+    if progress.step and ranks.is_first:
+        say(f"{session.folder.path}: resuming from step {progress.step}.")
     batches = clips.batches(first_step=progress.step, ranks=ranks)
-    streams = {name: spec.streams for name, spec in students.specs.items()}
-    recorder = Recorder(
-        session.folder.path, ranks, streams=streams, first_step=progress.step, total_steps=schedule.total_steps
-    )
+    recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
     with recorder, StopSignal() as stop, closing(batches):  # workers end before signals are what they were
         while progress.step < schedule.total_steps and not progress.stopped_early:
             recorder.begin_step()
             batch = next(batches).to(precision.device)
-            label: GroundTruth = batch.label
-            if optim.mixup:
-                rng = np.random.default_rng((clips.seed, progress.step, ranks.rank))
-                batch, label = mixup(batch, alpha=optim.mixup, rng=rng)
+            batch, label = _mixed(batch, alpha=optim.mixup, seed=(clips.seed, progress.step, ranks.rank))
             recorder.batch_is_here()
 
             target_logits, teacher_predictions = (None, {}) if target is None else target(batch, label, precision)
@@ -88,6 +85,11 @@ def learn(
                 state.save()
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch, GroundTruth]:
+    """The batch, its clips mixed in pairs where `alpha` is above 0, and its ground truth."""
+    return mixup(batch, alpha=alpha, rng=np.random.default_rng(seed)) if alpha else (batch, batch.label)
 
 
 def _compile(students: Students, target: TeacherTarget | None) -> None:

@@ -29,8 +29,8 @@ class Ranks:
         num_ranks: how many there are.
         device: this process's own.
 
-    >>> alone = Ranks()
-    >>> alone.is_first, alone.mean({"a/ce": torch.tensor(0.5)}), alone.any(False)
+    >>> ranks = Ranks()
+    >>> ranks.is_first, ranks.mean({"a/ce": torch.tensor(0.5)}), ranks.any(False)
     (True, {'a/ce': tensor(0.5000)}, False)
     """
 

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
 from videokd.messages import say
-from videokd.training.ranks import Ranks
+from videokd.models.students import Students
+from videokd.training.run_folder import Session
 from videokd.training.update import Updated
 from videokd.types import NO_LABEL
 
@@ -34,15 +35,15 @@ def finite_values(
     *,
     step: int,
     streams: Mapping[str, Sequence[str]] | None = None,
-    beside: Mapping[str, Tensor] | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """The parts of a loss as numbers, in one transfer from the device.
 
     Args:
-        parts: {name: scalar}; the total, if it is among them, best comes last, as it only sums up what is wrong.
+        parts: {name: scalar}; list the total last, as it does not tell which part is wrong.
         step: the present one, for the error.
         streams: {student: the streams it sees}, for the error; a part's name starts with its student's.
-        beside: further scalars for the same transfer, which may be anything: fp16's gradients are infinite until their scale is found.
+        others: further scalars for the same transfer, which may be infinite: fp16's gradients are infinite until their scale is found.
 
     Returns:
         {name: number}, of both.
@@ -53,7 +54,7 @@ def finite_values(
     >>> finite_values({"a/ce": torch.tensor(0.5)}, step=3)
     {'a/ce': 0.5}
     """
-    together = {**(beside or {}), **parts}
+    together = {**(others or {}), **parts}
     if not together:
         return {}
     numbers = torch.stack([value.detach().float() for value in together.values()]).tolist()
@@ -94,7 +95,7 @@ class RunLog:
     Args:
         folder: of the run.
         resume_step: the step that the run continues after: later records, of a run that got further than its last
-            checkpoint, are removed. Without it, the log starts anew.
+            checkpoint, are removed. Without it, a new log begins.
         writes: False for all ranks but the first: nothing is written.
     """
 
@@ -185,20 +186,19 @@ class Recorder:
     """Records a training run: its log, a progress bar, and a line for each epoch.
 
     Args:
-        folder: of the run.
-        ranks: this process's place; only the first one writes.
-        streams: {student: the streams it sees}, for messages.
+        session: the run's folder and ranks; only the first rank writes.
+        students: for messages, which name the streams that a student sees.
         first_step: the step that the run starts or resumes at.
         total_steps: of the whole run.
     """
 
-    def __init__(
-        self, folder: Path, ranks: Ranks, *, streams: Mapping[str, Sequence[str]], first_step: int, total_steps: int
-    ) -> None:
-        self._name, self._ranks, self._streams = folder.name, ranks, streams
-        self._log = RunLog(folder, resume_step=first_step - 1, writes=ranks.is_first)
+    def __init__(self, session: Session, students: Students, *, first_step: int, total_steps: int) -> None:
+        folder, self._ranks = session.folder.path, session.ranks
+        self._name = folder.name
+        self._streams = {name: spec.streams for name, spec in students.specs.items()}
+        self._log = RunLog(folder, resume_step=first_step - 1, writes=self._ranks.is_first)
         # quiet where standard error is not a terminal: there a line for each epoch shows the progress
-        hidden = None if ranks.is_first else True
+        hidden = None if self._ranks.is_first else True
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=folder.name, unit="step", disable=hidden, mininterval=0.5
         )
@@ -249,7 +249,7 @@ class Recorder:
         means = self._ranks.mean(losses | accuracy_and_agreement(updated, label, teacher_predictions))
         # a batch without a label has no accuracy
         means = {name: mean for name, mean in means.items() if not (name.endswith("/train_top1") and math.isnan(mean))}
-        values = finite_values({name: means[name] for name in losses}, step=step, streams=self._streams, beside=means)
+        values = finite_values({name: means[name] for name in losses}, step=step, streams=self._streams, others=means)
         whole, waited = time.perf_counter() - self._began, self._arrived - self._began
         speed = {"samples_per_second": len(label) * self._ranks.num_ranks / whole, "data_wait_share": waited / whole}
         self._log.record(step, epoch, values | {"lr": rate} | speed | memory_gib(label.device))
@@ -278,7 +278,7 @@ class Recorder:
 def accuracy_and_agreement(
     updated: Updated, label: Tensor, teacher_predictions: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What the log has beside the loss, all still on the device.
+    """What the log holds in addition to the loss, all still on the device.
 
     `student/train_top1`, of the clips that have a label; `agreement/student/teacher`: the share of the batch for which both
     predict the same class; the gradient's norm.

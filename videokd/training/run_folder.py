@@ -74,7 +74,7 @@ class RunFolder:
             ) from error
 
     def kept(self) -> AbstractContextManager[None]:
-        """Makes the folder, and keeps it to this process for as long as it trains.
+        """Creates the folder, and locks it for this process while it trains.
 
         Raises:
             ConfigError: the folder cannot be made.
@@ -225,7 +225,7 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
 
 @contextmanager
 def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses: TrainedOn) -> Iterator[None]:
-    """Makes the run's folder, by the first rank before the others look at it, and keeps it to this run while it trains.
+    """Creates the run's folder, on the first rank before the others read it, and locks it while the run trains.
 
     Where clips and teachers are, and how their paths are written, may change between one start and the next; what they hold
     may not.
@@ -289,7 +289,7 @@ def load_run(path: str | Path) -> TrainedRun:
     run = RunFolder(Path(path))
     if not run.path.is_dir() or not run.config.is_file():
         raise DataError(
-            f"{path} is no run folder (accepted: the --out of `videokd teach` or `videokd distill`). Check the path."
+            f"{path} is not a run folder (accepted: the --out of `videokd teach` or `videokd distill`). Check the path."
         )
     if not run.best.is_file():
         raise DataError(
@@ -346,6 +346,10 @@ def network_of(run: TrainedRun) -> Network:
 
 def check_same_classes(run: TrainedRun, manifest: Manifest) -> None:
     """Refuses networks that were trained for other classes.
+
+    Args:
+        run: the trained networks.
+        manifest: of the clips that they are to see.
 
     Raises:
         DataError: the class names differ.

@@ -129,7 +129,7 @@ class ObjectiveSettings:
             raise ConfigError(f"objective.alpha is {alpha} without teachers. Name teachers, or set it to 0.")
         if num_teachers and not alpha:
             raise ConfigError(
-                "objective.alpha is 0, so the teachers would not be heard. Raise it, or name no teachers."
+                "objective.alpha is 0, so the teachers would have no effect. Raise it, or name no teachers."
             )
         if beta and num_students < 2:
             raise ConfigError(f"objective.beta is {beta} with one student. Add a student, or set it to 0.")
@@ -143,16 +143,16 @@ class Distill:
     Args:
         out: the run folder; the same command with the same folder resumes.
         manifest: manifest.parquet, or the folder that holds it.
-        unlabelled: the manifest of clips without labels (`videokd prepare folder --unlabelled`) to train on beside the others: on
+        unlabelled: the manifest of clips without labels (`videokd prepare folder --unlabelled`) to train on in addition to the others: on
             them the students follow the teachers and each other.
-        teachers: {name: run folder of one network}; none trains on labels and peers alone. A teacher is named by its stream; a second
+        teachers: {name: run folder of one network}; without teachers, students learn only from labels and peers. A teacher is named by its stream; a second
             one on it, or one on several streams, by a stream it sees and an ending of your own: iframe_large, motion_all.
-        weights: {teacher: weight} for fusing the teachers; equal ones if left out.
-        weighting: the weights alone, or times each teacher's confidence in the right label, clip by clip (CA-MKD, Zhang et al. 2022).
+        weights: {teacher: weight} for fusing the teachers; equal ones if omitted.
+        weighting: fixed weights, or weights times each teacher's confidence in the ground truth, clip by clip (CA-MKD, Zhang et al. 2022).
         temperatures: {teacher: T} that a teacher's logits are divided by before fusing; `videokd fuse --calibrate` finds them.
         space: fuse the teachers' logits or probabilities.
         students: {name: its streams and backbone}.
-        student_weights: {name: weight} for fusing the students; equal ones if left out.
+        student_weights: {name: weight} for fusing the students; equal ones if omitted.
         objective: what the students learn from.
         pretrained: start the students from timm's ImageNet weights.
         split: 1, 2 or 3.
@@ -216,7 +216,11 @@ class Distill:
 
 
 def stream_of(teacher: str) -> str:
-    """The stream that a teacher's name starts with: `iframe` of `iframe` and of `iframe_large`."""
+    """The stream that a teacher's name starts with: `iframe` of `iframe` and of `iframe_large`.
+
+    Raises:
+        ConfigError: it starts with no stream.
+    """
     stream = teacher.partition("_")[0]
     if stream not in STREAMS:
         raise ConfigError(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from videokd.errors import DataError, VideoKDError
-from videokd.messages import say
 from videokd.models.students import Students, not_finite
 from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
 from videokd.training.ranks import Ranks
@@ -25,11 +24,11 @@ class Progress:
 
     Args:
         step: the number of the next step.
-        best_top1: on the held-out clips, as a fraction; -1 before the first look.
-        best_epoch: when that was.
+        best_top1: on the validation set, as a fraction; -1 before the first validation.
+        best_epoch: the epoch it was reached in.
         seconds: of training so far, over all starts.
-        stopped_early: whether the held-out clips said that more epochs would not help.
-        history: what each epoch's look at the held-out clips gave.
+        stopped_early: whether training ended because validation accuracy no longer rose.
+        history: the validation results of each epoch.
     """
 
     step: int = 0
@@ -55,7 +54,7 @@ class Progress:
 
 
 def _epochs_without_gain(history: Sequence[Mapping[str, float]]) -> int:
-    """Epochs since the first one with the best validation accuracy: an equally good one is no gain.
+    """Epochs since the first one with the best validation accuracy: an equally good one does not count.
 
     >>> _epochs_without_gain([{"val/top1": top1} for top1 in (0.5, 0.6, 0.6, 0.55)])
     2
@@ -118,8 +117,6 @@ class RunState:
             raise DataError(
                 f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
             ) from error
-        if self.progress.step and self._writes:
-            say(f"{self._run.path}: resuming from step {self.progress.step}.")
         return self.progress
 
     def save(self) -> None:

@@ -108,7 +108,7 @@ def training_clips(
         data: how they are seen, and the share that is held out.
 
     Raises:
-        DataError: there is no clip to train on, or none to hold out.
+        DataError: there are no clips to train on, or none to hold out.
     """
     cache = None
     if data.cache:
@@ -145,7 +145,7 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The clips of a training run, whatever they are called and wherever they lie.
+    """The clips of a training run, by content: file names and folders do not matter.
 
     Args:
         fit: the clips that weights were fitted to, in the manifest's order.
@@ -177,7 +177,7 @@ class TrainedOn:
         """What a run with these settings trains on; clips without labels come after the others.
 
         Raises:
-            DataError: there is no clip to train on.
+            DataError: there are no clips to train on.
         """
         fit, held_out = training_parts(manifest, split=split, val_fraction=val_fraction)
         keys = tuple(map(_key, (*fit, *unlabelled)))
@@ -267,10 +267,18 @@ class TrainedOn:
 
 
 def training_parts(manifest: Manifest, *, split: int, val_fraction: float) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """The clips to fit, and those held out, none where val_fraction is 0.
+    """The training clips of a split, in two parts.
+
+    Args:
+        manifest: of all clips.
+        split: 1, 2 or 3.
+        val_fraction: share of the training groups to hold out.
+
+    Returns:
+        The clips to fit; those held out, none where val_fraction is 0.
 
     Raises:
-        DataError: there is no clip to train on, or none to hold out.
+        DataError: there are no clips to train on, or none to hold out.
     """
     if not val_fraction:
         return manifest.select("train", split=split), ()
@@ -279,7 +287,15 @@ def training_parts(manifest: Manifest, *, split: int, val_fraction: float) -> tu
 
 
 def tested_clips(manifest: Manifest, *, split: int) -> tuple[Clip, ...]:
-    """The test clips of a split; none where it has none."""
+    """The test clips of a split.
+
+    Args:
+        manifest: of all clips.
+        split: 1, 2 or 3.
+
+    Returns:
+        The clips; an empty tuple where nothing is tested.
+    """
     try:
         return manifest.select("test", split=split)
     except DataError:
@@ -311,7 +327,12 @@ def trained_on(folder: Path, settings: Teach | Distill) -> TrainedOn | None:
 
 
 def same_clips(clips: Iterable[Clip], others: Iterable[Clip]) -> list[Clip]:
-    """Those of the clips that are among the others, by the prepared file or by the file it was made from."""
+    """Those of the clips that are among the others, compared by content: of the prepared file, or of the file it was made from.
+
+    Args:
+        clips: to look for.
+        others: to look in.
+    """
     return _among(clips, _digests(map(_key, others)))
 
 
@@ -327,7 +348,7 @@ def _key(clip: Clip) -> Key:
 def _read_key(sha256: Any, source_sha256: Any, label: Any) -> Key:
     for digest in (sha256, source_sha256):
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest!r:.40} is no sha256")
+            raise ValueError(f"{digest!r:.40} is not a sha256")
     return sha256, source_sha256, int(label)
 
 

@@ -166,7 +166,7 @@ class Update:
             return self._wrapped(piece)  # type: ignore[no-any-return]
         outputs = self._wrapped(piece, only=only)
         if self._objective.beta:
-            # peers are forwarded again in every round; their BatchNorms count the batch in their own round alone
+            # peers are forwarded again in every round; their BatchNorms count the batch only in their own round
             with torch.no_grad(), untouched_batch_norm(self._students):
                 for peer in self._students.specs:
                     if peer != only:

@@ -55,10 +55,20 @@ def check_logits(logits: Mapping[str, Tensor], *, video_ids: Sequence[str]) -> N
 def predict_batches(
     students: Students, batches: Iterator[Batch], precision: Precision, *, num_views: int = 1, with_exits: bool = False
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """({student: logits [B, K], "fused": theirs together}, labels) of each batch, on the CPU, in evaluation mode.
+    """Predictions of students for batches, in evaluation mode.
 
-    Of `num_views` crops the logits' mean is taken; networks that see the segments' order see that of one crop at a time. With
-    exits, there are `student:exit1` and so on beside the students.
+    Args:
+        students: on the device of `precision`.
+        batches: each with the streams of every student.
+        precision: number format and device.
+        num_views: crops that lie one after the other among a batch's segments; the mean of their logits is taken.
+        with_exits: give the logits of shallow exits too, as `student:exit1` and so on.
+
+    Returns:
+        For each batch, on the CPU: {student: logits [B, K], "fused": those of all students, fused}, and the labels, int64 [B].
+
+    Raises:
+        VideoKDError: logits are not finite.
     """
     was_training = students.training
     students.eval()
