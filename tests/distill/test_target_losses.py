@@ -6,27 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.distill.in_numpy import float32, kl, logits, softmax
 from videokd.distill.losses import dist_loss, dkd_loss, kd_loss, standardise
 from videokd.distill.mixup import MixedLabel
 
 LABEL = np.array([0, 6, 3, 3, 1])
-
-
-def softmax(z):
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def kl(p, q):
-    return (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
-
-
-def logits(seed, batch=5, classes=7, scale=3.0):
-    return np.random.default_rng(seed).normal(size=(batch, classes)) * scale
-
-
-def float32(values, requires_grad=False):
-    return torch.tensor(values, dtype=torch.float32, requires_grad=requires_grad)
 
 
 def one_minus_pearson(rows, others):

@@ -8,21 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec, channels_last, default_backbone, module_dict
 from videokd.types import STREAMS
 
 BACKBONE = "test_resnet"
-
-
-def spec(*streams, backbone=BACKBONE, size=32):
-    return NetworkSpec(streams, backbone, 5, size)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
 
 
 @pytest.mark.parametrize("name", list(STREAMS))
@@ -184,12 +175,12 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.b", "", "a-b", "keys", "forward", "training"])
 def test_names_that_do_not_fit_are_refused(name):
-    with pytest.raises(ConfigError, match=r"students: .* is no name"):
+    with pytest.raises(ConfigError, match=r"students: .* is not a valid name"):
         module_dict({name: torch.nn.Identity()}, where="students")
 
 
 def test_no_networks_are_refused():
-    with pytest.raises(ConfigError, match="teachers: there are none"):
+    with pytest.raises(ConfigError, match="teachers: none are given"):
         module_dict({}, where="teachers")
 
 

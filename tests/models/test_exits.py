@@ -5,20 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
 from videokd.models.exits import Exits, first_confident_exit
-from videokd.types import STREAMS
-
-
-def spec(*streams, backbone="test_resnet", size=32):
-    return NetworkSpec(streams, backbone, 5, size)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
 
 
 def test_output_has_logits_exits_and_hints():

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
 from videokd.models.students import PredictionSpec, Students, build_students, untouched_batch_norm
 from videokd.models.students_file import load_students, save_students
-from videokd.types import STREAMS, Batch
+from videokd.types import Batch
 
 CLASSES = ("wave", "clap", "throw", "swipe left", "sauté")
 ENCODING = {"codec": "mpeg4", "gop": 12}
@@ -27,16 +28,6 @@ def assert_close(found, expected):
 def assert_same_state(found, expected):
     """Every weight and buffer is equal to the bit."""
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
-
-
-def spec(*streams, backbone="test_resnet", size=32):
-    return NetworkSpec(streams, backbone, 5, size)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
 
 
 def build(*, seed=0, with_exits=False, **specs):
@@ -216,7 +207,7 @@ def test_description_is_json_and_enough():
     [
         ({"format": "other"}, "format other, version 1 .accepted: videokd-students, version 1"),
         ({"version": 99}, "version 99"),
-        ({"members": {}}, "students: there are none"),
+        ({"members": {}}, "students: none are given"),
         ({"members": {"a": {}}}, "described by nothing"),
         ({"members": 3}, "damaged"),
         ({"num_segments": "many"}, "damaged"),

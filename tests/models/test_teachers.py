@@ -6,20 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
 from videokd.models.teachers import Teachers
-from videokd.types import STREAMS, Batch
-
-
-def spec(*streams, backbone="test_resnet", size=32):
-    return NetworkSpec(streams, backbone, 5, size)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
+from videokd.types import Batch
 
 
 def batch(*names, device="cpu"):
@@ -60,7 +51,7 @@ def test_streams_are_the_union():
 
 
 def test_wrong_teachers_are_refused():
-    with pytest.raises(ConfigError, match="teachers: there are none"):
+    with pytest.raises(ConfigError, match="teachers: none are given"):
         Teachers({})
     with pytest.raises(ConfigError, match="needs motion, but was given iframe"):
         Teachers({"motion": Network(spec("motion"))})(batch("iframe"))

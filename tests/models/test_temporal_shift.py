@@ -6,21 +6,15 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 
+from tests.small_networks import random_streams
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
 from videokd.models.temporal_shift import ShiftedConv, shift
-from videokd.types import STREAMS
 
 
 def spec(*streams, backbone="test_resnet", shifted=True):
     return NetworkSpec(streams, backbone, 5, 32, temporal_shift=shifted)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
 
 
 def awake(network):

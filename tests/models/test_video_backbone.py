@@ -10,11 +10,11 @@ import torchvision.models._api
 from torchvision.models import get_model
 
 import videokd.models.video_backbone
+from tests.small_networks import random_streams
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.exits import Exits
 from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone
-from videokd.types import STREAMS
 
 # Each with the sizes at which torchvision's average pooling is that over everything
 CLIPS = {"r3d_18": (4, 32), "mc3_18": (3, 32), "r2plus1d_18": (3, 32), "s3d": (16, 224)}
@@ -22,12 +22,6 @@ CLIPS = {"r3d_18": (4, 32), "mc3_18": (3, 32), "r2plus1d_18": (3, 32), "s3d": (1
 
 def spec(*streams, backbone="video:mc3_18", size=32):
     return NetworkSpec(streams, backbone, 5, size)
-
-
-def random_streams(*names, batch=2, segments=3, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: (batch, segments, STREAMS[name].channels, size, size) for name in names}
-    return {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
 
 
 @pytest.mark.parametrize("name", list(CLIPS))

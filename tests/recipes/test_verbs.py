@@ -254,7 +254,7 @@ def test_show_and_inspect(clips: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_runs_that_are_none(
     prepared: Path, teacher_runs: dict[str, Path], student_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is no run folder" in refused(capsys, "evaluate", str(tmp_path))
+    assert "is not a run folder" in refused(capsys, "evaluate", str(tmp_path))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(teacher_runs["iframe"], unfinished)
     (unfinished / "best.pt").unlink()

@@ -125,7 +125,7 @@ def module_dict(networks: Mapping[str, nn.Module], *, where: str) -> nn.ModuleDi
             PyTorch keeps for itself.
     """
     if not networks:
-        raise ConfigError(f"{where} is empty (accepted: one or more). Add one.")
+        raise ConfigError(f"{where}: none are given (accepted: one or more). Add one.")
     for name in networks:
         if not re.fullmatch(r"[A-Za-z0-9_]+", name) or hasattr(nn.ModuleDict(), name):
             raise ConfigError(
