@@ -57,7 +57,7 @@ def pictures_of(path: Path) -> list[np.ndarray]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".videokd-*")]
+    return [path.name for path in folder.rglob("*.part")]
 
 
 @pytest.fixture
@@ -333,7 +333,10 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, failure: type[Bas
 
 def test_a_folder_that_cannot_be_made_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file/x.mp4 could not be written \(.+\). Check free space and permissions"):
+    with pytest.raises(
+        DataError,
+        match=r"file/x.mp4 could not be written \(.+\); an older one is untouched. Check free space and permissions",
+    ):
         transcode(source, tmp_path / "file" / "x.mp4", Encoding(short_side=48))
 
 

@@ -15,22 +15,8 @@ from videokd.bitstream.headers import Bits, heads, nal_units, unescape
 
 #: Codecs in which no picture behind a keyframe refers to one before it, but those that are shown before the keyframe.
 STARTS_AT_KEYFRAMES = (
-    *(
-        "mpeg4",
-        "h264",
-        "mpeg1video",
-        "mpeg2video",
-        "h263",
-        "h263p",
-        "h263i",
-        "flv",
-        "hevc",
-        "vp8",
-        "vp9",
-        "av1",
-        "libdav1d",
-    ),
-    *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20", "libaom-av1"),
+    *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv", "hevc", "vp8", "vp9", "av1"),
+    *("libdav1d", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20", "libaom-av1"),
 )
 Entries = Iterator[tuple[object, bytes]]
 

@@ -1,4 +1,8 @@
-"""Looks for lies in an MP4's tables before FFmpeg believes them: it reserves memory for as many samples as a box claims."""
+"""Refuses an MP4 whose tables claim more samples than the file has bytes.
+
+FFmpeg believes the table of sample sizes (stsz) where all have one size, and makes an entry of 12 bytes or more for each: a file
+of 150 kB that claims 2^26 samples took 850 MiB to open (FFmpeg 8.1).
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,19 @@ from videokd.errors import DecodeError
 
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
-# Bytes before the count of entries, counted from the box's content (ISO/IEC 14496-12, 8.6.1, 8.7.3, 8.7.5 and 8.8.8)
+# Bytes of a box's content before its number of entries (ISO/IEC 14496-12, 8.6.1, 8.7.3, 8.7.5 and 8.8.8)
 _COUNT_AT = {b"stsz": 8, b"stts": 4, b"ctts": 4, b"stss": 4, b"stco": 4, b"co64": 4, b"stsc": 4, b"trun": 4, b"stsd": 4}
 _MOST_BOXES = 100_000
 
 
 def check_tables(path: Path) -> None:
-    """Whether the tables of an MP4 hold no more entries than the file has bytes; other files pass.
+    """Checks the tables of an MP4; files of other formats pass.
+
+    Args:
+        path: of the file.
 
     Raises:
-        DecodeError: a table claims more, or the video is encrypted.
+        DecodeError: a table claims more entries than the file has bytes, or the video is encrypted.
     """
     with open(path, "rb") as file:
         size = path.stat().st_size
@@ -39,7 +46,7 @@ def check_tables(path: Path) -> None:
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-    """(type, where its content begins) of every table between two bytes, however deep."""
+    """(type, first byte of its content) of every table between two bytes of a file, at any depth."""
     waiting = [(start, end)]
     for _ in range(_MOST_BOXES):
         if not waiting:

@@ -14,6 +14,7 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
+from videokd.bitstream.picture_types import picture_type
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.codec.opening import open_container, reason
@@ -27,7 +28,6 @@ MOTION_CODECS = (
 # These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1
-_B_PICTURE = 3  # AVPictureType
 _EXPORT_VECTORS = {"flags2": "+export_mvs"}
 # Where only vectors are wanted, no pixel need be right: this leaves them as they are, and decoding takes up to a third less
 _VECTORS_ALONE = {"skip_loop_filter": "all", "skip_idct": "all"}
@@ -145,7 +145,7 @@ class PictureDecoder:
             for _ in range(2):
                 decoded = self._decode(av.Packet(keyframe), _APPENDED)
                 frames += [entry for entry in decoded if entry[0] != _APPENDED]
-                if not any(number == _APPENDED and int(frame.pict_type) == _B_PICTURE for number, frame in decoded):
+                if not any(number == _APPENDED and picture_type(frame) == "B" for number, frame in decoded):
                     break
         frames += self.feed(None, None)
         self.context.flush_buffers()

@@ -15,6 +15,7 @@ from videokd.bitstream import headers
 from videokd.bitstream.completeness import PacketCheck
 from videokd.bitstream.decoder_state import STARTS_AT_KEYFRAMES, CarriedState
 from videokd.bitstream.frame_rate import longest_gap
+from videokd.bitstream.picture_types import UNNAMED, picture_type
 from videokd.codec.container import PictureDecoder
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.errors import DecodeError, NeedsTranscoding
@@ -22,7 +23,6 @@ from videokd.errors import DecodeError, NeedsTranscoding
 # H.264 section A.3.1
 _MOST_REFERENCES = 16
 _MOST_BACKWARDS = 1.0  # seconds that times of decoding may fall by: invented ones do, by a few pictures
-_PICTURE_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "I"}  # AVPictureType; SI, SP and BI among them
 
 
 class _Scan:
@@ -290,7 +290,8 @@ def from_decoding(decoder: PictureDecoder) -> VideoIndex:
     def note(frames: Iterable[tuple[int, Any]]) -> None:
         nonlocal interlaced
         for number, frame in frames:
-            shown.append((number, _PICTURE_TYPES.get(int(frame.pict_type), "P")))
+            kind = picture_type(frame)
+            shown.append((number, "P" if kind == UNNAMED else kind))
             interlaced |= frame.interlaced_frame
 
     for packet in decoder.packets():

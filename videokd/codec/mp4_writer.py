@@ -1,10 +1,8 @@
-"""Writes an MP4 in the training form, whole or not at all: how it is encoded, and the file."""
+"""Writes an MP4 in the training form: how it is encoded, and the file."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from videokd.bitstream.orientation import Orientation, turned
 from videokd.codec.opening import reason
-from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.errors import ConfigError, DecodeError
 
 Codec = Literal["mpeg4", "h264"]
 
@@ -35,11 +33,11 @@ class Encoding:
     Args:
         codec: "mpeg4" (MPEG-4 part 2, as CoViAR uses) or "h264" (x264, about half the size, slower to decode).
         gop: pictures from one I-frame to the next.
-        quality: the quantiser of mpeg4 (1 to 31; CoViAR's `-q:v 1` is the largest file), or the CRF of h264 (0 to 51);
-            small is good. None: 3 for mpeg4, 18 for h264.
-        short_side: pixels of the shorter side, even; the other follows, rounded down to even (4:3 gives 340×256).
-        frame_rate: pictures a second that the file states; every picture is kept, so that motion is faster or slower than it was.
-            None: the source's own.
+        quality: the quantiser of mpeg4 (1 to 31; CoViAR's `-q:v 1` gives the largest files), or the CRF of h264 (0 to 51);
+            lower is better. None: 3 for mpeg4, 18 for h264.
+        short_side: pixels of the shorter side, even; the other side keeps the shape, rounded down to even (4:3 gives 340×256).
+        frame_rate: pictures a second that the file states; every picture is kept, so motion becomes faster or slower.
+            None: the rate of the source.
         resample: pictures a second that the file has: pictures are dropped or repeated by time. None: every picture is kept.
 
     Raises:
@@ -84,10 +82,10 @@ class Encoding:
 
 
 def codec_options(encoding: Encoding) -> dict[str, str]:
-    """Options of FFmpeg's encoder."""
+    """The options of FFmpeg's encoder: GOPs of one length without B-frames, and the same bytes at every run."""
     gop, quality = str(encoding.gop), str(encoding.resolved_quality)
     if encoding.codec == "h264":
-        # mbtree's look-ahead gave other bytes now and then for the same small pictures; with short GOPs it saves nothing.
+        # mbtree's look-ahead sometimes gave different bytes for the same small pictures; with short GOPs it saves nothing.
         fixed = f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:ref=1:weightp=0:mbtree=0"
         return {
             "flags": "+bitexact",
@@ -97,57 +95,44 @@ def codec_options(encoding: Encoding) -> dict[str, str]:
             "a53cc": "0",
             "x264-params": fixed,
         }
-    # `-q:v` of the ffmpeg program sets each frame's own quantiser, out of PyAV's reach; bounds that meet do the same.
+    # `-q:v` of the ffmpeg program sets the quantiser of each frame, which PyAV cannot; equal bounds have the same effect.
     quantiser = {"qmin": quality, "qmax": quality, "i_qfactor": "1"}
     return {"flags": "+bitexact", "g": gop, "bf": "0", "sc_threshold": "1000000000", **quantiser}
 
 
 def clock(rate: float | Fraction | None) -> Fraction:
-    """A frame rate that every container and codec can state; 25 where the source states none that can be true."""
+    """A frame rate that every container and codec can state; 25 where the source states none, or an impossible one."""
     if rate is None or not 0.01 <= rate <= 1000:
         return _FALLBACK_RATE
     near = Fraction(rate).limit_denominator(1001)
     return near if near.numerator <= _MAX_CLOCK else Fraction(round(near))
 
 
-TEMPORARY_PREFIX = ".videokd-"
-TEMPORARY_SUFFIX = ".part"
 UPRIGHT = Orientation()
 
 
 @contextlib.contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """A temporary path in the target's folder that takes the target's name on success and is removed on any failure."""
-    # The name is short, since the target's own may be as long as the file system allows.
-    temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+def _writing() -> Iterator[None]:
+    """FFmpeg's errors as the OSError that `written_whole` reports: only some of them are one."""
     try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(target, error) from error
-        yield temporary
-        try:
-            os.replace(temporary, target)
-        except OSError as error:
-            raise unwritable(target, error) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def unwritable(target: Path, error: BaseException) -> DataError:
-    """The error of a target that cannot be written."""
-    return DataError(
-        f"{target} could not be written ({reason(error)}). Check free space and permissions, then run again."
-    )
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise OSError(error.errno, reason(error)) from error
 
 
 class Writer:
-    """An MP4 of one video track; opened at the first picture, whose size it takes."""
+    """Writes an MP4 with one video track; it is opened at the first picture, whose size it takes.
 
-    def __init__(self, path: Path, *, shown_as: Path, rate: Fraction | None, encoding: Encoding) -> None:
-        self._path, self._shown_as, self._encoding = path, shown_as, encoding
+    Use it inside `videokd.files.written_whole`, which turns the OSError of a full disk into a DataError with the file's name.
+
+    Args:
+        path: where to write.
+        rate: pictures a second of the source; None: not known. `encoding` may set another.
+        encoding: how pictures are encoded.
+    """
+
+    def __init__(self, path: Path, *, rate: Fraction | None, encoding: Encoding) -> None:
+        self._path, self._encoding = path, encoding
         self._rate = clock(encoding.resample or encoding.frame_rate or rate)
         self._container: Any = None
         self._reformatter = VideoReformatter()
@@ -157,22 +142,22 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._container is not None:  # something failed before `finish`: closing may fail on that once more
+        if self._container is not None:  # an error came before `finish`: closing may fail for the same reason
             with contextlib.suppress(av.FFmpegError, OSError):
                 self._container.close()
 
     def write(self, frame: VideoFrame, width: int, height: int, *, orientation: Orientation = UPRIGHT) -> None:
-        """Scale the picture, lay it as it is shown, encode it.
+        """Scales a picture, turns it as it is shown, and encodes it.
 
         Args:
             frame: decoded.
-            width: of the file's pictures, as shown.
-            height: of the file's pictures, as shown.
+            width: of the file's pictures as shown, in pixels.
+            height: of the file's pictures as shown, in pixels.
             orientation: how the frame is shown.
 
         Raises:
             DecodeError: the encoder refuses the picture.
-            DataError: the file cannot be written.
+            OSError: the file cannot be written.
         """
         scaled = self._reformatter.reformat(
             frame,
@@ -187,7 +172,7 @@ class Writer:
         picture = turned(scaled, orientation)
         picture.pts = self.num_frames
         picture.time_base = 1 / self._rate
-        # A decoded picture carries its old type, which the encoders would take as an order.
+        # A decoded picture still has its old type, which the encoders would take as a request.
         picture.pict_type = PictureType.I if self.num_frames % self._encoding.gop == 0 else PictureType.NONE
         if self._container is None:
             self._open(picture.width, picture.height)
@@ -195,43 +180,40 @@ class Writer:
         self.num_frames += 1
 
     def finish(self) -> int:
-        """Flush the encoder, write the index, close; the number of pictures.
+        """Flushes the encoder, writes the file's index and closes it.
+
+        Returns:
+            Number of pictures written.
 
         Raises:
-            DataError: the file cannot be written.
+            OSError: the file cannot be written.
         """
         self._mux(self._encoded(None))
         container, self._container = self._container, None
-        try:
+        with _writing():
             container.close()
-        except (av.FFmpegError, OSError) as error:
-            raise unwritable(self._shown_as, error) from error
         return self.num_frames
 
     def _encoded(self, picture: VideoFrame | None) -> list[Any]:
-        """What an encoder refuses is the picture's fault: its size, above all."""
+        """The packets of a picture; an encoder refuses one mainly because of its size."""
         try:
             packets: list[Any] = self._stream.encode(picture)
         except (av.FFmpegError, ValueError) as error:
             context = self._stream.codec_context
             raise DecodeError(
                 f"pictures of {context.width}×{context.height} pixels cannot be encoded as {self._encoding.codec} "
-                f"({reason(error)}). Leave the file out."
+                f"({reason(error)}). Omit the file."
             ) from error
         return packets
 
     def _mux(self, packets: list[Any]) -> None:
-        try:
+        with _writing():
             self._container.mux(packets)
-        except (av.FFmpegError, OSError) as error:
-            raise unwritable(self._shown_as, error) from error
 
     def _open(self, width: int, height: int) -> None:
         options = {"fflags": "+bitexact", "movflags": "+faststart"}
-        try:
+        with _writing():
             self._container = av.open(str(self._path), "w", format="mp4", options=options)
-        except (av.FFmpegError, OSError) as error:
-            raise unwritable(self._shown_as, error) from error
         self._stream = self._container.add_stream(
             {"mpeg4": "mpeg4", "h264": "libx264"}[self._encoding.codec], rate=self._rate
         )

@@ -19,116 +19,26 @@ from videokd.bitstream.sample_tables import check_tables
 from videokd.codec.index import DEFAULT_LIMITS, Limits
 from videokd.errors import DecodeError
 
-#: FFmpeg's names of the formats that hold a whole video in one file. One that a build of FFmpeg lacks does no harm. Not here, as
-#: they open other files: hls, dash, imf, concat, sdp, rtsp, image2, vobsub, mlv, avisynth, vapoursynth, dvdvideo, and devices.
-CONTAINERS = (
-    *(
-        "mov",
-        "mp4",
-        "matroska",
-        "webm",
-        "avi",
-        "mpegts",
-        "mpeg",
-        "flv",
-        "live_flv",
-        "kux",
-        "asf",
-        "asf_o",
-        "wtv",
-        "rm",
-        "ivr",
-    ),
-    *(
-        "ogg",
-        "nut",
-        "swf",
-        "mxf",
-        "gxf",
-        "lxf",
-        "dv",
-        "nsv",
-        "nuv",
-        "ty",
-        "pva",
-        "dhav",
-        "vividas",
-        "vivo",
-        "xmv",
-        "mgsts",
-    ),
-    # One track without a container
-    *("m4v", "mpegvideo", "h261", "h263", "h264", "hevc", "vvc", "evc", "av1", "obu", "ivf", "vc1", "vc1test", "dirac"),
-    *(
-        "dnxhd",
-        "cavsvideo",
-        "avs2",
-        "avs3",
-        "mjpeg",
-        "mjpeg_2000",
-        "mpjpeg",
-        "ingenient",
-        "smjpeg",
-        "yuv4mpegpipe",
-        "ipu",
-        "apv",
-    ),
-    # Animations and cameras
-    *("gif", "apng", "jpegxl_anim", "webp", "webp_anim", "cine", "ser", "r3d", "pdv", "ipmovie", "luodat", "svs"),
-    # Games and early multimedia
-    *(
-        "4xm",
-        "ace",
-        "anm",
-        "argo_brp",
-        "avs",
-        "bethsoftvid",
-        "bfi",
-        "bink",
-        "bmv",
-        "c93",
-        "cdg",
-        "cdxl",
-        "dfa",
-        "dsicin",
-    ),
-    *(
-        "dxa",
-        "ea",
-        "ea_cdata",
-        "film_cpk",
-        "filmstrip",
-        "flic",
-        "frm",
-        "gdv",
-        "hnm",
-        "idcin",
-        "ifv",
-        "iff",
-        "iss",
-        "iv8",
-        "jv",
-    ),
-    *(
-        "lmlm4",
-        "lvf",
-        "mm",
-        "mods",
-        "moflex",
-        "msnwctcp",
-        "mtv",
-        "mv",
-        "mvi",
-        "mxg",
-        "nc",
-        "paf",
-        "pmp",
-        "psxstr",
-        "rl2",
-        "roq",
-    ),
-    *("rpl", "sdr2", "sga", "siff", "smk", "smush", "thp", "tiertexseq", "tmv", "usm", "vmd", "wc3movie", "wsvqa"),
-    *("xmd", "yop", "hxvs", "vidc", "simbiosis_imx"),
+_FILES_OF_TRACKS = (
+    "mov mp4 matroska webm avi mpegts mpeg flv live_flv kux asf asf_o wtv rm ivr ogg nut swf mxf gxf lxf "
+    "dv nsv nuv ty pva dhav vividas vivo xmv mgsts"
+)
+_SINGLE_TRACKS = (
+    "m4v mpegvideo h261 h263 h264 hevc vvc evc av1 obu ivf vc1 vc1test dirac dnxhd cavsvideo avs2 avs3 "
+    "mjpeg mjpeg_2000 mpjpeg ingenient smjpeg yuv4mpegpipe ipu apv"
+)
+_ANIMATIONS_AND_CAMERAS = "gif apng jpegxl_anim webp webp_anim cine ser r3d pdv ipmovie luodat svs"
+_GAMES_AND_EARLY_MULTIMEDIA = (
+    "4xm ace anm argo_brp avs bethsoftvid bfi bink bmv c93 cdg cdxl dfa dsicin dxa ea ea_cdata film_cpk "
+    "filmstrip flic frm gdv hnm idcin ifv iff iss iv8 jv lmlm4 lvf mm mods moflex msnwctcp mtv mv mvi mxg "
+    "nc paf pmp psxstr rl2 roq rpl sdr2 sga siff smk smush thp tiertexseq tmv usm vmd wc3movie wsvqa xmd "
+    "yop hxvs vidc simbiosis_imx"
+)
+#: FFmpeg's names of the formats that hold a whole video in one file. A name that a build of FFmpeg does not know does no harm.
+#: Omitted because they open other files: hls, dash, imf, concat, sdp, rtsp, image2, vobsub, mlv, avisynth, vapoursynth, dvdvideo,
+#: and devices.
+CONTAINERS = tuple(
+    f"{_FILES_OF_TRACKS} {_SINGLE_TRACKS} {_ANIMATIONS_AND_CAMERAS} {_GAMES_AND_EARLY_MULTIMEDIA}".split()
 )
 _ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
 #: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
@@ -179,7 +89,7 @@ def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _refused(path, error) from error
     try:
-        stream = video_track(container, path)
+        stream = _video_track(container, path)
         context = stream.codec_context
         if max(context.width, context.height) > limits.side:
             raise DecodeError(
@@ -206,7 +116,7 @@ def _name_or_file(path: Path) -> Any:
     return name
 
 
-def video_track(container: Any, path: Path) -> Any:
+def _video_track(container: Any, path: Path) -> Any:
     """The video track that every reader takes: FFmpeg's choice (default tracks, then the highest bit rate) but for covers.
 
     Raises:

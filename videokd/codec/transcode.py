@@ -19,11 +19,11 @@ from av.video.stream import VideoStream
 from videokd.bitstream.completeness import PacketCheck
 from videokd.bitstream.frame_rate import RateMeter, longest_gap, rate_of
 from videokd.bitstream.orientation import orientation_of
-from videokd.codec.mp4_writer import LONGEST_SIDE, Encoding, Writer, aside, clock
+from videokd.bitstream.picture_types import picture_type
+from videokd.codec.mp4_writer import LONGEST_SIDE, Encoding, Writer, clock
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DataError, DecodeError
-
-_TYPES = {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "B"}  # AVPictureType; SI, SP and BI among them
+from videokd.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
 
 def _written(source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding) -> SourceForm:
     """Writes the pictures of an open file; how they were encoded."""
-    with aside(target) as temporary:
+    with written_whole(target) as temporary:
         rate, meter = rate_of(stream), RateMeter(stream)
         types: list[str] = []
         pictures = _typed(_pictures(container, stream, source, meter), types)
@@ -85,7 +85,7 @@ def _written(source: Path, container: Any, stream: VideoStream, target: Path, en
             start, step = _start(container, stream), 1 / clock(rate)
             longest = longest_gap(container)
             pictures = resampled(pictures, clock(encoding.resample), start=start, step=step, longest=longest)
-        with Writer(temporary, shown_as=target, rate=rate, encoding=encoding) as writer:
+        with Writer(temporary, rate=rate, encoding=encoding) as writer:
             try:
                 _write(writer, pictures, stream.sample_aspect_ratio, encoding.short_side)
             except DecodeError as error:
@@ -105,7 +105,7 @@ def _start(container: Any, stream: VideoStream) -> Fraction:
 def _typed(pictures: Iterator[VideoFrame], types: list[str]) -> Iterator[VideoFrame]:
     """The pictures; their types go into the list."""
     for frame in pictures:
-        types.append(_TYPES.get(int(frame.pict_type), "-"))
+        types.append(picture_type(frame))
         yield frame
 
 
@@ -139,9 +139,9 @@ def encode(
     """
     target = Path(os.path.abspath(target))
     encoding = encoding or Encoding()
-    with aside(target) as temporary:
+    with written_whole(target) as temporary:
         rate = Fraction(frame_rate)
-        with Writer(temporary, shown_as=target, rate=rate, encoding=encoding) as writer:
+        with Writer(temporary, rate=rate, encoding=encoding) as writer:
             shape: tuple[int, ...] | None = None
             for frame in frames:
                 shape = shape or frame.shape

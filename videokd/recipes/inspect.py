@@ -173,7 +173,7 @@ def _places(video: VideoReader, *, only_iframes: bool, shuffled: bool) -> list[t
 
 def _table(description: dict[str, Any]) -> Iterator[str]:
     """The lines of the table."""
-    for name, value in _lines(description):
+    for name, value in (*_file_lines(description), *_stream_lines(description)):
         yield f"  {name:<14}{value}"
     if "cost" not in description:
         return
@@ -189,16 +189,15 @@ def _table(description: dict[str, Any]) -> Iterator[str]:
         yield f"    the measurement ended early: {cost['problem']}"
 
 
-def _lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _file_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) of what the file's headers tell."""
     profile = f", {description['profile'].removesuffix(' Profile')} profile" if description["profile"] else ""
     level = f", level {description['level']}" if description["level"] else ""
     aspect = "" if description["pixel_aspect"] == [1, 1] else ", pixels {}:{}".format(*description["pixel_aspect"])
     matrix, value_range = description["matrix"] or "BT.601 (not stated)", description["range"] or "limited (not stated)"
     size = description["size"].replace("x", "×")
-    yield (
-        "file",
-        f"{_bytes(description['bytes'])}, {description['container']}, {description['kilobits_per_second']:.0f} kbit/s",
-    )
+    bitrate = f"{description['kilobits_per_second']:.0f} kbit/s"
+    yield "file", f"{_bytes(description['bytes'])}, {description['container']}, {bitrate}"
     yield "codec", f"{description['codec']}{profile}{level}"
     yield "picture", f"{size}{aspect}, {description['pixel_format']}, {description['bits']} bits"
     if description["pixel_format"].startswith("yuv"):
@@ -209,31 +208,29 @@ def _lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if description["other_tracks"]:
         yield "other tracks", ", ".join(description["other_tracks"])
     yield "length", f"{description['seconds']:.2f} s, {description['frames']} frames{_pace(description)}"
+
+
+def _stream_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) of the frames, and of the streams that they give."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in description["frame_types"].items())
     skipped = description["b_frames_never_decoded"]
-    yield (
-        "frame types",
-        kinds + (f"; {skipped} B-frames are skipped, since no frame refers to them" if skipped else ""),
-    )
+    yield "frame types", kinds + (f"; {skipped} B-frames are skipped, since no frame refers to them" if skipped else "")
     yield "GOPs", _gops(description["gops"])
-    if description["references"] is not None:
-        yield (
-            "references",
-            f"a P-frame refers to {'one frame' if description['references'] == 1 else 'up to {} frames'.format(description['references'])}",
-        )
+    references = description["references"]
+    if references is not None:
+        yield "references", f"a P-frame refers to {'one frame' if references == 1 else f'up to {references} frames'}"
     yield "streams", ", ".join(description["streams"])
     reasons = "; ".join(description["because"])
     if "motion" not in description["streams"]:
         yield "motion", f"none: {reasons}"
+    elif description["exact"]:
+        yield "exact", "yes: every P-frame's vectors point at the position before it"
     else:
-        exact = "yes: every P-frame's vectors point at the position before it"
-        yield (
-            "exact",
-            exact if description["exact"] else f"no: {reasons}; `videokd prepare folder` makes exact ones",
-        )
+        yield "exact", f"no: {reasons}; `videokd prepare folder` writes a copy that is exact"
 
 
 def _pace(description: dict[str, Any]) -> str:
+    """The frame rate, as the end of the line about the length."""
     stated, average = description["frame_rate"], description["frames_per_second_on_average"]
     if not description["variable_frame_rate"] and abs(stated - average) <= _CLOSE_RATES * stated:
         return f" at {stated:g} a second"
@@ -242,6 +239,7 @@ def _pace(description: dict[str, Any]) -> str:
 
 
 def _gops(gops: dict[str, Any]) -> str:
+    """How many GOPs there are and how long they are, in words."""
     lengths = collections.Counter(gops["lengths"])
     text = f"{gops['number']} with {gops['positions']} positions (I- and P-frames)"
     if len(lengths) == 1:
@@ -254,6 +252,7 @@ def _gops(gops: dict[str, Any]) -> str:
 
 
 def _bytes(count: int) -> str:
+    """A number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
