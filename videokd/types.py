@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -54,23 +54,6 @@ class StreamSpec:
     input_batch_norm: bool
     default_backbone: str
     from_pictures: bool = False
-
-    def quantise(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """The stream's values as uint8, toward zero, clipped (CoViAR's scaling: motion of ±20 pixels fills the range).
-
-        Args:
-            values: [..., C] of any integer or float dtype, in the stream's own units.
-
-        Returns:
-            uint8, same shape.
-
-        >>> STREAMS["motion"].quantise(np.array([[0, 20], [-1, -40]])).tolist()
-        [[128, 255], [122, 0]]
-        """
-        if values.dtype == np.uint8 and self.gain == 1 and self.offset == 0:
-            return values
-        scaled = np.trunc(values * self.gain) if self.gain != 1 else values
-        return np.clip(scaled + self.offset, 0, 255).astype(np.uint8)
 
 
 STREAMS: Mapping[str, StreamSpec] = {
