@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
+from videokd.evaluation.scores import Scores
 from videokd.models.students_file import load_students
 from videokd.recipes.command_line import preset_names, preset_text
 
@@ -198,3 +200,25 @@ def test_two_processes_train_together(prepared: Path, tmp_path: Path) -> None:
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)), "one process writes"
     assert (run / "best.pt").exists()
+
+
+def test_students_are_fused_with_their_weights(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    weights = ["--student_weights.a=3", "--student_weights.b=1"]
+    assert main(["distill", f"--manifest={prepared}", f"--out={run}", STUDENTS, *weights, *SMALL]) == 0
+    assert main(["evaluate", str(run), "--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0"]) == 0
+    logits = {name: Scores.load(run / f"scores-{name}.npz").logits for name in ("a", "b", "fused")}
+    np.testing.assert_allclose(logits["fused"], 0.75 * logits["a"] + 0.25 * logits["b"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiling_changes_no_loss(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    losses = {}
+    for compiled in ("false", "true"):
+        run = tmp_path / compiled
+        command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}"]
+        assert main([*command, *SMALL, f"--optim.compile={compiled}"]) == 0
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        losses[compiled] = [line["loss/total"] for line in lines if "loss/total" in line]
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-2)
