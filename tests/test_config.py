@@ -294,3 +294,11 @@ def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(ConfigError) as refused:
         checked(int, "x" * 10_000, where="--seed")
     assert len(str(refused.value)) < 200
+
+
+def test_a_config_of_another_verb(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("verb: distill\nmanifest: m\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml has the settings of `videokd distill` \(accepted: of teach\)"):
+        parse(Teach, [f"--config={config}", "--out=o", "--stream=motion"], verb="teach")
+    assert parse(Distill, [f"--config={config}", "--out=o"], verb="distill").manifest == "m"

@@ -188,6 +188,10 @@ def _read_config(settings: type[Any], name: str, *, verb: str) -> dict[str, Any]
     if isinstance(values, dict):
         missing = missing_settings(settings, {})
         values = {key: value for key, value in values.items() if value is not None or key not in missing}
-        if values.get("verb") == verb and "verb" not in missing:  # a run's config.yaml names the verb that wrote it
+        if "verb" in values and values["verb"] != verb:
+            raise ConfigError(
+                f"{name} has the settings of `videokd {values['verb']!s:.20}` (accepted: of {verb}). Choose another file, or run that verb."
+            )
+        if "verb" in values:  # a run's config.yaml names the verb that wrote it
             values = without_retired({key: value for key, value in values.items() if key != "verb"})
     return dict(checked(settings, {} if values is None else values, where=name))
