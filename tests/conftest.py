@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -59,19 +57,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def load_tool() -> Callable[[str], ModuleType]:
-    """Imports a program of tools/, which has no suffix to be imported by."""
+def load_measurement() -> Callable[[str], ModuleType]:
+    """Imports a program of measurements/, which import each other by their file names."""
 
     def load(name: str) -> ModuleType:
-        folder = str(ROOT / "tools")
-        loader = SourceFileLoader(name, f"{folder}/{name}")
-        spec = spec_from_loader(name, loader)
-        assert spec is not None
-        module = module_from_spec(spec)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "path", [folder, *sys.path])  # for what it imports from its own folder
-            loader.exec_module(module)
-        return module
+            patch.syspath_prepend(str(ROOT / "measurements"))
+            return import_module(name)
 
     return load
 

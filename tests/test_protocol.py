@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from videokd.recipes.command_line import parse
@@ -65,12 +63,6 @@ def test_every_command_is_accepted() -> None:
         (False, "motion"): (360, (120, 200, 280), 5e-3),
         (False, "residual"): (300, (120, 180, 240), 1e-3),
     }
-
-
-def test_times_are_those_that_follow_from_the_results() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "protocol_time"), "--check"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_work_is_counted_as_by_hand() -> None:

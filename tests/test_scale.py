@@ -5,8 +5,6 @@ from __future__ import annotations
 import doctest
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +16,8 @@ PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("scale")
-
-
-def test_the_page_is_that_of_the_results() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "scale"), "--check"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+def tool(load_measurement: Callable[[str], ModuleType]) -> ModuleType:
+    return load_measurement("scale")
 
 
 def test_numbers_in_words(tool: ModuleType) -> None:
@@ -36,7 +28,7 @@ def test_numbers_in_words(tool: ModuleType) -> None:
 def test_rows_are_what_the_files_say(tool: ModuleType) -> None:
     """Kinetics-700's rows, calculated once more from the files that the page names."""
     data, scale = (
-        json.loads(max((ROOT / "tools/results").glob(f"{kind}-20*.json")).read_text())
+        json.loads(max((ROOT / "measurements/results").glob(f"{kind}-20*.json")).read_text())
         for kind in ("bench_data", "bench_scale")
     )
     hours = data["whole_datasets"]["kinetics700"]["mpeg4"]["core_hours"]
@@ -51,14 +43,3 @@ def test_rows_are_what_the_files_say(tool: ModuleType) -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
         assert (ROOT / "docs" / target).exists(), target
-
-
-def test_a_stale_page_is_noticed(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "scale.md"
-    page.write_text(PAGE.replace("| UCF101 | 13,320", "| UCF101 | 13,321"))
-    monkeypatch.setattr(tool, "PAGE", page)
-    monkeypatch.setattr(sys, "argv", ["scale", "--check"])
-    assert tool.main() == 1
-    monkeypatch.setattr(sys, "argv", ["scale"])
-    assert tool.main() == 0
-    assert page.read_text() == PAGE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +16,13 @@ from videokd.recipes.command_line import parse
 from videokd.training.run_settings import Distill, Teach
 
 ROOT = Path(__file__).resolve().parents[1]
-SUMMARIES = sorted((ROOT / "tools/results").glob("study-20*.json"))
+RESULTS = ROOT / "measurements" / "results"
+SUMMARIES = sorted(RESULTS.glob("study-20*.json"))
 
 
 @pytest.fixture(scope="module")
-def study_sum(load_tool: Callable[[str], ModuleType]) -> ModuleType:
-    return load_tool("study_sum")
+def study_sum(load_measurement: Callable[[str], ModuleType]) -> ModuleType:
+    return load_measurement("study_sum")
 
 
 def test_the_summary_in_the_repository_is_that_of_its_records(study_sum: ModuleType) -> None:
@@ -27,7 +30,7 @@ def test_the_summary_in_the_repository_is_that_of_its_records(study_sum: ModuleT
     written = json.loads(path.read_text())
     found = json.loads(json.dumps(study_sum.summary()))
     assert written.pop("date") in path.name
-    assert written.keys() == found.keys()
+    assert written.keys() - {"command", "machine", "versions"} == found.keys()
     assert [written[key] for key in ("cells", "videos", "groups")] == [
         found[key] for key in ("cells", "videos", "groups")
     ]
@@ -81,10 +84,10 @@ def test_a_run_counts_in_the_cells_that_have_it(study_sum: ModuleType) -> None:
     assert study_sum.difference(pools, "z over x", ("z", "fused"), ("x", "fused")) is None
 
 
-def test_the_commands_of_every_run_are_accepted(load_tool: Callable[[str], ModuleType]) -> None:
-    study = load_tool("study")
+def test_the_commands_of_every_run_are_accepted(load_measurement: Callable[[str], ModuleType]) -> None:
+    study = load_measurement("study_runs")
     cell = study.Cell("utd-mhad-5", Path("data"), split=1, seed=0, out=Path("runs"))
-    choice = json.loads((ROOT / "tools/results/study/choice.json").read_text())
+    choice = json.loads(max(RESULTS.glob("study_choice-20*.json")).read_text())
     learned = {run: study.distill_commands(cell, run, choice) for run in (*study.CORE, *study.EXTRAS)}
     for run, commands in learned.items():
         for verb, *options in commands:
@@ -97,3 +100,45 @@ def test_the_commands_of_every_run_are_accepted(load_tool: Callable[[str], Modul
         assert parse(Teach, options, verb=verb).optim.epochs == 150
     ((_, *once),), ((_, *longer),) = learned["fused"], learned["fused-longer"]
     assert parse(Distill, longer, verb="distill").optim.epochs == 2 * parse(Distill, once, verb="distill").optim.epochs
+
+
+def test_the_table_of_runs_is_sorted_and_complete(load_measurement: Callable[[str], ModuleType]) -> None:
+    table = load_measurement("study_records")
+    names = [
+        (record["dataset"], record["split"], record["seed"], record["run"])
+        for record in map(json.loads, table.RECORDS.read_text().splitlines())
+    ]
+    assert names == sorted(set(names))
+    cells = table.read_records(table.RECORDS)
+    assert sum(len(runs) for runs in cells.values()) == len(names)
+
+
+def test_a_run_is_added_or_replaced(load_measurement: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    table = load_measurement("study_records")
+    file, key = tmp_path / "again" / "runs.jsonl", table.CellKey("ucf101-6", 1, 0)
+    assert table.read_records(file) == {}
+    table.add_record(file, key, "hard", '{"seconds": 1}')
+    table.add_record(file, table.CellKey("ucf101-6", 1, 1), "fused", '{"seconds": 2}')
+    table.add_record(file, key, "fused", '{"seconds": 3}')
+    table.add_record(file, key, "hard", '{"seconds": 4}')
+    found = table.read_records(file)
+    assert {str(cell): {run: each["seconds"] for run, each in runs.items()} for cell, runs in found.items()} == {
+        "ucf101-6-1-0": {"fused": 3, "hard": 4},
+        "ucf101-6-1-1": {"fused": 2},
+    }
+    assert len(file.read_text().splitlines()) == 3
+
+
+def test_processes_add_runs_at_the_same_time(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from study_records import CellKey, add_record\n"
+        "for number in range(20):\n"
+        "    add_record(Path(sys.argv[2]), CellKey('x', 1, int(sys.argv[3])), f'run{number}', '{}')\n"
+    )
+    file = tmp_path / "runs.jsonl"
+    command = [sys.executable, "-c", script, str(ROOT / "measurements"), str(file)]
+    running = [subprocess.Popen([*command, str(seed)]) for seed in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert len(file.read_text().splitlines()) == 40

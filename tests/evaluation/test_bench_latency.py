@@ -1,4 +1,4 @@
-"""tools/bench_latency: every system runs, and its times add up."""
+"""measurements/bench_latency.py: every system runs, and its times add up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ def test_every_system_is_timed(make_clip: MakeClip, tmp_path: Path) -> None:
     pytest.importorskip("decord", reason="the RGB systems read by decord")
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").write_bytes(make_clip("mpeg4").read_bytes())
-    command = [sys.executable, ROOT / "tools" / "bench_latency", tmp_path / "clips", "--out", tmp_path, "--device=cpu"]
+    command = [
+        sys.executable,
+        ROOT / "measurements" / "bench_latency.py",
+        tmp_path / "clips",
+        "--out",
+        tmp_path,
+        "--device=cpu",
+    ]
     small = [
         "--videos=1",
         "--repeats=1",

@@ -1,0 +1,356 @@
+"""Decoding speed of videokd against libavcodec's decoding alone, and against other readers; as ratios within one run.
+
+    .venv/bin/python measurements/bench_codec.py [FOLDER …] [--sizes 340x256 1280x720] [--frames 120] [--repeats 7] [--clock cpu|wall]
+
+Clips are generated (moving objects over a moving background, with some noise) as MPEG-4 with GOP 12, H.264 with GOP 12 and one
+reference, and H.264 by x264's defaults. Up to four clips of each FOLDER are read as they are, and transcoded to the first two forms.
+Variants take turns, so that a busy machine slows all of them alike. The clock counts CPU time of all threads, unless --clock wall; two
+processes against one are always timed by wall time. Peers that are not installed are skipped with a note: motion-vector-extractor,
+decord, torchcodec. Writes results/bench_codec-DATE.json, and prints its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from record import CODEC_STREAMS, RESULTS, provenance, write
+from timing import median_ratio
+from videokd.codec.container import MOTION_CODECS
+from videokd.codec.index import VideoIndex
+from videokd.codec.indexing import index_video
+from videokd.codec.mp4_writer import Encoding
+from videokd.codec.reader import open_video
+from videokd.codec.transcode import encode, transcode
+
+SEED = 0
+PLACES = 24
+BARS = {  # ratio: (mpeg4, h264, whether more is better)
+    "three streams: frame rate / decoding alone": (0.45, 0.65, True),
+    "motion alone: frame rate / decoding alone": (0.65, 0.85, True),
+    "motion of every frame: speed / motion-vector-extractor": (1.2, 1.2, True),
+    "random access: time / seeking and decoding alone": (1.8, 1.8, False),
+    "I-frames alone: speed / decoding every frame": (4.0, None, True),
+    "two processes: throughput / one": (1.8, 1.8, True),
+}
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="real clips")
+    parser.add_argument("--sizes", nargs="+", default=["340x256", "1280x720"])
+    parser.add_argument("--frames", type=int, default=120, help="of a generated clip")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clock", default="cpu", choices=tuple(CLOCKS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
+    return parser.parse_args()
+
+
+def scene(num_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """Frames, uint8 [H, W, 3]: objects that move over a panning background, with camera noise."""
+    rng = np.random.default_rng(SEED)
+    coarse = rng.integers(0, 256, (height // 16 + 32, width // 16 + 32, 3)).astype(np.float32)
+    background: np.ndarray = coarse.repeat(16, axis=0).repeat(16, axis=1)
+    for axis in (0, 1):
+        shifted = [np.roll(background, 4 * shift, axis) for shift in range(4)]
+        background = sum(shifted[1:], shifted[0]) / 4
+    sides = rng.integers(height // 12, height // 4, 12)
+    colours = rng.integers(0, 256, (12, 3))
+    starts, speeds = rng.uniform(0, 1, (12, 2)), rng.uniform(-6, 6, (12, 2))
+    for t in range(num_frames):
+        picture = (
+            background[t : t + height, 2 * t : 2 * t + width].copy() if 2 * t < 256 else background[:height, :width]
+        )
+        for side, colour, start, speed in zip(sides, colours, starts, speeds, strict=True):
+            x, y = ((start * (width, height) + speed * t) % (width - side, height - side)).astype(int)
+            picture[y : y + side, x : x + side] = picture[y : y + side, x : x + side] * 0.3 + colour * 0.7
+        noise = rng.normal(0, 3, (height, width, 1))
+        yield np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def generate(folder: Path, size: str, num_frames: int) -> dict[str, Path]:
+    """{name: clip} of the three kinds, of one size."""
+    width, height = map(int, size.split("x"))
+    pictures = list(scene(num_frames, height, width))
+    clips = {}
+    for name in ("mpeg4", "h264"):
+        clips[f"generated {size} {name} GOP 12"] = path = folder / f"{name}-{size}.mp4"
+        encode(pictures, path, frame_rate=25, encoding=Encoding(codec=name, gop=12))
+    clips[f"generated {size} h264 default"] = path = folder / f"default-{size}.mp4"
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in pictures:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    return clips
+
+
+def real(folder: Path, work: Path) -> dict[str, Path]:
+    """Up to four clips, evenly chosen from the folder: as they are, and in both training forms."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".avi", ".mp4", ".mkv", ".mpg", ".webm")]
+    files = [path for path in files if index_video(path).codec in MOTION_CODECS]
+    clips = {}
+    for path in files[:: max(len(files) // 4, 1)][:4]:
+        clips[f"{path.name} as it is"] = path
+        for codec in ("mpeg4", "h264"):
+            clips[f"{path.name} {codec} GOP 12"] = target = work / f"{path.stem}-{codec}.mp4"
+            transcode(path, target, Encoding(codec=codec, gop=12))
+    return clips
+
+
+def decoder_of(path: Path) -> tuple[Any, Any]:
+    """A container and its video stream, decoded by one thread."""
+    container: Any = av.open(str(path))
+    stream = container.streams.video[0]
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    return container, stream
+
+
+class Clip:
+    """One clip; each method does one piece of work that is timed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index: VideoIndex = index_video(path)
+        self.reader = open_video(path, index=self.index)
+        self.reader.read(gop=0, position=self.reader.gops[0].num_positions - 1)
+        rng = np.random.default_rng(SEED)
+        gops = rng.integers(0, len(self.index.gops), PLACES)
+        self.places = [(int(g), int(rng.integers(0, self.index.gops[g].num_positions))) for g in gops]
+        self.sought, self.sought_stream = decoder_of(path)
+
+    def decoding_alone(self) -> None:
+        """Decodes every frame by libavcodec."""
+        container, stream = decoder_of(self.path)
+        with container:
+            for _ in container.decode(stream):
+                pass
+
+    def three_streams(self) -> None:
+        """Reads the three streams of every position."""
+        with open_video(self.path, index=self.index) as video:
+            for _ in video.iterate(streams=CODEC_STREAMS):
+                pass
+
+    def motion_alone(self) -> None:
+        """Reads the accumulated motion of every position."""
+        with open_video(self.path, index=self.index) as video:
+            for _ in video.iterate(streams=("motion",)):
+                pass
+
+    def motion_unindexed(self) -> None:
+        """Indexes the file, and reads the motion of every frame."""
+        with open_video(self.path) as video:
+            for _ in video.iterate(streams=("motion",), accumulate=False):
+                pass
+
+    def iframes_alone(self) -> None:
+        """Reads the I-frame of every GOP."""
+        with open_video(self.path, index=self.index) as video:
+            for gop in video.gops:
+                video.read(gop=gop.index, position=0, streams=("iframe",))
+
+    def random_access(self) -> None:
+        """Reads the three streams at random positions."""
+        for gop, position in self.places:
+            self.reader.read(gop=gop, position=position, streams=CODEC_STREAMS)
+
+    def seeking_alone(self) -> None:
+        """Decodes from the same keyframes to the same frames, without reading streams."""
+        anchors, types = self.index.anchors, self.index.types
+        for gop, position in self.places:
+            first, pts, dts, _ = self.index.keyframes[self.index.start_of(anchors[gop][0])]
+            self.sought.seek(dts if dts is not None else pts, stream=self.sought_stream)
+            self.sought_stream.codec_context.flush_buffers()
+            last = anchors[gop][position]
+            for number, packet in enumerate(self.sought.demux(self.sought_stream), first):
+                if types[number] == "b":
+                    continue
+                self.sought_stream.codec_context.decode(packet)
+                if number == last:
+                    break
+
+    def vector_extractor(self) -> None:
+        """Reads the motion vectors of every frame by motion-vector-extractor."""
+        from mvextractor.videocap import VideoCap
+
+        capture = VideoCap()
+        capture.open(str(self.path))
+        capture.set_decode_frames(False)
+        while capture.read()[0]:
+            pass
+        capture.release()
+
+    def decord_all(self) -> None:
+        """Decodes every frame by decord."""
+        import decord
+
+        reader = decord.VideoReader(str(self.path), num_threads=1)
+        for _ in range(len(reader)):
+            reader.next()
+
+    def torchcodec_all(self) -> None:
+        """Decodes every frame by torchcodec."""
+        from torchcodec.decoders import VideoDecoder
+
+        # "packed" AVI headers count a frame too many, and torchcodec then fails behind the last one
+        with contextlib.suppress(RuntimeError):
+            for _ in VideoDecoder(str(self.path), num_ffmpeg_threads=1):
+                pass
+
+
+def peers() -> dict[str, str]:
+    """{method: package} of the readers that are installed; reports the others on standard error."""
+    found = {}
+    for method, module, package in (
+        ("vector_extractor", "mvextractor.videocap", "motion-vector-extractor"),
+        ("decord_all", "decord", "decord"),
+        ("torchcodec_all", "torchcodec.decoders", "torchcodec"),
+    ):
+        try:
+            __import__(module)
+        except (ImportError, RuntimeError, OSError) as error:
+            sys.stderr.write(f"{package}: skipped ({str(error).splitlines()[0]})\n")
+            continue
+        found[method] = package
+    return found
+
+
+def timed(functions: dict[str, Callable[[], None]], *, repeats: int, clock: Callable[[], float], name: str) -> Any:
+    """Seconds of each function in each turn, without the first turn, which warms up."""
+    seconds: dict[str, list[float]] = {key: [] for key in functions}
+    for turn in tqdm(range(repeats + 1), desc=name[:40], unit="turn", disable=None):
+        for key, function in functions.items():
+            started = clock()
+            function()
+            if turn:
+                seconds[key].append(clock() - started)
+    return seconds
+
+
+def _loop(path: Path, start: Any, done: Any, rounds: int) -> None:
+    clip = Clip(path)
+    clip.three_streams()
+    start.wait()
+    for _ in range(rounds):
+        clip.three_streams()
+    done.wait()
+
+
+def two_processes(path: Path, *, repeats: int) -> float:
+    """Throughput of two processes over that of one, by wall time; the median of the turns."""
+    context = multiprocessing.get_context("spawn")
+    ratios = []
+    for _ in range(max(repeats // 2, 2)):
+        seconds = []
+        for count in (1, 2):
+            start, done = context.Barrier(count + 1), context.Barrier(count + 1)
+            workers = [context.Process(target=_loop, args=(path, start, done, 12)) for _ in range(count)]
+            for worker in workers:
+                worker.start()
+            start.wait()
+            started = time.perf_counter()
+            done.wait()
+            seconds.append(time.perf_counter() - started)
+            for worker in workers:
+                worker.join()
+        ratios.append(2 * seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
+def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: str) -> dict[str, Any]:
+    """Times and ratios of one clip."""
+    clip = Clip(path)
+    works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone"]
+    works += ["random_access", "seeking_alone", *found]
+    functions = {work: getattr(clip, work) for work in works}
+    seconds = timed(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
+
+    def ratio(above: str, below: str) -> float:
+        return median_ratio(seconds[above], seconds[below])
+
+    positions = sum(gop.num_positions for gop in clip.index.gops)
+    ratios = {
+        "three streams: frame rate / decoding alone": ratio("decoding_alone", "three_streams"),
+        "motion alone: frame rate / decoding alone": ratio("decoding_alone", "motion_alone"),
+        "random access: time / seeking and decoding alone": ratio("random_access", "seeking_alone"),
+        "I-frames alone: speed / decoding every frame": ratio("decoding_alone", "iframes_alone"),
+    }
+    if "vector_extractor" in found:
+        speed = ratio("vector_extractor", "motion_unindexed")
+        ratios["motion of every frame: speed / motion-vector-extractor"] = speed
+    for method, package in found.items():
+        if method != "vector_extractor":
+            ratios[f"three streams: speed / {package} (RGB of every frame)"] = ratio(method, "three_streams")
+    return {
+        "codec": clip.index.codec,
+        "size": f"{clip.index.width}x{clip.index.height}",
+        "frames": clip.index.num_frames,
+        "positions": positions,
+        "milliseconds": {work: statistics.median(values) * 1e3 for work, values in seconds.items()},
+        "ratios": ratios,
+    }
+
+
+def table(clips: dict[str, Any]) -> str:
+    """The ratios of each clip, as text."""
+    lines = []
+    for name, result in clips.items():
+        alone = result["milliseconds"]["decoding_alone"] / result["frames"] * 1e3
+        lines.append(f"\n{name}: {result['frames']} frames, decoding alone {alone:.0f} µs each")
+        for label, value in result["ratios"].items():
+            bar = BARS.get(label, (None, None, True))
+            wanted = bar[result["codec"] == "h264"]
+            verdict = ""
+            if wanted is not None and "default" not in name and "as it is" not in name:
+                met = value >= wanted if bar[2] else value <= wanted
+                verdict = f"  {'met' if met else 'MISSED'}: {'at least' if bar[2] else 'at most'} {wanted}"
+            lines.append(f"  {label:<58}{value:7.2f}{verdict}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """The program."""
+    given = arguments()
+    found = peers()
+    clips: dict[str, Path] = {}
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for size in given.sizes:
+            clips |= generate(Path(work), size, given.frames)
+        for folder in given.folders:
+            clips |= real(folder, Path(work))
+        if hasattr(os, "sched_setaffinity"):
+            cores = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {min(cores)})
+        for name, path in clips.items():
+            results[name] = measure(path, given, found, name)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores)
+        for name in list(clips)[:2]:
+            both = two_processes(clips[name], repeats=given.repeats)
+            results[name]["ratios"]["two processes: throughput / one"] = both
+    settings = {"repeats": given.repeats, "frames": given.frames, "clock": given.clock, "seed": SEED}
+    report = provenance(("av", "numba", "numpy", *found.values())) | {"settings": settings, "clips": results}
+    target = write("bench_codec", report, folder=given.out)
+    print(f"{table(results)}\n{target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The generated tables of docs/measured.md that come from a single measurement."""
+
+from __future__ import annotations
+
+import statistics
+
+from markdown import Results, grid, link, machine_text, percent, points, source
+
+
+def accuracy_table(results: Results) -> list[str]:
+    """Teachers, fused teachers and students of one dataset."""
+    rows = [
+        (
+            row["name"],
+            ", ".join(row["streams"]),
+            row["backbone"],
+            percent(row["top1"]),
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['macs_per_video'] / 1e9:.1f}",
+            "" if row["latency_ms"] is None else f"{row['latency_ms']['total']:.0f}",
+        )
+        for row in results["rows"]
+    ]
+    head = ("", "streams", "backbone", "top-1 % (95 %)", "parameters", "GMACs a video", "ms a video")
+    lines = [f"### {results['title']}", "", results["note"], "", *grid(head, rows)]
+    for comparison in results.get("comparisons", []):
+        gain = points(comparison["top1_difference"]).strip("*")
+        lines += ["", f"{comparison['a']} minus {comparison['b']}, same videos: {gain} points."]
+    return [*lines, "", f"From {link(results)}, which lists the commands."]
+
+
+def codec_head(results: Results) -> list[str]:
+    return [
+        "### Decoding speed",
+        "",
+        f"One decoding thread, {results['machine']['processor']}, {results['settings']['clock']} time, medians of "
+        f"{results['settings']['repeats']}, taking turns in one run; load {results['machine']['load']:.1f} on "
+        f"{results['machine']['cores']} cores.",
+        "",
+    ]
+
+
+def short_codec_table(results: Results) -> list[str]:
+    """Generated clips at 340×256, and the medians of real clips in the training forms."""
+    clips = results["clips"]
+    generated = {name: clip for name, clip in clips.items() if "generated 340x256" in name}
+    real = {name: clip for name, clip in clips.items() if "generated" not in name}
+    columns = {
+        f"{kind}, {title} GOP 12": [clip["ratios"] for name, clip in some.items() if f"{codec} GOP 12" in name]
+        for kind, some in (("generated", generated), ("real clips", real))
+        for codec, title in (("mpeg4", "MPEG-4"), ("h264", "H.264"))
+    }
+    columns = {title: ratios for title, ratios in columns.items() if ratios}
+    rows = []
+    for ratio in dict.fromkeys(name for clip in clips.values() for name in clip["ratios"]):
+        found = ([each[ratio] for each in ratios if ratio in each] for ratios in columns.values())
+        rows.append((ratio, *(f"{statistics.median(values):.2f}" if values else "" for values in found)))
+    return [*codec_head(results), *grid(("", *columns), rows), "", source(results, "measurements/bench_codec.py")]
+
+
+def codec_table(results: Results) -> list[str]:
+    """Ratios of the decoding layer to libavcodec and to its peers, clip by clip."""
+    clips = results["clips"]
+    ratios = list(dict.fromkeys(name for clip in clips.values() for name in clip["ratios"]))
+    rows = [
+        (
+            name,
+            f"{clip['milliseconds']['decoding_alone'] / clip['frames'] * 1000:.0f}",
+            *tuple(f"{clip['ratios'][ratio]:.2f}" if ratio in clip["ratios"] else "" for ratio in ratios),
+        )
+        for name, clip in clips.items()
+    ]
+    head = ("clip", "decoding alone, µs a frame", *ratios)
+    return [*codec_head(results), *grid(head, rows), "", source(results, "measurements/bench_codec.py")]
+
+
+def latency_table(results: Results) -> list[str]:
+    lines = [
+        "### From file to label",
+        "",
+        f"One video at a time, {results['machine']['processor']}, {results['settings']['threads']} thread(s), medians over "
+        f"{results['clips']} clips; weights are {results['weights']}.",
+    ]
+    for form, measured in results["forms"].items():
+        stages = list(next(iter(measured["systems"].values()))["stages_ms"])
+        rows = [
+            (
+                values["about"],
+                f"{values['p50_ms']:.1f}",
+                f"{values['p95_ms']:.1f}",
+                *tuple(f"{values['stages_ms'][stage]:.1f}" for stage in stages),
+                f"{values['videos_a_second']:.1f}" if "videos_a_second" in values else "",
+            )
+            for values in measured["systems"].values()
+        ]
+        head = (form, "p50 ms", "p95 ms", *stages, "videos a second")
+        lines += ["", *grid(head, rows), ""]
+        lines += grid(("ratio", form), [(name, f"{value:.2f}") for name, value in measured["ratios"].items()])
+    return [*lines, "", source(results, results["command"])]
+
+
+def short_latency_table(results: Results) -> list[str]:
+    """Time and accuracy of the study's networks, in the training form, and the figure of both."""
+    measured = results["forms"]["training form"]
+    rows = [
+        (
+            values["about"],
+            f"{values['p50_ms']:.0f}",
+            f"{values['p95_ms']:.0f}",
+            f"{sum(values['stages_ms'][stage] for stage in ('read', 'decode', 'streams')):.0f}",
+            percent(measured["top1"][system]) if system in measured.get("top1", {}) else "",
+            "yes" if system in measured.get("pareto_front", ()) else "",
+        )
+        for system, values in measured["systems"].items()
+    ]
+    head = ("file to label, one thread", "p50 ms", "p95 ms", "before the network", "top-1 % (95 %)", "on the front")
+    return [
+        "### Accuracy and time",
+        "",
+        f"The study's networks against what else could be run, one video at a time on one thread of {results['machine']['processor']}, "
+        f"medians over {results['clips']} clips of UCF101 in the training form; accuracies from the study, hard labels for those on RGB frames and "
+        "optical flow. On the front: no other is as quick and more accurate.",
+        "",
+        *grid(head, rows),
+        "",
+        "![Accuracy over time](pictures/accuracy-time.svg)",
+        "",
+        source(results, results["command"]),
+    ]
+
+
+def forms_table(results: Results) -> list[str]:
+    """How good `predict` is in forms other than that of training."""
+    rows = [
+        (
+            row["form"],
+            f"{row['top1']:.1f}",
+            "" if row["form"] == "as prepared" else f"{row['difference']:+.1f}",
+            f"{row['transcoded']} of {row['clips']}",
+        )
+        for row in results["rows"]
+    ]
+    return [
+        "### `predict` on clips in other forms",
+        "",
+        results["note"],
+        "",
+        *grid(("form", "top-1 %", "points from `evaluate`", "transcoded"), rows),
+        "",
+        source(results, "measurements/predict_forms.py"),
+    ]
+
+
+def quality_table(results: Results) -> list[str]:
+    rows = [
+        (
+            str(row["quality"]) + (" (default)" if row["quality"] == results["settings"]["default_quality"] else ""),
+            f"{row['bytes'] / 1e6:.0f}",
+            f"{row['bytes'] / results['dataset']['source_bytes']:.2f}",
+            f"{row['prepare_seconds']:.0f}",
+            f"{row['read_ms']:.1f}",
+            *(percent(row["streams"][stream]) for stream in ("iframe", "motion", "residual")),
+            percent(row["fused"]),
+            points(row["fused_minus_first"]),
+        )
+        for row in results["rows"]
+    ]
+    columns = ("quality", "MB", "of the sources", "prepare, s", "one read, ms", "iframe", "motion", "residual", "fused")
+    head = (*columns, f"fused minus quality {results['rows'][0]['quality']}")
+    return [
+        f"### {results['title']}",
+        "",
+        results["note"],
+        "",
+        *grid(head, rows),
+        "",
+        source(results, "measurements/quality.py"),
+    ]
+
+
+def presets_table(results: Results) -> list[str]:
+    rows = [(f"teacher: {n}", percent(t["top1"]), "", "") for n, t in results["teachers"].items()]
+    for name, preset in results["presets"].items():
+        best = preset["entries"].get("fused") or next(iter(preset["entries"].values()))
+        stopped = f"step {preset['stopped_after_step']} of {preset['steps']}"
+        rows.append((f"`{name}`", percent(best["top1"]), f"{preset['cpu_seconds']:.0f}", stopped))
+    head = ("preset", "top-1 % (95 %)", "seconds of one core", "stopped and resumed at")
+    return [
+        f"### {results['title']}",
+        "",
+        results["note"]
+        + " Each is trained, stopped by SIGTERM, resumed, evaluated, exported and used; the JSON has the commands.",
+        "",
+        *grid(head, rows),
+        "",
+        source(results, results["command"]),
+    ]
+
+
+def step_table(results: Results) -> list[str]:
+    measured = results["measured"]
+    names = list(next(iter(measured.values()))["ratios"])
+    rows = [(name, *(f"{each['ratios'][name]:.3f}" for each in measured.values())) for name in names]
+    bars = [(name, f"{bar['value']:.3f}", "met" if bar["met"] else "missed") for name, bar in results["bars"].items()]
+    return [
+        "### A training step",
+        "",
+        f"{machine_text(results)}; {', '.join(f'{k} {v}' for k, v in results['settings'].items() if k in ('size', 'batch', 'segments', 'student', 'backbone', 'teachers'))}.",
+        "",
+        *grid(("", *measured), rows),
+        "",
+        *grid(("bar", "measured", ""), bars),
+        "",
+        source(results, results["command"]),
+    ]
+
+
+def data_table(results: Results) -> list[str]:
+    transcoding = [
+        (codec, f"{each['times_as_fast']:.2f}", f"{each['videokd']['bytes'] / each['ffmpeg']['bytes']:.3f}")
+        for codec, each in results["transcoding"].items()
+        if isinstance(each, dict)
+    ]
+    loader = [
+        (streams, workers, f"{each['samples_per_second']:.0f}", f"{each['ratio']:.2f}")
+        for streams, by_workers in results["loader"].items()
+        if isinstance(by_workers, dict)
+        for workers, each in by_workers.items()
+        if isinstance(each, dict)
+    ]
+    return [
+        "### Preparing and loading",
+        "",
+        f"{results['sample']['clips']} clips ({results['sample']['frames']} pictures), {results['machine']['processor']}.",
+        "",
+        *grid(("transcoding", "times as fast as one ffmpeg a clip", "bytes, ours over its"), transcoding),
+        "",
+        f"Two jobs over one, in clips a second: {results['jobs']['two_over_one']:.2f}.",
+        "",
+        *grid(("loader: streams", "workers", "samples a second", "of what codec and resize alone allow"), loader),
+        "",
+        source(results, "measurements/bench_data.py"),
+    ]
+
+
+def fuzz_table(results: Results) -> list[str]:
+    kinds: dict[str, int] = {}
+    for outcome, count in results["outcomes"].items():
+        kind = outcome.split(":")[0]
+        kinds[kind] = kinds.get(kind, 0) + count
+    rows = [(kind, str(count)) for kind, count in kinds.items()]
+    return [
+        "### Damaged files",
+        "",
+        f"{results['variants']} damaged files read by long-lived processes: {len(results['failures'])} crashed, hung, or ended in anything but a "
+        f"result or a `DecodeError` that names the file; worst {results['worst_seconds']:.2f} s and "
+        f"{results['worst_mib_above_idle']:.0f} MiB above an idle process.",
+        "",
+        *grid(("outcome", "files"), rows),
+        "",
+        source(results, "measurements/fuzz_codec.py"),
+    ]

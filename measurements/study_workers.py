@@ -1,0 +1,41 @@
+"""Worker processes of the study, whose trainings save a checkpoint when the study is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.pool import Pool
+from typing import Any
+
+from videokd.preparation.workers import interrupts_held_back
+
+
+def workers(jobs: int) -> Pool:
+    """Processes that ignore Ctrl-C; this process ends them with SIGTERM."""
+    resource_tracker.ensure_running()  # starting it later would let interrupts through again
+    with interrupts_held_back():  # from its workers too, which inherit that, those started later among them
+        return multiprocessing.get_context("spawn").Pool(jobs, stop_with_the_parent, maxtasksperchild=1)
+
+
+def stop_with_the_parent() -> None:
+    """Makes a training save its checkpoint however the parent process ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def until_stopped(work: Callable[..., Any], *job: Any) -> Any:
+    """What the work returns; None where it was asked to stop, which a training reports after it saved its checkpoint."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return work(*job)
+    return None
