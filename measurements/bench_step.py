@@ -214,7 +214,7 @@ def logging_seconds(step: Step, *, repeats: int) -> float:
             losses = dict(updated.parts) | {"loss/total": updated.total}
             means = ranks.mean(losses | accuracy_and_agreement(updated, step.batch.label, predictions))
             parts = {name: means[name] for name in losses}
-            values = finite_values(parts, step=number, streams=seen_by, beside=means)
+            values = finite_values(parts, step=number, streams=seen_by, others=means)
             log.record(number, 0, values | {"lr": RATE} | memory_gib(device))
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
