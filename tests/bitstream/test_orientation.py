@@ -65,8 +65,8 @@ def test_turn_and_mirror_describe_the_same(matrix: tuple[float, float, float, fl
     plane = np.arange(12, dtype=np.uint8).reshape(3, 4)
     mirrored = plane[:, ::-1] if orientation.is_mirrored else plane
     assert np.array_equal(np.rot90(mirrored, orientation.quarter_turns), orientation.apply(plane))
-    facts = read_file_info(source)
-    assert (facts.rotation % 360, facts.mirrored) == (90 * orientation.quarter_turns, orientation.is_mirrored)
+    info = read_file_info(source)
+    assert (info.rotation % 360, info.mirrored) == (90 * orientation.quarter_turns, orientation.is_mirrored)
     a, b, c, d = matrix
     assert orientation.is_mirrored == (a * d - b * c < 0)
     assert orientation.is_upright == (matrix == (1, 0, 0, 1))

@@ -10,7 +10,7 @@ from av.video.frame import PictureType, VideoFrame
 
 from videokd.bitstream.picture_types import picture_type
 from videokd.codec.container import PictureDecoder
-from videokd.codec.indexing import from_decoding
+from videokd.codec.indexing import index_by_decoding
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import transcode
 
@@ -24,10 +24,10 @@ def test_every_type_of_ffmpeg(kind: PictureType) -> None:
     assert picture_type(frame) == expected
 
 
-def index_by_decoding(path: Path) -> Any:
+def index_of(path: Path) -> Any:
     decoder = PictureDecoder(path)
     try:
-        return from_decoding(decoder)
+        return index_by_decoding(decoder)
     finally:
         decoder.close()
 
@@ -35,7 +35,7 @@ def index_by_decoding(path: Path) -> Any:
 def test_b_pictures_without_prediction_start_no_gop(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
     """No encoder of FFmpeg writes VC-1's BI-pictures: here the decoder calls some B-pictures so."""
     path = make_clip("mpeg2video", container="ts", b_frames=2)
-    expected = index_by_decoding(path)
+    expected = index_of(path)
     feed = PictureDecoder.feed
     renamed = 0
 
@@ -49,13 +49,13 @@ def test_b_pictures_without_prediction_start_no_gop(make_clip, monkeypatch: pyte
         return frames
 
     monkeypatch.setattr(PictureDecoder, "feed", renaming)
-    assert index_by_decoding(path) == expected
+    assert index_of(path) == expected
     assert renamed == expected.types.count("B") > 10
 
 
 def test_types_of_a_transcoded_source(make_clip, tmp_path: Path) -> None:
     path = make_clip("mpeg2video", container="ts", b_frames=2)
-    index = index_by_decoding(path)
+    index = index_of(path)
     by_number = {number: index.types[packet] for packet, number in index.frame_numbers.items()}
     form = transcode(path, tmp_path / "out.mp4", Encoding(short_side=48))
     assert form.types == "".join(by_number[number] for number in sorted(by_number))

@@ -36,14 +36,14 @@ def test_profile_level_and_references(
 ) -> None:
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = write(tmp_path / "clip.mkv", texture(13, 96, 128), codec=codec, options=options, pixel_format=pixel_format)
-    facts = read_file_info(path)
-    assert facts.profile == profile
-    assert facts.references == references
+    info = read_file_info(path)
+    assert info.profile == profile
+    assert info.references == references
     if level is not None and KNOWS_LEVELS:
-        assert facts.level == level
-    assert facts.container == "Matroska / WebM"
-    assert facts.num_bytes == path.stat().st_size
-    assert (facts.pixel_format, facts.bits, facts.rotation, facts.other_tracks) == (pixel_format, 8, 0, ())
+        assert info.level == level
+    assert info.container == "Matroska / WebM"
+    assert info.num_bytes == path.stat().st_size
+    assert (info.pixel_format, info.bits, info.rotation, info.other_tracks) == (pixel_format, 8, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_colours(
 ) -> None:
     options = {"x264-params": f"{X264}:{params}"}
     path = write(tmp_path / "clip.mp4", texture(3, 96, 128), options=options, pixel_format=pixel_format)
-    facts = read_file_info(path)
-    assert (facts.pixel_format, facts.bits, facts.matrix, facts.value_range) == (
+    info = read_file_info(path)
+    assert (info.pixel_format, info.bits, info.matrix, info.value_range) == (
         pixel_format,
         bits,
         matrix,
@@ -69,10 +69,10 @@ def test_colours(
 
 
 def test_what_a_file_does_not_state_is_none(tmp_path: Path) -> None:
-    facts = read_file_info(write(tmp_path / "clip.avi", texture(3, 96, 128), codec="mpeg4"))
-    assert facts.matrix is None
-    assert facts.value_range in (None, "limited")
-    assert facts.pixel_aspect == (1, 1)
+    info = read_file_info(write(tmp_path / "clip.avi", texture(3, 96, 128), codec="mpeg4"))
+    assert info.matrix is None
+    assert info.value_range in (None, "limited")
+    assert info.pixel_aspect == (1, 1)
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
@@ -119,15 +119,15 @@ def test_real_clips_against_ffprobe(shared: Path) -> None:
         ]
         streams = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["streams"]
         (probed,) = (stream for stream in streams if stream["codec_type"] == "video")
-        facts = read_file_info(path)
-        assert facts.profile == (None if probed.get("profile") == "unknown" else probed.get("profile")), path.name
-        assert facts.pixel_format == probed["pix_fmt"], path.name
+        info = read_file_info(path)
+        assert info.profile == (None if probed.get("profile") == "unknown" else probed.get("profile")), path.name
+        assert info.pixel_format == probed["pix_fmt"], path.name
         aspect = probed.get("sample_aspect_ratio", "1:1").replace("0:1", "1:1")
-        assert facts.pixel_aspect == tuple(map(int, aspect.split(":"))), path.name
+        assert info.pixel_aspect == tuple(map(int, aspect.split(":"))), path.name
         if probed["codec_name"] == "h264":
-            assert facts.references == traced_references(path), path.name
-            assert facts.level == (f"{probed['level'] / 10:g}" if KNOWS_LEVELS else None), path.name
+            assert info.references == traced_references(path), path.name
+            assert info.level == (f"{probed['level'] / 10:g}" if KNOWS_LEVELS else None), path.name
         others = [stream for stream in streams if stream["codec_type"] != "video"]
-        assert [track.split(" (")[0] for track in facts.other_tracks] == [
+        assert [track.split(" (")[0] for track in info.other_tracks] == [
             f"{other['codec_type']} {other['codec_name']}" for other in others
         ]

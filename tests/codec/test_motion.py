@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videokd.codec.motion import Follower, Vectors, motion_of_chain
+from videokd.codec.motion import Follower, Vectors, motion_of_chain, motion_of_frame
 from videokd.codec.residual import gather
 
 HEIGHT, WIDTH = 50, 71  # no multiples of a macroblock
@@ -24,7 +24,8 @@ class Slow:
 
     def follow(self, vectors: Vectors) -> None:
         source, valid = self.source.copy(), np.zeros_like(self.valid)
-        for vector in vectors:
+        # The last non-zero vector counts; a zero vector never overrides one
+        for vector in sorted(vectors, key=lambda vector: (vector[3:5] != vector[5:7]).any()):
             wide, high = int(vector[2]) & 255, int(vector[2]) >> 8
             right, down = int(vector[5] - vector[3]), int(vector[6] - vector[4])
             for y in range(int(vector[6]) - high // 2, int(vector[6]) + high // 2):
@@ -41,7 +42,7 @@ class Slow:
 
 
 def frame_of_vectors(rng: np.random.Generator, *, still: float) -> Vectors:
-    """Blocks of one P-frame: most stand still, some are split, some are coded anew, some come from beyond the picture."""
+    """Blocks of one P-frame: most do not move, some are split, some are intra-coded, some come from outside the picture."""
     vectors = []
     for top in range(0, HEIGHT, 16):
         for left in range(0, WIDTH, 16):
@@ -97,3 +98,38 @@ def test_any_sequence_of_frames_gives_what_the_definition_says(still: float) -> 
         warped = np.empty_like(follower.warped)
         gather(rows, follower.chain, warped)
         assert np.array_equal(warped.reshape(picture.shape), slow.warped())
+
+
+def overlapping_vectors(rng: np.random.Generator) -> Vectors:
+    """Blocks of any size anywhere, also over the edges of the picture and over each other; half of them do not move."""
+    vectors = np.zeros((40, 20), np.int16)
+    sides = rng.choice([2, 4, 6, 8, 16], (2, 40))
+    vectors[:, 0] = -1
+    vectors[:, 2] = sides[0] | sides[1] << 8
+    vectors[:, 5] = rng.integers(-4, WIDTH + 4, 40)
+    vectors[:, 6] = rng.integers(-4, HEIGHT + 4, 40)
+    vectors[:, 3:5] = vectors[:, 5:7] - rng.integers(-9, 10, (40, 2)) * rng.integers(0, 2, (40, 1))
+    return vectors
+
+
+def test_of_blocks_that_overlap_the_last_non_zero_vector_counts() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    pixels = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)
+    follower, slow = Follower(HEIGHT, WIDTH), Slow(picture)
+    follower.restart()
+    follower.start_warping(picture.reshape(HEIGHT, -1))
+    for number in range(30):
+        # Frames of the usual kind between them: what these skip must be right after any frame
+        vectors = frame_of_vectors(rng, still=0.8) if number % 3 == 2 else overlapping_vectors(rng)
+        once = Slow(picture)
+        once.follow(vectors)
+        motion, valid = motion_of_frame(vectors, HEIGHT, WIDTH)
+        assert np.array_equal(motion, pixels - once.source)
+        assert np.array_equal(valid, once.valid)
+        follower.follow(vectors, warping=True)
+        slow.follow(vectors)
+        motion, valid = motion_of_chain(follower.chain)
+        assert np.array_equal(motion, pixels - slow.source)
+        assert np.array_equal(valid, slow.valid)
+        assert np.array_equal(follower.warped.reshape(picture.shape), slow.warped())

@@ -251,7 +251,7 @@ def test_intra_refresh_joined_late_shows_no_i_frame_and_is_transcoded(tmp_path: 
     assert transcode(late, tmp_path / "out.mp4").num_frames > 20
 
 
-def test_what_only_transcoding_can_give_is_told_apart(tmp_path: Path, make_clip) -> None:
+def test_files_that_only_transcoding_can_read_have_their_own_error(tmp_path: Path, make_clip) -> None:
     sizes = [make_clip("libx264", container="h264", size=size) for size in ((128, 96), (64, 48))]
     changes = tmp_path / "changes.h264"
     changes.write_bytes(b"".join(path.read_bytes() for path in sizes))

@@ -80,7 +80,7 @@ def test_the_list_of_clips_is_whole() -> None:
 
 
 def check_clip(path: Path, most_places: int) -> None:
-    """Iterates over all of it, and reads at random; without vectors the I-frames alone."""
+    """Iterates over a whole video, and reads at random; only the I-frames if the codec exports no vectors."""
     with videokd.open(path) as video:
         streams = ALL if video.codec in MOTION_CODECS else ("iframe", "frame")
         if video.codec not in MOTION_CODECS:
@@ -114,7 +114,7 @@ def test_every_place_of_real_clips_in_any_order(name: str) -> None:
 
 
 def last_p_frame(path: Path, *, appended: bool) -> list[tuple[int, ...]]:
-    """(x, y, w, h, dx, dy) of the past vectors of a file's last P-frame, by PyAV alone; copies of its first packet may follow."""
+    """(x, y, w, h, dx, dy) of the past vectors of a file's last P-frame, with PyAV only; copies of its first packet may follow."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"

@@ -40,7 +40,7 @@ def check_numbers(path: Path, index: VideoIndex | None = None) -> None:
 
 @pytest.mark.parametrize("b_frames", [0, 2])
 @pytest.mark.parametrize(("codec", "suffix"), [("mpeg1video", "mpg"), ("mpeg2video", "vob"), ("mpeg2video", "mpg")])
-def test_program_streams_give_pieces_of_packets_after_a_seek(
+def test_program_streams_give_incomplete_packets_after_a_seek(
     tmp_path: Path, codec: str, suffix: str, b_frames: int
 ) -> None:
     path = write(tmp_path / f"clip.{suffix}", texture(50, 96, 128), codec=codec, context={"max_b_frames": b_frames})
@@ -80,7 +80,7 @@ def test_motion_jpeg(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_an_encoder_whose_errors_the_decoder_corrects_once_it_has_read_its_name(tmp_path: Path, suffix: str) -> None:
-    """The name lies only in packet 0. This file claims a build older than the one that made it, so the correction spoils it."""
+    """The encoder's name is only in packet 0. This file claims a build older than the one that made it, so the correction spoils it."""
     path = write(tmp_path / f"clip.{suffix}", texture(30, 96, 128), pixel_format="yuv444p")
     assert len(index_video(path).keyframes) == 3
     data = path.read_bytes()
@@ -182,7 +182,7 @@ def test_ordinary_files_are_indexed_without_decoding(
     def refuse(decoder: object) -> VideoIndex:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("videokd.codec.indexing.from_decoding", refuse)
+    monkeypatch.setattr("videokd.codec.indexing.index_by_decoding", refuse)
     for b_frames in (0, 2):
         options = {"x264-params": f"keyint=12:bframes={b_frames}"} if codec == "libx264" else {}
         path = write(

@@ -55,7 +55,7 @@ def digest(streams: Streams) -> str:
 
 
 def decoded_types(path: Path) -> list[tuple[str, np.ndarray]]:
-    """(picture type, RGB) of every frame in display order, by PyAV alone."""
+    """(picture type, RGB) of every frame in display order, with PyAV only."""
     names = {1: "I", 2: "P", 3: "B", 4: "S"}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -88,8 +88,8 @@ def test_every_position_in_any_order(kind: str, make_clip) -> None:
 
 @pytest.mark.parametrize("accumulate", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_motion_alone_is_that_of_a_full_reading(kind: str, accumulate: bool, make_clip) -> None:
-    """Read alone, it comes from a decoder that leaves the pictures out, at an eighth of their size where it can."""
+def test_motion_read_without_pictures_is_the_same(kind: str, accumulate: bool, make_clip) -> None:
+    """If only motion is read, the decoder skips the pictures, or decodes them at an eighth of their size."""
     path = make_clip(**KINDS[kind])
     with videokd.open(path) as video:
         full = list(video.iterate(streams=("motion", "frame"), accumulate=accumulate))
@@ -102,7 +102,7 @@ def test_motion_alone_is_that_of_a_full_reading(kind: str, accumulate: bool, mak
 
 
 @pytest.mark.parametrize("kind", ["mpeg4-b", "h264-open-gop", "wmv2"])
-def test_pictures_asked_for_after_motion_alone(kind: str, make_clip) -> None:
+def test_pictures_read_after_only_motion(kind: str, make_clip) -> None:
     path = make_clip(**KINDS[kind])
     everything = ("iframe", "motion", "residual", "frame")
     with videokd.open(path) as video:
@@ -275,7 +275,7 @@ def test_a_codec_without_vectors(make_clip) -> None:
 def test_bad_files(tmp_path: Path, make_clip) -> None:
     empty, text, cut = tmp_path / "empty.mp4", tmp_path / "text.mp4", tmp_path / "cut.mp4"
     empty.touch()
-    text.write_text("this is no video\n" * 100)
+    text.write_text("this is not a video\n" * 100)
     whole = make_clip("mpeg4").read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     for path, message in (

@@ -127,7 +127,7 @@ def stamped(*stamps: tuple[int | None, int | None]) -> list[av.VideoFrame]:
 def test_timestamps_that_cannot_be_trusted(stamps: list, expected: list[int]) -> None:
     times = PictureTimes(Fraction(0), Fraction(1, 25))
     frames = stamped(*stamps)
-    times.look_at(frames)
+    times.compare(frames)
     assert [times.of(frame) * 25 for frame in frames] == expected
 
 

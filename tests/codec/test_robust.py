@@ -149,7 +149,7 @@ def test_a_closed_reader(make_clip) -> None:
 
 
 def test_frames_are_freed_without_the_garbage_collector(make_clip) -> None:
-    """The trap: PyAV keeps side data in its frame, a cycle, so that pictures stay until the collector runs."""
+    """The trap: PyAV keeps side data in its frame, a reference cycle, so pictures stay until the next garbage collection."""
     gc.collect()
     gc.disable()
     try:

@@ -156,7 +156,7 @@ def test_files_without_a_picture(tmp_path: Path) -> None:
 def test_variable_rates_are_measured(
     tmp_path: Path, suffix: str, b_frames: int, stamps: list[int], rate: float
 ) -> None:
-    """Matroska states what its writer was told, whatever the timestamps."""
+    """Matroska states the rate that its writer was given, whatever the timestamps say."""
     path = write_stamped(
         tmp_path / f"clip.{suffix}",
         moving_texture(30, 96, 128),

@@ -105,7 +105,7 @@ def test_same_input_gives_the_same_bytes(source: Path, tmp_path: Path, codec: st
     assert len(digests) == 1
 
 
-def test_pictures_stay_what_and_where_they_were(source: Path, tmp_path: Path) -> None:
+def test_pictures_do_not_change_or_move(source: Path, tmp_path: Path) -> None:
     transcode(source, tmp_path / "out.mp4", Encoding(quality=1, short_side=48))
     for before, after in zip(pictures_of(source), pictures_of(tmp_path / "out.mp4"), strict=True):
         assert np.abs(before.astype(int) - after).mean() < 4
@@ -284,11 +284,11 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
         "without index": (folder / "cut.mp4", r"cut.mp4 cannot be read as a video: .+ Check"),
         "cut off": (folder / "cut_later.mp4", r"cut_later.mp4 is cut short or damaged at packet \d+. Copy"),
         "noise": (folder / "noise.mp4", r"noise.mp4: (decoding stopped after 0 pictures|no picture could be decoded)"),
-        "sound alone": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode; it holds audio"),
+        "only sound": (folder / "sound.mp4", r"sound.mp4 has no video track that FFmpeg can decode; it holds audio"),
     }
 
 
-BROKEN = ["missing", "directory", "empty", "text", "without index", "cut off", "noise", "sound alone"]
+BROKEN = ["missing", "directory", "empty", "text", "without index", "cut off", "noise", "only sound"]
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -84,7 +84,7 @@ def remux(source: Path, target: Path, *, drop_first: int = 0, filters: str | Non
 
 
 def decoded(path: Path) -> list[Any]:
-    """Every frame, by PyAV alone."""
+    """Every frame, with PyAV only."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
@@ -267,7 +267,7 @@ def test_a_first_frame_that_is_no_keyframe(tmp_path: Path, suffix: str) -> None:
     check_order_only(late)
 
 
-def test_audio_and_subtitles_beside(tmp_path: Path) -> None:
+def test_files_with_audio_and_subtitles(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.mkv", texture(30, 96, 128), codec="mpeg4")
     words = tmp_path / "words.srt"
     words.write_text("1\n00:00:00,100 --> 00:00:00,900\nhello\n\n2\n00:00:01,000 --> 00:00:01,100\nworld\n")

@@ -39,7 +39,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 @pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-avi", "mpeg4-b", "h264", "h264-default", "mpeg2-ts"])
-def test_an_iframe_alone_decodes_one_packet_and_converts_one_picture(kind: str, make_clip, work: Work) -> None:
+def test_a_single_iframe_decodes_one_packet_and_converts_one_picture(kind: str, make_clip, work: Work) -> None:
     path = make_clip(**KINDS[kind])
     index = index_video(path)
     work.fed.clear()
@@ -53,7 +53,7 @@ def test_an_iframe_alone_decodes_one_packet_and_converts_one_picture(kind: str, 
         work.converted = 0
 
 
-def test_all_iframes_decode_keyframes_alone(make_clip, work: Work) -> None:
+def test_all_iframes_decode_only_keyframes(make_clip, work: Work) -> None:
     path = make_clip("mpeg4", num_frames=60)
     with videokd.open(path) as video:
         for gop in video.gops:

@@ -35,7 +35,7 @@ def plain_pictures(count: int = 5) -> list[np.ndarray]:
     return list(pictures)
 
 
-def test_a_picture_depends_on_its_own_sample_alone() -> None:
+def test_a_picture_depends_only_on_its_own_sample() -> None:
     one, other = made_up_streams(), replace(made_up_streams(1), motion=np.zeros((HEIGHT, WIDTH, 2), np.int16))
     film = Film(one, title="clip_$.mp4", max_pixels=8)
     first = film.draw(one, note="GOP 0", progress=0.5)
@@ -49,7 +49,7 @@ def test_a_picture_depends_on_its_own_sample_alone() -> None:
     np.testing.assert_array_equal(again.draw(one, note="GOP 0", progress=0.5), first)
 
 
-def test_what_is_there_is_shown_beside_each_other() -> None:
+def test_the_streams_of_a_sample_are_drawn_side_by_side() -> None:
     full = made_up_streams()
     widths = [
         Film(sample, title="", max_pixels=8).draw(sample, note="", progress=0).shape[1]

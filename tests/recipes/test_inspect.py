@@ -29,20 +29,25 @@ def table(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict
 
 def test_a_file_of_the_training_form(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_clip(**KINDS["mpeg4"])
-    facts = inspected(path, capsys, "--seconds-measured=0.02")
-    assert facts["file"] == str(path)
-    assert (facts["codec"], facts["size"], facts["pixel_format"], facts["bits"]) == ("mpeg4", "128x96", "yuv420p", 8)
-    assert (facts["frames"], facts["frame_rate"], facts["seconds"]) == (30, 25.0, 1.2)
-    assert facts["frame_types"] == {"I": 3, "P": 27}
-    assert facts["gops"] == {
+    description = inspected(path, capsys, "--seconds-measured=0.02")
+    assert description["file"] == str(path)
+    assert (description["codec"], description["size"], description["pixel_format"], description["bits"]) == (
+        "mpeg4",
+        "128x96",
+        "yuv420p",
+        8,
+    )
+    assert (description["frames"], description["frame_rate"], description["seconds"]) == (30, 25.0, 1.2)
+    assert description["frame_types"] == {"I": 3, "P": 27}
+    assert description["gops"] == {
         "number": 3, "positions": 30, "shortest": 6, "median": 12, "longest": 12, "lengths": [12, 12, 6],
     }  # fmt: skip
-    assert facts["streams"] == ["iframe", "frame", "motion", "residual"]
-    assert (facts["exact"], facts["because"], facts["references"]) == (True, [], 1)
-    assert facts["kilobits_per_second"] == pytest.approx(path.stat().st_size * 8 / 1.2 / 1000, abs=0.1)
-    costs = facts["cost"]["streams"]
+    assert description["streams"] == ["iframe", "frame", "motion", "residual"]
+    assert (description["exact"], description["because"], description["references"]) == (True, [], 1)
+    assert description["kilobits_per_second"] == pytest.approx(path.stat().st_size * 8 / 1.2 / 1000, abs=0.1)
+    costs = description["cost"]["streams"]
     assert list(costs) == ["iframe", "frame", "motion", "residual", "iframe + motion + residual"]
-    for row in (*costs.values(), {"index_ms": facts["cost"]["index_ms"]}):
+    for row in (*costs.values(), {"index_ms": description["cost"]["index_ms"]}):
         assert all(value > 0 for value in row.values())
     # all three take the decoding of one and the arithmetic of the rest
     assert costs["iframe + motion + residual"]["per_second"] < costs["frame"]["per_second"]
@@ -69,7 +74,7 @@ def test_zero_seconds_measure_nothing(make_clip, capsys: pytest.CaptureFixture[s
     assert "Time to read" in capsys.readouterr().out
 
 
-def test_one_i_frame_is_measured_without_what_a_reader_keeps(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_only_i_frame_is_not_measured_from_memory(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
     """The trap: read again, the only I-frame of a file comes from memory."""
     path = make_clip("libx264", num_frames=3, gop=250, size=(1280, 720))
     row = inspected(path, capsys, "--seconds-measured=0.01")["cost"]["streams"]["iframe"]
@@ -87,26 +92,26 @@ def test_long_gops_and_other_tracks(make_clip, capsys: pytest.CaptureFixture[str
 
 def test_a_codec_without_vectors_says_what_to_do(make_clip, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_clip("mjpeg", container="avi", pixel_format="yuvj420p")
-    facts = inspected(path, capsys, "--seconds-measured=0.01")
-    assert facts["streams"] == ["iframe", "frame"]
-    assert facts["exact"] is False
-    assert facts["because"] == ["mjpeg exports no motion vectors; `videokd prepare folder` transcodes it"]
-    assert list(facts["cost"]["streams"]) == ["iframe", "frame"]
+    description = inspected(path, capsys, "--seconds-measured=0.01")
+    assert description["streams"] == ["iframe", "frame"]
+    assert description["exact"] is False
+    assert description["because"] == ["mjpeg exports no motion vectors; `videokd prepare folder` transcodes it"]
+    assert list(description["cost"]["streams"]) == ["iframe", "frame"]
     lines = table(path, capsys, "--seconds-measured=0")
     assert lines["motion"] == "none: mjpeg exports no motion vectors; `videokd prepare folder` transcodes it"
     assert lines["colour"] == "matrix BT.601, range full"
 
 
-def test_damage_behind_the_headers_is_told_not_raised(
+def test_damage_after_the_headers_is_reported_not_raised(
     make_clip, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*given: object, **named: object) -> None:
         raise videokd.DecodeError("clip.mp4: packet 3 cannot be decoded")
 
     monkeypatch.setattr("videokd.codec.reader.VideoReader.read", fails)
-    facts = inspected(make_clip("mpeg4"), capsys)
-    assert facts["cost"]["problem"] == "clip.mp4: packet 3 cannot be decoded"
-    assert facts["cost"]["streams"] == {}
+    description = inspected(make_clip("mpeg4"), capsys)
+    assert description["cost"]["problem"] == "clip.mp4: packet 3 cannot be decoded"
+    assert description["cost"]["streams"] == {}
     assert main(["inspect", str(make_clip("mpeg4"))]) == 0
     assert "the measurement ended early: clip.mp4: packet 3 cannot be decoded" in capsys.readouterr().out
 
@@ -122,10 +127,10 @@ def test_the_length_of_a_variable_rate_is_that_of_the_timestamps(
 ) -> None:
     stamps = [*range(29), 725]  # in 25ths of a second: the last picture after 29 s
     path = write(tmp_path / "variable.mkv", texture(30, 96, 128), codec="mpeg4", stamps=stamps)
-    facts = inspected(path, capsys, "--seconds-measured=0")
-    assert facts["seconds"] == pytest.approx(29.04, abs=0.01)
-    assert facts["kilobits_per_second"] == pytest.approx(path.stat().st_size * 8 / 29.04 / 1000, abs=0.1)
-    assert facts["variable_frame_rate"]
+    description = inspected(path, capsys, "--seconds-measured=0")
+    assert description["seconds"] == pytest.approx(29.04, abs=0.01)
+    assert description["kilobits_per_second"] == pytest.approx(path.stat().st_size * 8 / 29.04 / 1000, abs=0.1)
+    assert description["variable_frame_rate"]
     assert table(path, capsys, "--seconds-measured=0")["length"] == (
         "29.04 s, 30 frames, variable rate, 1.033 a second on average; the file states 25"
     )

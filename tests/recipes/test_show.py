@@ -81,7 +81,7 @@ def test_without_vectors_what_there_is_is_shown(make_clip, tmp_path: Path, capsy
     capsys.readouterr()
     bare = imread(show(jpeg, tmp_path / "bare.png"))
     message = capsys.readouterr().err
-    assert "is mjpeg, which exports no motion vectors: I-frame and frame are all there is" in message
+    assert "is mjpeg, which exports no motion vectors: only I-frame and frame are drawn" in message
     assert "`videokd prepare folder` transcodes it" in message
     assert bare.shape[1] < full.shape[1] / 2
     assert len(film(show(jpeg, tmp_path / "bare.mp4", "--gops=5"))) == 5

@@ -1,9 +1,9 @@
-"""Tells a video file that is cut off or damaged, alike for reading and transcoding.
+"""Detects video files that are cut off or damaged, for reading and for transcoding.
 
 What can be known depends on the container. MP4 and MOV list every sample. Matroska, WebM, AVI, FLV, ASF, SWF and MXF state how long the
-file is, unless they were written as a live stream. Where transport streams, MPEG-PS, Ogg, fragmented MP4 and live Matroska
-end inside one of their own packets, that shows; after a whole one they do not tell whether there was another, nor do bare
-bitstreams. In any container, FFmpeg flags a packet of which bytes are missing.
+file is, unless they were written as a live stream. Transport streams, MPEG-PS, Ogg, fragmented MP4 and live Matroska show it
+only if they end inside one of their own packets. Raw bitstreams do not show it. In any container, FFmpeg flags a packet of which
+bytes are missing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from videokd.errors import DecodeError
 
 
 class PacketCheck:
-    """Goes along with the packets of one video track, from the first to the last.
+    """Checks the packets of one video track, from the first to the last.
 
     Args:
-        path: of the file, for messages.
+        path: of the file.
         container: as PyAV opened it.
         track: one of its video tracks.
 
     Raises:
-        DecodeError: the file is shorter than it states, or encrypted.
+        DecodeError: the file is shorter than it states, or it is encrypted.
     """
 
     def __init__(self, path: Path, container: Any, track: Any) -> None:
@@ -47,7 +47,10 @@ class PacketCheck:
                 raise DecodeError(f"{path} is cut short: it ends inside a transport packet. Copy the file again.")
 
     def see(self, packet: Any) -> None:
-        """Takes the next packet that is not empty.
+        """Checks the next packet.
+
+        Args:
+            packet: as PyAV gives it, not empty.
 
         Raises:
             DecodeError: bytes of it are missing.
@@ -57,10 +60,10 @@ class PacketCheck:
         self._count += 1
 
     def end(self) -> None:
-        """Takes note that there are no more packets.
+        """Call it after the last packet.
 
         Raises:
-            DecodeError: the file lists more of them.
+            DecodeError: the file lists more packets.
         """
         if "mp4" not in self._format:
             return
@@ -77,7 +80,7 @@ class PacketCheck:
             )
 
     def _is_joined(self) -> bool:
-        """Whether packets are flagged only because transport streams were joined, whose counters start anew."""
+        """Whether packets are flagged only because transport streams were joined, so that their counters restart."""
         if self._joined is None:
             self._joined = self._format == "mpegts" and TransportStream(self._path).is_whole_or_joined(self._track.id)
         return self._joined

@@ -1,4 +1,4 @@
-"""Tells that a file is encrypted: FFmpeg takes the pictures for damaged ones."""
+"""Recognises encrypted files, whose pictures FFmpeg would report as damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from videokd.errors import DecodeError
 
-#: Sample entries of MP4: Common Encryption (ISO/IEC 23001-7), and those of one shop.
+#: Sample entries of MP4: those of Common Encryption (ISO/IEC 23001-7), and of Apple's FairPlay.
 ENCRYPTED_ENTRIES = (b"encv", b"drmi")
 # IDs of ContentEncodings, ContentEncoding and ContentEncryption (RFC 9559), each in the one before
 _MATROSKA, _MATROSKA_IDS, _NEAR = b"\x1a\x45\xdf\xa3", (b"\x6d\x80", b"\x62\x40", b"\x50\x35"), 32
@@ -19,10 +19,13 @@ _ASF_OBJECTS = (
 
 
 def check_unencrypted(path: Path) -> None:
-    """Whether the header of a Matroska or ASF file states no encryption; other files pass.
+    """Checks the header of a Matroska or ASF file; files of other formats pass.
+
+    Args:
+        path: of the file.
 
     Raises:
-        DecodeError: it does.
+        DecodeError: the header says that the file is encrypted.
     """
     with open(path, "rb") as file:
         head = file.read(1 << 14)
@@ -39,5 +42,5 @@ def check_unencrypted(path: Path) -> None:
 
 
 def encrypted(path: Path) -> DecodeError:
-    """The error for such a file."""
+    """The error for an encrypted file."""
     return DecodeError(f"{path} is encrypted (accepted: videos without copy protection). Give a copy that is not.")

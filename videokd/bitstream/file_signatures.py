@@ -1,4 +1,4 @@
-"""Recognises what is not a video from its first bytes, for a message that says what to do."""
+"""Recognises files that are not videos by their first bytes, so that the error can say what to do."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _PLAYLIST = (
     "a playlist, which names other files",
     "Give the files that it names, or join them into one with `ffmpeg`.",
 )
-_PICTURE = ("a picture", "Give a video; `videokd` reads no single pictures.")
+_PICTURE = ("a picture", "Give a video; `videokd` does not read pictures.")
 _ARCHIVE = ("an archive", "Unpack it, and give the videos in it.")
 _AUDIO = ("audio without pictures", "Give a video.")
 _DOCUMENT = ("a document", "Give a video.")
 _TEXT = ("a text file", "Give a video. If it was downloaded, it may be an error page: download it again.")
-# (where, which bytes, what they tell)
+# (offset, bytes, what the file is)
 _SIGNATURES = (
     (0, b"#EXTM3U", _PLAYLIST),
     (0, b"ffconcat", _PLAYLIST),
@@ -53,7 +53,13 @@ _MANIFESTS = (b"<mpd", b"<smil", b"<asx", b"<smoothstreamingmedia", b"<compositi
 
 
 def what_it_is(head: bytes) -> tuple[str, str] | None:
-    """(what the file is, what to do) from its first bytes; None where they do not tell.
+    """What a file is, if it is not a video and its first bytes tell.
+
+    Args:
+        head: the first bytes of the file, 4096 or all.
+
+    Returns:
+        (what it is, what to do), or None.
 
     >>> what_it_is(b"#EXTM3U")[0]
     'a playlist, which names other files'
@@ -70,7 +76,7 @@ def what_it_is(head: bytes) -> tuple[str, str] | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether it is UTF-8 (the last character may be cut off) with no other control characters than those of text."""
+    """Whether the bytes are UTF-8 (the last character may be cut off), without control characters except white space."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

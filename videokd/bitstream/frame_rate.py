@@ -1,4 +1,4 @@
-"""How many pictures a second a file has: what its headers state, and what its timestamps say."""
+"""The frame rate of a file: as its headers state it, and as its timestamps say."""
 
 from __future__ import annotations
 
@@ -8,27 +8,40 @@ from typing import Any
 import numpy as np
 
 _SAME_RATE = 0.02  # timestamps in milliseconds, as in MKV, are up to 1.5 % off at 30 pictures a second
-_LONGEST_GAP = 10  # times the middle one; more is a jump, such as where two recordings were joined
-# FFmpeg's dts_delta_threshold, for containers whose clock may be set anew; elsewhere more is a broken timestamp
+_LONGEST_GAP = 10  # times the median; more is a jump, such as where two recordings were joined
+# For containers whose clock may restart: FFmpeg's dts_delta_threshold. Elsewhere more is a broken timestamp
 _LONGEST_SECONDS, _LONGEST_SECONDS_ELSEWHERE = 10, 3600
 
 
 def rate_of(stream: Any) -> Fraction | None:
-    """Pictures a second; in a bare bitstream, which has no timestamps, the codec knows it and the container guesses."""
+    """The frame rate that the headers state.
+
+    In a raw bitstream without timestamps the codec's headers state it, and the container only guesses.
+
+    Args:
+        stream: a video track, as PyAV gives it.
+
+    Returns:
+        Pictures a second; None if it is not stated.
+    """
     known = stream.average_rate if stream.start_time is not None else None
     return known or stream.guessed_rate or stream.average_rate
 
 
 def longest_gap(container: Any) -> int:
-    """Seconds between two pictures; more is no pause, but a clock that was set anew, as in joined transport streams."""
+    """The most seconds between two pictures of one recording; more means that the clock restarted, as in joined transport streams.
+
+    Args:
+        container: as PyAV opened it.
+    """
     return _LONGEST_SECONDS if container.format.name in ("mpegts", "mpeg") else _LONGEST_SECONDS_ELSEWHERE
 
 
 class RateMeter:
-    """Measures the pictures a second of a video track from its packets: files of a variable rate state another, or none.
+    """Measures the frame rate of a video track from its packets; files of a variable rate state a wrong one, or none.
 
     Args:
-        stream: the track.
+        stream: the track, as PyAV gives it.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -44,7 +57,7 @@ class RateMeter:
 
     @property
     def rate(self) -> float:
-        """Pictures a second; as stated where timestamps agree, or are missing or repeated; 0 where nothing tells."""
+        """Pictures a second: the stated rate if timestamps agree, are missing or repeated; 0 if no rate is known."""
         for stamps in self._stamps.values():
             known = sorted({stamp for stamp in stamps if stamp is not None})
             if len(known) < len(stamps) or len(known) < 2 or not self._tick:

@@ -1,25 +1,17 @@
-"""What the headers of a compressed stream say about its pictures, without decoding them.
+"""Reads the headers of a compressed stream, to know its pictures without decoding them.
 
-Only the few bits that an index needs are read: picture types, whether a picture may be dropped, and the facts that
-decide whether a chain of motion vectors is exact. Whatever is not plain (fields, mixed slices, several pictures in a
-packet) is answered with None, and the caller decodes instead.
+Only the few bits that an index needs are read: picture types, whether other pictures refer to a picture, and what decides
+whether a chain of motion vectors is exact. For anything unusual (fields, mixed slices, several pictures in a packet) the
+functions return None, and the caller decodes instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 
 _START_CODE = b"\x00\x00\x01"
-_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
-# H.264 table 7-6: slice_type modulo 5; SP counts as P and SI as I
-_H264_SLICE_TYPES = "PBIPI"
 _MPEG4_VOP_TYPES = "IPbS"  # nothing refers to a B-VOP
-# Bytes that hold a sequence parameter set as far as it is read, scaling lists included
-_LONGEST_SPS = 1024
-_LONGEST_SEI = 4096
-_RECOVERY_POINT = 6
 _MPEG4_VOP = b"\x00\x00\x01\xb6"
 
 
@@ -31,14 +23,22 @@ class Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
-        """u(n): the next bits as a number."""
+        """The next `count` bits as a number: u(n).
+
+        Raises:
+            IndexError: there are fewer bits.
+        """
         if count > self._left:
             raise IndexError("header ends early")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def exp_golomb(self) -> int:
-        """ue(v) of H.264 section 9.1."""
+        """The next Exp-Golomb code: ue(v) of H.264 section 9.1.
+
+        Raises:
+            IndexError: there is none.
+        """
         left = self._value & ((1 << self._left) - 1)
         zeros = self._left - left.bit_length()
         if zeros > 32 or not left:
@@ -47,7 +47,7 @@ class Bits:
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed_exp_golomb(self) -> int:
-        """se(v) of H.264 section 9.1.1."""
+        """The next signed Exp-Golomb code: se(v) of H.264 section 9.1.1."""
         code = self.exp_golomb()
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
@@ -58,11 +58,11 @@ class Sequence:
 
     Args:
         references: how many frames a P-frame may refer to.
-        interlaced: whether fields may be coded apart.
-        global_motion: MPEG-4 sprites or global motion compensation, of which no vectors are exported.
+        interlaced: whether pictures may be coded as two fields.
+        global_motion: MPEG-4: whether there are sprites or global motion compensation, for which FFmpeg exports no vectors.
         time_bits: MPEG-4: the length of vop_time_increment, in bits.
         crop: H.264: pixels (left, top) that are coded but not shown.
-        passes_over: whether a P-frame that nothing refers to is followed by one that refers to an earlier frame.
+        disposable_p_frames: whether a P-frame that no frame refers to comes before another, which then refers to an earlier one.
     """
 
     references: int = 1
@@ -70,10 +70,10 @@ class Sequence:
     global_motion: bool = False
     time_bits: int = 0
     crop: tuple[int, int] = (0, 0)
-    passes_over: bool = False
+    disposable_p_frames: bool = False
 
     def joined(self, later: Sequence) -> Sequence:
-        """What holds for a stream of which a part has this header, and a part a later one."""
+        """What holds for a stream that has both this header and a later one."""
         return replace(
             self,
             references=max(self.references, later.references),
@@ -83,7 +83,7 @@ class Sequence:
 
     @property
     def inexact_because(self) -> tuple[str, ...]:
-        """Why chains of motion vectors are approximations in this stream; empty where they are exact."""
+        """Why chains of motion vectors are approximations in this stream; empty if they are exact."""
         reasons = []
         if self.references > 1:
             reasons.append(f"P-frames may refer to {self.references} frames, and FFmpeg does not say to which")
@@ -91,7 +91,7 @@ class Sequence:
             reasons.append("pictures may be coded as two fields")
         if self.global_motion:
             reasons.append("global motion compensation has no vectors")
-        if self.passes_over:
+        if self.disposable_p_frames:
             reasons.append("some P-frames refer to an earlier frame than the one before, to which nothing refers")
         return tuple(reasons)
 
@@ -102,7 +102,7 @@ def split_units(data: bytes) -> list[bytes]:
 
 
 def heads(data: bytes, count: int) -> Iterator[bytes]:
-    """The first bytes after each start code; the rest of a packet is never copied."""
+    """The first `count` bytes after each start code; the rest of the packet is not copied."""
     at = data.find(_START_CODE)
     while at >= 0:
         yield data[at + 3 : at + 3 + count]
@@ -116,6 +116,9 @@ def nal_units(data: bytes, length_size: int, count: int | None = None) -> Iterat
         data: the packet.
         length_size: bytes of a prefix.
         count: how many bytes of each unit are wanted; None: all.
+
+    Yields:
+        The units, without prefixes and start codes.
     """
     if not length_size:
         yield from split_units(data) if count is None else heads(data, count)
@@ -133,137 +136,22 @@ def unescape(unit: bytes) -> bytes:
     return unit.replace(b"\x00\x00\x03", b"\x00\x00")
 
 
-def _skip_scaling_lists(bits: Bits, chroma_format: int) -> None:
-    for index in range(8 if chroma_format != 3 else 12):
-        if not bits.take(1):
-            continue
-        last, following = 8, 8
-        for _ in range(16 if index < 6 else 64):
-            if following:
-                following = (last + bits.signed_exp_golomb()) % 256
-            last = following or last
-
-
-def _h264_sps(unit: bytes) -> Sequence:
-    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as the frame_crop offsets."""
-    bits = Bits(unescape(unit[1:]))
-    profile = bits.take(8)
-    bits.take(16)
-    bits.exp_golomb()
-    chroma_format = 1
-    if profile in _HIGH_PROFILES:
-        chroma_format = bits.exp_golomb()
-        if chroma_format == 3:
-            bits.take(1)
-        bits.exp_golomb()
-        bits.exp_golomb()
-        bits.take(1)
-        if bits.take(1):
-            _skip_scaling_lists(bits, chroma_format)
-    bits.exp_golomb()
-    order_type = bits.exp_golomb()
-    if order_type == 0:
-        bits.exp_golomb()
-    elif order_type == 1:
-        bits.take(1)
-        bits.signed_exp_golomb()
-        bits.signed_exp_golomb()
-        for _ in range(bits.exp_golomb()):
-            bits.signed_exp_golomb()
-    references = bits.exp_golomb()
-    bits.take(1)
-    bits.exp_golomb()
-    bits.exp_golomb()
-    interlaced = not bits.take(1)
-    bits.take(1 + interlaced)
-    left = top = 0
-    if bits.take(1):
-        left = bits.exp_golomb() * (2 if chroma_format in (1, 2) else 1)
-        bits.exp_golomb()
-        top = bits.exp_golomb() * (2 if chroma_format == 1 else 1) * (1 + interlaced)
-    return Sequence(references=max(references, 1), interlaced=interlaced, crop=(left, top))
-
-
-def h264_length_size(extradata: bytes) -> int:
-    """Bytes of a NAL unit's length prefix, from an avcC record; 0 for Annex B (ISO/IEC 14496-15 section 5.3.3.1)."""
-    return (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
-
-
-def _avcc_units(extradata: bytes) -> list[bytes]:
-    units, at = [], 6
-    for _ in range(extradata[5] & 31):
-        length = int.from_bytes(extradata[at : at + 2], "big")
-        units.append(extradata[at + 2 : at + 2 + length])
-        at += 2 + length
-    return units
-
-
-def h264_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
-    """The sequence parameter sets of the extradata and a packet, taken together; None if there is none."""
-    length_size = h264_length_size(extradata)
-    units = _avcc_units(extradata) if length_size else split_units(extradata)
-    units += nal_units(packet, length_size, count=_LONGEST_SPS)
-    found = [_h264_sps(unit) for unit in units if unit and unit[0] & 31 == 7]
-    return reduce(Sequence.joined, found) if found else None
-
-
-def h264_starts(packet: bytes, length_size: int) -> bool:
-    """Whether nothing after this I-picture refers to what came before it: an IDR picture, or a recovery point at once.
-
-    Demuxers also flag other I-pictures as keyframes, behind which x264 lets P-pictures refer to earlier ones.
-    """
-    for unit in nal_units(packet, length_size, count=_LONGEST_SEI):
-        kind = unit[0] & 31 if unit else 0
-        if kind == 5:
-            return True
-        if kind == 6 and _recovers_at_once(unescape(unit[1:])):
-            return True
-        if kind == 1:
-            return False
-    return False
-
-
-def _recovers_at_once(messages: bytes) -> bool:
-    """Whether a recovery point with recovery_frame_cnt 0 is among SEI messages (H.264 sections 7.3.2.3.1 and D.1.8)."""
-    at = 0
-    while at + 2 < len(messages):
-        header = [0, 0]  # type and size, in steps of 255
-        for field in range(2):
-            while at < len(messages) and messages[at] == 255:
-                header[field] += 255
-                at += 1
-            header[field] += messages[at] if at < len(messages) else 0
-            at += 1
-        if header[0] == _RECOVERY_POINT and at < len(messages):
-            return messages[at] >> 7 == 1
-        at += header[1]
-    return False
-
-
-def h264_picture(packet: bytes, length_size: int) -> str | None:
-    """Type of the one picture in a packet: I, P, B, or in small letters a P- or B-picture that nothing refers to.
-
-    None where the slices differ in type, so that only the decoder can tell.
-    """
-    types = set()
-    reference = 0
-    for unit in nal_units(packet, length_size, count=16):
-        kind = unit[0] & 31 if unit else 0
-        if kind not in (1, 2, 5):
-            continue
-        reference |= unit[0] >> 5 & 3
-        bits = Bits(unescape(unit[1:]))
-        bits.exp_golomb()
-        types.add(_H264_SLICE_TYPES[bits.exp_golomb() % 5])
-    if len(types) != 1:
-        return None
-    kind_of_picture = types.pop()
-    return kind_of_picture if reference or kind_of_picture == "I" else kind_of_picture.lower()
-
-
 def mpeg4_sequence(extradata: bytes, packet: bytes) -> Sequence | None:
-    """The video object layer, ISO/IEC 14496-2 section 6.2.3; None if there is none or its shape is not rectangular."""
-    before_picture, _, _ = packet.partition(_MPEG4_VOP)  # nowhere else is a layer; the rest need not be searched
+    """The video object layer of an MPEG-4 stream (ISO/IEC 14496-2 section 6.2.3).
+
+    Args:
+        extradata: from the container's header.
+        packet: the content of a packet.
+
+    Returns:
+        The first one; None if there is none, or its shape is not rectangular.
+
+    Raises:
+        IndexError: it is damaged.
+    """
+    before_picture, _, _ = packet.partition(
+        _MPEG4_VOP
+    )  # the layer comes before the picture; the rest need not be searched
     for unit in (*split_units(extradata), *heads(before_picture, 64)):
         if unit and 0x20 <= unit[0] <= 0x2F:
             return _mpeg4_layer(Bits(unit[1:64]))
@@ -298,9 +186,18 @@ def _mpeg4_layer(bits: Bits) -> Sequence | None:
 
 
 def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
-    """Type of the one picture in a packet: I, P, S, or b (nothing refers to a B-VOP of MPEG-4).
+    """The type of the picture in an MPEG-4 packet (ISO/IEC 14496-2 section 6.2.5).
 
-    None where there are several ("packed" XviD), none, or one that is not coded.
+    Args:
+        packet: its content.
+        time_bits: the length of vop_time_increment, from the layer.
+
+    Returns:
+        I, P, S, or b (no picture refers to a B-VOP); None if there are several pictures ("packed" XviD), none, or one that is not
+        coded.
+
+    Raises:
+        IndexError: the header ends early.
     """
     at = packet.rfind(_MPEG4_VOP)
     if at < 0 or packet.find(_MPEG4_VOP, 0, at + 3) >= 0:
@@ -317,7 +214,10 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
 
 
 def mpeg12_sequence(packet: bytes) -> Sequence | None:
-    """MPEG-1 and MPEG-2: progressive unless a sequence extension says otherwise (ISO/IEC 13818-2 section 6.2.2.3)."""
+    """The sequence header of an MPEG-1 or MPEG-2 packet, None if there is none.
+
+    The stream is progressive unless a sequence extension says otherwise (ISO/IEC 13818-2 section 6.2.2.3).
+    """
     units = list(heads(packet, 8))
     if not any(unit[:1] == b"\xb3" for unit in units):
         return None
@@ -330,7 +230,7 @@ def mpeg12_sequence(packet: bytes) -> Sequence | None:
 
 
 def mpeg12_picture(packet: bytes) -> str | None:
-    """Type of the one picture in a packet: I, P, or b; None where there is not just one (ISO/IEC 13818-2 section 6.2.3)."""
+    """The type of the picture in an MPEG-1 or MPEG-2 packet (ISO/IEC 13818-2 section 6.2.3): I, P or b; None if there is not one."""
     pictures = [head for head in heads(packet, 3) if head[:1] == b"\x00"]
     if len(pictures) != 1:
         return None
@@ -341,9 +241,10 @@ def mpeg12_picture(packet: bytes) -> str | None:
 
 
 def flv_picture(packet: bytes) -> str | None:
-    """Type of the picture in a packet of Sorenson's H.263: I, P, or p for a P-picture that nothing refers to ("disposable").
+    """The type of the picture in a packet of Sorenson's H.263 (Adobe's SWF file format specification, H263VIDEOPACKET).
 
-    None where the start code is not there (Adobe, SWF file format specification, H263VIDEOPACKET).
+    Returns:
+        I, P, or p for a P-picture that no picture refers to ("disposable"); None if there is no start code.
     """
     bits = Bits(packet[:12])
     if bits.take(17) != 1:

@@ -1,4 +1,4 @@
-"""How players turn a picture: the display matrix of a file's header, as one of eight orientations."""
+"""How players turn a picture: the display matrix in a file's header, as one of eight orientations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from av.video.frame import VideoFrame
 
 from videokd.errors import DecodeError
 
-_MOST_DEGREES_OFF = 1.0  # FFmpeg takes an angle within one degree for a quarter turn, too
+_MOST_DEGREES_OFF = 1.0  # FFmpeg also takes an angle within one degree for a quarter turn
 _SIDE_DATA: Any = SideDataContainer
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to lay a picture: transposed first, then mirrored.
+    """One of eight orientations: the picture is transposed first, then mirrored.
 
     Args:
         transposed: rows become columns.
@@ -38,18 +38,25 @@ class Orientation:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether no turn leads to it: a text could not be read."""
+        """Whether the picture is mirrored: turning it does not make text readable."""
         return self.transposed ^ self.mirrored_x ^ self.mirrored_y
 
     @property
     def quarter_turns(self) -> int:
-        """Counter-clockwise, 0 to 3; a mirrored picture is mirrored left to right before that."""
+        """Counter-clockwise quarter turns, 0 to 3; a mirrored picture is mirrored left to right before them."""
         if self.transposed:
             return 1 if self.mirrored_y != self.is_mirrored else 3
         return 2 if self.mirrored_y else 0
 
     def apply(self, plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """[H, W] as it is shown: a view, [W, H] where transposed."""
+        """Turns a plane of pixels.
+
+        Args:
+            plane: uint8 [H, W], as coded.
+
+        Returns:
+            uint8 [H, W] as shown, or [W, H] if transposed; a view.
+        """
         plane = plane.T if self.transposed else plane
         return plane[:: -1 if self.mirrored_y else 1, :: -1 if self.mirrored_x else 1]
 
@@ -57,10 +64,13 @@ class Orientation:
 def orientation_of(frame: VideoFrame) -> Orientation:
     """How a decoded frame is to be shown.
 
+    Args:
+        frame: as PyAV gives it, with the side data of its file's header.
+
     Raises:
-        DecodeError: turned by an angle that is no quarter turn.
+        DecodeError: the angle is not a quarter turn.
     """
-    # Not frame.side_data: the frame would keep that, a cycle, and its pictures until the next garbage collection
+    # Not frame.side_data: it makes a reference cycle, which keeps the frame's pictures until the next garbage collection
     side_data = _SIDE_DATA(frame).get("DISPLAYMATRIX")
     if side_data is None:
         return Orientation()
@@ -81,7 +91,15 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
 
 def turned(frame: VideoFrame, orientation: Orientation) -> VideoFrame:
-    """A yuv420p picture of even size, as it is shown."""
+    """Turns a frame as it is shown.
+
+    Args:
+        frame: yuv420p, of even width and height.
+        orientation: how it is shown.
+
+    Returns:
+        The same frame if it is upright, otherwise a new one.
+    """
     if orientation.is_upright:
         return frame
     height, width = frame.height, frame.width

@@ -1,6 +1,6 @@
-"""How long a video file is by what it says itself: more bytes than there are tell that it was cut off.
+"""How many bytes a video file should have according to its headers: if there are fewer, it was cut off.
 
-Each reader takes the open file and its first bytes, and gives the place where what it describes ends, or None.
+Each function takes the open file and its first bytes, and returns the byte where the file should end, or None if it is not stated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 def stated_bytes(path: Path) -> int | None:
-    """How long the file is as its header states; None where it states nothing."""
+    """How many bytes a file should have.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        What its headers state, or the end of the last packet that it began; None if neither is known.
+    """
     with open(path, "rb") as file:
         head = file.read(4096).ljust(4096, b"\0")
         read = next((read for (at, signature), read in _HEADERS.items() if head.startswith(signature, at)), None)
@@ -39,31 +46,31 @@ def _size_of(file: BinaryIO) -> int:
 
 
 def _element_size(head: bytes, at: int) -> tuple[int | None, int]:
-    """(size of an EBML element, where its content starts); the size None where it is not known, as in live streams."""
+    """(size of an EBML element, where its content starts); the size is None if it is unknown, as in live streams."""
     width = 9 - head[at].bit_length()
     value = int.from_bytes(head[at : at + width], "big") & ((1 << 7 * width) - 1)
     return (None if value == (1 << 7 * width) - 1 else value), at + width
 
 
-def _matroska(file: BinaryIO, head: bytes) -> int | None:
-    """The end of the segment; in a live stream, which has segments and clusters of unknown size, that of the last element."""
+def _end_of_matroska(file: BinaryIO, head: bytes) -> int | None:
+    """The end of the segment; in a live stream, whose segments and clusters have no known size, that of the last element."""
     at, end, whole = 0, _size_of(file), False
     while at + _LARGEST_ELEMENT_HEAD <= end:
         file.seek(at)
         head = file.read(_LARGEST_ELEMENT_HEAD)
         id_width = 9 - head[0].bit_length()
         if not head[0] or id_width > 4:
-            return None  # damaged, and not for this to find
+            return None  # damaged, which is not this function's task to report
         size, content = _element_size(head, id_width)
         if (size is None and head[:4] not in (_SEGMENT, _CLUSTER)) or (whole and head[:4] != _EBML):
             return None
-        whole = head[:4] == _SEGMENT and size is not None  # what follows is another one, or not Matroska
+        whole = head[:4] == _SEGMENT and size is not None  # only another segment may follow
         at += content + (size or 0)
     return at if at > end else None
 
 
-def _avi(file: BinaryIO, head: bytes) -> int | None:
-    """The end of the list of pictures; 0 and the largest size stand in recordings that were never finished."""
+def _end_of_avi(file: BinaryIO, head: bytes) -> int | None:
+    """The end of the list of pictures; recordings that were never finished state 0 or the largest size."""
     at = 12
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -77,7 +84,7 @@ def _avi(file: BinaryIO, head: bytes) -> int | None:
     return None
 
 
-def _asf(file: BinaryIO, head: bytes) -> int | None:
+def _end_of_asf(file: BinaryIO, head: bytes) -> int | None:
     """The end of the data object, which follows the header object."""
     at = int.from_bytes(head[16:24], "little")
     file.seek(min(at, 1 << 40))
@@ -86,7 +93,7 @@ def _asf(file: BinaryIO, head: bytes) -> int | None:
     return at + size if data[:16] == _ASF_DATA and size > _EMPTY_ASF_DATA else None
 
 
-def _flv(_: BinaryIO, head: bytes) -> int | None:
+def _end_of_flv(_: BinaryIO, head: bytes) -> int | None:
     """`filesize` of the metadata."""
     at = head.find(_FLV_SIZE)
     if not 0 <= at < len(head) - 32:
@@ -95,20 +102,20 @@ def _flv(_: BinaryIO, head: bytes) -> int | None:
     return int(size) if 0 < size < 1 << 62 else None
 
 
-def _swf(_: BinaryIO, head: bytes) -> int | None:
+def _end_of_swf(_: BinaryIO, head: bytes) -> int | None:
     """The length, which a compressed file ("CWS") states uncompressed."""
     return int.from_bytes(head[4:8], "little")
 
 
-def _mxf(_: BinaryIO, head: bytes) -> int | None:
-    """SMPTE 377-1, table 5: where the footer is stands 24 bytes into the header partition; 0 where it is not known."""
+def _end_of_mxf(_: BinaryIO, head: bytes) -> int | None:
+    """The start of the footer, which stands 24 bytes into the header partition (SMPTE 377-1, table 5); 0 means unknown."""
     content = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
     footer = int.from_bytes(head[content + 24 : content + 32], "big")
     return footer + 1 if footer else None
 
 
-def _fragmented_mp4(file: BinaryIO, _: bytes) -> int | None:
-    """The end of the last fragment that was begun; files without fragments list their samples."""
+def _end_of_fragmented_mp4(file: BinaryIO, _: bytes) -> int | None:
+    """The end of the last fragment that was begun; files without fragments list their samples instead."""
     at, end, in_fragment = 0, _size_of(file), False
     while at + 8 <= end:
         file.seek(at)
@@ -133,7 +140,7 @@ def _fragmented_mp4(file: BinaryIO, _: bytes) -> int | None:
     return at if in_fragment and at > end else None
 
 
-def _ogg(file: BinaryIO, _: bytes) -> int | None:
+def _end_of_ogg(file: BinaryIO, _: bytes) -> int | None:
     """The end of the last page (RFC 3533, section 6)."""
     start = max(_size_of(file) - _LARGEST_OGG_PAGE, 0)
     file.seek(start)
@@ -145,7 +152,7 @@ def _ogg(file: BinaryIO, _: bytes) -> int | None:
     return start + at + 27 + tail[at + 26] + sum(lacing)
 
 
-def _program_stream(file: BinaryIO, _: bytes) -> int | None:
+def _end_of_program_stream(file: BinaryIO, _: bytes) -> int | None:
     """The end of the last PES packet (ISO/IEC 13818-1, 2.5.3): from a pack close to the end, packet after packet."""
     start = max(_size_of(file) - _TAIL, 0)
     file.seek(start)
@@ -157,7 +164,7 @@ def _program_stream(file: BinaryIO, _: bytes) -> int | None:
 
 
 def _system_packet_size(head: bytes) -> int:
-    """Bytes of a pack header, a PES packet or the end code, given its first 14; more than these where they are cut off."""
+    """Bytes of a pack header, a PES packet or the end code, given its first 14 bytes; more than there are if it is cut off."""
     kind = head[3:4]
     if kind == b"\xb9":
         return 4
@@ -168,14 +175,14 @@ def _system_packet_size(head: bytes) -> int:
 
 
 _HEADERS: dict[tuple[int, bytes], Callable[[BinaryIO, bytes], int | None]] = {
-    (0, _EBML): _matroska,
-    (0, b"RIFF"): _avi,
-    (0, _ASF): _asf,
-    (0, b"FLV"): _flv,
-    (0, b"FWS"): _swf,
-    (0, _MXF): _mxf,
-    (0, b"OggS"): _ogg,
-    (0, _PACK): _program_stream,
-    (4, b"ftyp"): _fragmented_mp4,
-    (4, b"styp"): _fragmented_mp4,
+    (0, _EBML): _end_of_matroska,
+    (0, b"RIFF"): _end_of_avi,
+    (0, _ASF): _end_of_asf,
+    (0, b"FLV"): _end_of_flv,
+    (0, b"FWS"): _end_of_swf,
+    (0, _MXF): _end_of_mxf,
+    (0, b"OggS"): _end_of_ogg,
+    (0, _PACK): _end_of_program_stream,
+    (4, b"ftyp"): _end_of_fragmented_mp4,
+    (4, b"styp"): _end_of_fragmented_mp4,
 }

@@ -1,7 +1,7 @@
-"""Looks at the packets of an MPEG transport stream (ISO/IEC 13818-1, 2.4.3): what is missing, and where files were joined.
+"""Checks the packets of an MPEG transport stream (ISO/IEC 13818-1, 2.4.3): which are missing, and where files were joined.
 
-Each packet of a PID counts on by one, so a lost one shows. Where files are joined, all counters start anew; FFmpeg takes that for
-losses. It is a join if the video goes on with a new picture and its tables came again just before, with counters that jump too.
+The packets of a PID have a counter, so a lost packet shows. Where files were joined, all counters restart, which FFmpeg takes for
+losses. It is a join if the video continues with a new picture, and the tables before it are repeated with counters that jump too.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ _SYNC = 0x47
 _PROBED = 16
 _TABLES = 0  # PID of the program association table, with which a file starts
 
-Rows = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 
 class TransportStream:
-    """The packets of a file.
+    """The packets of a transport stream.
 
     Args:
-        path: of a file that FFmpeg takes for a transport stream.
+        path: of a file that FFmpeg recognises as a transport stream.
     """
 
     def __init__(self, path: Path) -> None:
-        data: Rows = np.memmap(path, np.uint8, "r")
-        start, size = _layout(data)
+        data: Bytes = np.memmap(path, np.uint8, "r")
+        start, size = _packet_layout(data)
         before = _TIMESTAMP if size == 192 and start >= _TIMESTAMP else 0
         start -= before
         count = (len(data) - start) // size if size else 0
         self._rest = len(data) - start - count * size if size else 0
-        self._rows: Rows = data[start : start + count * size].reshape(count, size or 1)[:, before:]
-        # A last packet that is not one shows that packets are not evenly spaced, so that nothing is known
+        self._rows: Bytes = data[start : start + count * size].reshape(count, size or 1)[:, before:]
+        # If the last packet does not start with the sync byte, packets are not evenly spaced, and nothing is known
         self._even = bool(count) and self._rows[-1, 0] == _SYNC
 
     @property
@@ -48,13 +48,13 @@ class TransportStream:
         return self._even and bool((self._rows[self._pids() == pid, 3] & 0xC0).any())
 
     def is_whole_or_joined(self, pid: int) -> bool:
-        """Whether no packet of a PID is missing, but that files were joined one after the other."""
+        """Whether no packet of a PID is missing; counters may jump where files were joined."""
         if not self._even or not (self._rows[:, 0] == _SYNC).all():
             return False
         pids = self._pids()
         jumps = np.zeros(len(pids), np.bool_)
         for one in np.unique(pids):
-            jumps |= self._jumps(pids == one)
+            jumps |= self._counter_jumps(pids == one)
         video = np.flatnonzero(pids == pid)
         if not len(video) or (self._rows[video, 1] & 0x80).any():  # transport_error_indicator
             return False
@@ -64,8 +64,8 @@ class TransportStream:
     def _pids(self) -> npt.NDArray[np.int64]:
         return (self._rows[:, 1] & 0x1F).astype(np.int64) << 8 | self._rows[:, 2]
 
-    def _jumps(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """[packets] Where the counter of the chosen ones, all of one PID, does not count on by one."""
+    def _counter_jumps(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """bool [packets]: where the counter of the chosen ones, all of one PID, does not increase by one."""
         chosen = chosen & (self._rows[:, 3] & 0x10 > 0)  # only packets with content count
         places = np.flatnonzero(chosen)
         counters = (self._rows[places, 3] & 0x0F).astype(np.int64)
@@ -73,7 +73,7 @@ class TransportStream:
         jumps = np.zeros(len(chosen), np.bool_)
         # The same packet may be sent twice
         twice = np.array(
-            [np.array_equal(self._rows[a], self._rows[b]) for a, b in _pairs(places, steps == 0)], np.bool_
+            [np.array_equal(self._rows[a], self._rows[b]) for a, b in _neighbours(places, steps == 0)], np.bool_
         )
         wrong = steps != 1
         wrong[steps == 0] = ~twice
@@ -86,12 +86,12 @@ class TransportStream:
         return starts and bool((pids[between] == _TABLES).any()) and bool(jumps[between].any())
 
 
-def _pairs(places: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _neighbours(places: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(zip(places[:-1][chosen].tolist(), places[1:][chosen].tolist(), strict=True))
 
 
-def _layout(data: Rows) -> tuple[int, int]:
-    """(first byte, size) of the packets; size 0 where they are not found."""
+def _packet_layout(data: Bytes) -> tuple[int, int]:
+    """(first byte, size) of the packets; size 0 if they are not found."""
     for size in _SIZES:
         for start in range(min(size, len(data))):
             syncs = data[start::size][:_PROBED]

@@ -1,7 +1,7 @@
-"""What the compiled loops are made with: a decorator, and copies of a fixed number of bytes as a few vector moves.
+"""Tools of the compiled loops: a decorator, and functions that copy a fixed number of bytes with a few vector instructions.
 
-A plain loop over 16 elements does not become that: LLVM cannot know that the two arrays do not overlap, and guards every
-row with a test. Here all bytes are loaded before any is stored.
+LLVM does not compile a plain loop over 16 elements to that: it does not know that the two arrays do not overlap, so it adds a test to
+every row. Here all bytes are loaded before any is stored.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _BYTE = ir.IntType(8)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function, compiled by numba at its first call (1.6 s for all of the codec's), and from its cache later (0.1 s).
+    """Compiles a function with Numba at its first call (1.6 s for all of codec/), or loads it from Numba's cache (0.1 s).
 
-    The cache lies beside the module, or in the user's cache folder where that is read-only, or there is none: without a
-    place to write to, numba would refuse to import.
+    The cache is beside the module, or in the user's cache folder if that is read-only. If neither can be written, there is no
+    cache: Numba would raise an error at import.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -30,7 +30,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def _mover(num_bytes: int) -> Any:
-    """A function (to, to_byte, source, source_byte) that copies `num_bytes`; byte offsets are uint64 and not checked."""
+    """A compiled function (to, to_byte, source, source_byte) that copies `num_bytes`; byte offsets are uint64, and not checked."""
 
     def declare(typing_context: Any, to: Any, to_byte: Any, source: Any, source_byte: Any) -> Any:
         return types.void(to, types.uint64, source, types.uint64), generate

@@ -1,4 +1,4 @@
-"""Opens a file and decodes its pictures from any GOP on."""
+"""Decodes a video: packets in, numbered frames out, starting at any keyframe."""
 
 from __future__ import annotations
 
@@ -20,60 +20,70 @@ from videokd.codec.motion import NO_VECTORS, Rows, Vectors
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DecodeError
 
-#: Codecs of which FFmpeg's decoders export motion vectors.
+#: Codecs whose decoders in FFmpeg export motion vectors.
 MOTION_CODECS = (
     *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv"),
     *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20"),
 )
-# These put out the last P-frame without its vectors when they are flushed (see PictureDecoder.flush)
+# When these are flushed, the last P-frame comes without its vectors (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
-_APPENDED = -1
+_APPENDED = -1  # number of a packet that is not in the file
 _EXPORT_VECTORS = {"flags2": "+export_mvs"}
-# Where only vectors are wanted, no pixel need be right: this leaves them as they are, and decoding takes up to a third less
-_VECTORS_ALONE = {"skip_loop_filter": "all", "skip_idct": "all"}
+# Where only vectors are wanted, pixels may be wrong: without these two steps, decoding takes up to a third less time
+_ONLY_VECTORS = {"skip_loop_filter": "all", "skip_idct": "all"}
 # These can also decode at an eighth of the size, which makes motion compensation nearly free
-_SHRINKS = tuple(codec for codec in MOTION_CODECS if codec != "h264")
+_SHRINKING_CODECS = tuple(codec for codec in MOTION_CODECS if codec != "h264")
 _SHRINK_BITS = 3
 _VECTOR_WORDS = 20
-# Seeks to try for one keyframe, to it and to those before it; and pieces of packets that may come before the first whole one
+# How many keyframes to try to seek to: the wanted one, then those before it; and how many incomplete packets may follow a seek
 _MOST_SEEKS = 3
 _MOST_FRAGMENTS = 4
 _SIDE_DATA: Any = SideDataContainer
 
 
 class PictureDecoder:
-    """Feeds packets to FFmpeg's decoder and tells which frame came from which packet.
+    """Feeds packets to FFmpeg's decoder, and tells which frame came from which packet.
 
-    A frame is known by the number of its packet in the file, which travels through the decoder in place of the
-    timestamp: timestamps are missing, repeated or zero after a seek in many AVI files.
+    A frame is identified by the number of its packet in the file. The number passes through the decoder in the place of the
+    timestamp, since in many AVI files timestamps are missing, repeated, or zero after a seek.
+
+    Args:
+        path: of the video.
+        limits: what to refuse.
+
+    Raises:
+        DecodeError: the file cannot be opened, has no video, or its pictures are too large.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = Path(path)
         self.limits = limits
         self._pictures = True
-        self.seeks = True  # whether the container is known to find keyframes
+        self.seeks = True  # whether seeking works in this file, as far as is known
         self._open()
 
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path, self.limits)
         self.context = self.stream.codec_context
         self.context.options = self.context.options | _EXPORT_VECTORS
-        self._moved = False
+        self._has_moved = False
         if not self._pictures:
-            self._leave_pictures()
+            self._skip_pictures()
 
-    def _leave_pictures(self) -> None:
-        shrunk = {"lowres": str(_SHRINK_BITS)} if self.context.name in _SHRINKS else {}
-        self.context.options = self.context.options | _VECTORS_ALONE | shrunk
+    def _skip_pictures(self) -> None:
+        shrunk = {"lowres": str(_SHRINK_BITS)} if self.context.name in _SHRINKING_CODECS else {}
+        self.context.options = self.context.options | _ONLY_VECTORS | shrunk
 
-    def want(self, *, pictures: bool) -> bool:
-        """Says whether frames must show what was filmed; without that, only their vectors and types are right.
+    def set_output(self, *, pictures: bool) -> bool:
+        """Sets whether the pixels of frames will be used; if not, only their vectors and types are right.
 
-        A decoder that has begun to put out pictures goes on to.
+        A decoder that has begun to decode pixels continues to.
+
+        Args:
+            pictures: whether pixels will be used.
 
         Returns:
-            whether the decoder was changed, so that decoding starts anew.
+            Whether the file was opened again, so that decoding starts at its first packet.
         """
         if pictures == self._pictures or (self._pictures and self.context.is_open):
             return False
@@ -81,12 +91,12 @@ class PictureDecoder:
         if pictures:
             self.reopen()
         else:
-            self._leave_pictures()
+            self._skip_pictures()
         return pictures
 
     def frame_size(self, index: VideoIndex) -> tuple[int, int]:
-        """Width and height that frames must have, in pixels."""
-        bits = _SHRINK_BITS if not self._pictures and self.context.name in _SHRINKS else 0
+        """(width, height) in pixels that frames must have: those of the index, or an eighth of them (see above)."""
+        bits = _SHRINK_BITS if not self._pictures and self.context.name in _SHRINKING_CODECS else 0
         return -(-index.width >> bits), -(-index.height >> bits)
 
     def close(self) -> None:
@@ -94,24 +104,32 @@ class PictureDecoder:
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
-        """The video's packets from where the file stands, without empty ones: FFmpeg skips these, and PyAV ends with one.
+        """The video's packets from the current place in the file.
+
+        Empty packets are omitted: FFmpeg's decoder ignores them, and PyAV's last packet is empty.
 
         Raises:
             DecodeError: a packet cannot be read.
         """
-        self._moved = True
+        self._has_moved = True
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size:
                     yield packet
         except (av.FFmpegError, OSError) as error:
-            raise DecodeError(f"{self.path} cannot be read on: {reason(error)}. Copy the file again.") from error
+            raise DecodeError(
+                f"{self.path} cannot be read to its end: {reason(error)}. Copy the file again."
+            ) from error
 
     def feed(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
-        """Decodes one packet; None flushes.
+        """Decodes one packet.
+
+        Args:
+            packet: as `packets` gives it; None flushes the decoder.
+            number: of the packet, in the order of the file; None with the packet None.
 
         Returns:
-            (number of its packet, frame) for each frame that comes out.
+            (number of its packet, frame) for each frame that the decoder gives.
 
         Raises:
             DecodeError: the packet is damaged.
@@ -134,11 +152,20 @@ class PictureDecoder:
         return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
 
     def flush(self, keyframe: bytes | None) -> list[tuple[int, Any]]:
-        """The frames that the decoder still holds.
+        """The frames that the decoder still holds; it can be used again afterwards.
 
-        MPEG-1/2/4 decoders put the last P-frame out without its vectors, unless another picture follows: a copy of a
-        keyframe does. Where the last packet of a "packed" file holds a B-frame behind the P-frame, the decoder takes the
-        first copy as the sign to decode that, and drops the copy: only the second follows.
+        FFmpeg's MPEG-1/2/4 decoders return the last P-frame without its vectors unless another picture follows. So a copy of a
+        keyframe is appended. If the last packet of a "packed" file holds a B-frame after the P-frame, the decoder decodes that
+        when the copy comes, and drops the copy; then a second copy is needed.
+
+        Args:
+            keyframe: the content of any keyframe's packet of this video; None where the vectors are not needed.
+
+        Returns:
+            (number of its packet, frame) for each frame.
+
+        Raises:
+            DecodeError: the last packets are damaged.
         """
         frames = []
         if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
@@ -154,9 +181,15 @@ class PictureDecoder:
     def decode_from(
         self, index: VideoIndex, key: int, *, also: frozenset[int] = frozenset()
     ) -> Iterator[tuple[int, Any]]:
-        """(packet, frame) of every I- and P-frame from the `key`-th keyframe to the end of the file.
+        """Decodes from a keyframe to the end of the file.
 
-        B-frames that nothing refers to are not decoded, and no B-frame is given, but those of the packets in `also`.
+        Args:
+            index: of this file.
+            key: number of the keyframe in `index.keyframes`.
+            also: packets of B-frames that are wanted too. Other B-frames are decoded only if another frame refers to them.
+
+        Yields:
+            (number of its packet, frame) of every I- and P-frame, and of the frames in `also`.
 
         Raises:
             DecodeError: a packet is damaged, or the file is not the one that the index describes.
@@ -168,7 +201,7 @@ class PictureDecoder:
                 raise DecodeError(f"{self.path} has more packets than its index knows. Index it again.")
             if number < first or (types[number] == "b" and number not in also):
                 continue
-            self._check(index, packet, number)
+            self._check_keyframe(index, packet, number)
             if keyframe is None:
                 keyframe = bytes(packet)
             for entry in self.feed(packet, number):
@@ -178,8 +211,15 @@ class PictureDecoder:
             if types[entry[0]] in "IPS" or entry[0] in also:
                 yield entry
 
-    def decode_alone(self, index: VideoIndex, key: int) -> Any:
-        """The frame of the `key`-th keyframe, the decoder going no further.
+    def decode_keyframe(self, index: VideoIndex, key: int) -> Any:
+        """Decodes a single keyframe, and flushes the decoder.
+
+        Args:
+            index: of this file.
+            key: number of the keyframe in `index.keyframes`.
+
+        Returns:
+            The frame.
 
         Raises:
             DecodeError: it cannot be decoded, or the file is not the one that the index describes.
@@ -189,10 +229,10 @@ class PictureDecoder:
         for number, packet in self._seek(index, key):
             if number < wanted:
                 continue
-            # A packet without a picture of its own may hold the second field
+            # A packet without a picture may hold the second field of this one
             if number > wanted + 1 or index.types[number : number + 1] != ("I" if number == wanted else "-"):
                 break
-            self._check(index, packet, number)
+            self._check_keyframe(index, packet, number)
             frames += self.feed(packet, number)
         frames += self.feed(None, None)
         self.context.flush_buffers()
@@ -201,7 +241,7 @@ class PictureDecoder:
             raise DecodeError(f"{self.path}: the keyframe in packet {wanted} cannot be decoded. Copy the file again.")
         return found
 
-    def _check(self, index: VideoIndex, packet: Any, number: int) -> None:
+    def _check_keyframe(self, index: VideoIndex, packet: Any, number: int) -> None:
         expected = index.checksum_at.get(number)
         if expected is not None and checksum_of(packet) != expected:
             raise DecodeError(
@@ -210,30 +250,30 @@ class PictureDecoder:
             )
 
     def _seek(self, index: VideoIndex, key: int) -> Iterator[tuple[int, Any]]:
-        """Moves to the `key`-th keyframe, or to one before it where the container seeks no better.
+        """Moves to the `key`-th keyframe, or to an earlier one if the container cannot seek to it.
 
         Returns:
             (number, packet) of every packet that follows.
         """
         wanted = index.keyframes[key][0]
-        for earlier in range(key, max(key - _MOST_SEEKS, -1 if self._moved else 0), -1):
-            found = self._seek_to(index, earlier, wanted) if self.seeks else None
+        for earlier in range(key, max(key - _MOST_SEEKS, -1 if self._has_moved else 0), -1):
+            found = self._try_seek(index, earlier, wanted) if self.seeks else None
             if found is not None:
                 self.context.flush_buffers()
                 return found
-        # Where seeking failed it will fail again, and each try takes time
+        # If seeking failed here it will fail again, and each try takes time
         self.seeks &= key < _MOST_SEEKS
-        if self._moved:
+        if self._has_moved:
             self.reopen()
         return enumerate(self.packets())
 
-    def _seek_to(self, index: VideoIndex, key: int, wanted: int) -> Iterator[tuple[int, Any]] | None:
-        """The packets from a keyframe on that is not behind `wanted`; None where none is found close to the `key`-th."""
+    def _try_seek(self, index: VideoIndex, key: int, wanted: int) -> Iterator[tuple[int, Any]] | None:
+        """Seeks to the `key`-th keyframe; the numbered packets from the keyframe found, None if it is not at or before `wanted`."""
         start, pts, dts, _ = index.keyframes[key]
         at = dts if dts is not None else pts
         if at is None:
             return None
-        self._moved = True  # even where seeking fails
+        self._has_moved = True  # even if seeking fails
         try:
             self.container.seek(at, stream=self.stream, backward=True)
         except (av.FFmpegError, OSError):
@@ -246,19 +286,25 @@ class PictureDecoder:
         return None
 
     def reopen(self) -> None:
-        """Goes back to the first packet, whatever the container."""
+        """Opens the file again, to read from the first packet in any container."""
         self.close()
         self._open()
 
 
 class Colours:
-    """Converts decoded frames to RGB: one reused converter, and one thread, since FFmpeg's default starts some per frame."""
+    """Converts decoded frames to RGB, with one reused converter and one thread: FFmpeg's default starts threads for each frame."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def rows(self, frame: Any) -> Rows:
-        """uint8 [H, 3·W or a little more], RGB: the rows as FFmpeg pads them.
+        """The pixels of a frame.
+
+        Args:
+            frame: decoded, of any pixel format.
+
+        Returns:
+            uint8 [H, 3·W or a little more], RGB: the rows with FFmpeg's padding.
 
         Raises:
             DecodeError: FFmpeg cannot convert the frame's pixel format.
@@ -271,7 +317,7 @@ class Colours:
 
 
 def vectors_of(frame: Any) -> Vectors:
-    """int16 [N, 20] (see motion.py): the frame's motion vectors, a view that keeps the frame alive."""
-    # Not frame.side_data: the frame would keep that, a cycle, and its pictures until the next garbage collection
+    """The motion vectors of a decoded frame: int16 [N, 20] (see motion.py), a view that keeps the frame alive."""
+    # Not frame.side_data: it makes a reference cycle, which keeps the frame's pictures until the next garbage collection
     side_data = _SIDE_DATA(frame).get("MOTION_VECTORS")
     return NO_VECTORS if side_data is None else np.frombuffer(side_data, np.int16).reshape(-1, _VECTOR_WORDS)

@@ -1,4 +1,4 @@
-"""What a file says of itself: container, codec, picture format, other tracks; for people, not needed to read streams."""
+"""What a file's headers state: container, codec, picture format, other tracks. For `inspect`; not needed to read streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from videokd.bitstream import headers
+from videokd.bitstream.h264_headers import h264_sequence
 from videokd.bitstream.orientation import orientation_of
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.index import Limits
@@ -31,22 +31,22 @@ _MOST_PACKETS = 64
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a file says of itself.
+    """What a file's headers and its first picture state.
 
     Args:
         container: FFmpeg's name of the format, such as "QuickTime / MOV".
         num_bytes: of the file.
-        profile: of the codec; None where the file does not tell.
-        level: of the profile, such as 3.1; None where it is not known.
-        references: how many frames a P-frame may refer to; None where the codec exports no motion vectors.
+        profile: of the codec; None if it is not stated.
+        level: of the profile, such as 3.1; None if it is not known.
+        references: how many frames a P-frame may refer to; None if the codec exports no motion vectors.
         pixel_format: FFmpeg's name, such as yuv420p.
-        bits: of one sample of brightness.
-        matrix: from YCbCr to RGB, such as BT.709; None where the file does not state it, and BT.601 is taken.
-        value_range: limited (16 to 235) or full; None where the file does not state it, and limited is taken.
-        pixel_aspect: (width, height) of a pixel; (1, 1) where it is square or not stated.
+        bits: of one luma sample.
+        matrix: from YCbCr to RGB, such as BT.709; None if it is not stated, and BT.601 is used.
+        value_range: limited (16 to 235) or full; None if it is not stated, and limited is used.
+        pixel_aspect: (width, height) of a pixel; (1, 1) if it is square or not stated.
         rotation: degrees, counter-clockwise, by which players turn the picture; streams are as coded.
-        mirrored: whether players mirror it left to right before they turn it.
-        other_tracks: such as "audio aac"; empty where there is video alone.
+        mirrored: whether players mirror the picture left to right before they turn it.
+        other_tracks: such as "audio aac"; empty if there is only the video.
     """
 
     container: str
@@ -65,14 +65,18 @@ class FileInfo:
 
 
 def read_file_info(path: str | os.PathLike[str], *, limits: Limits | None = None) -> FileInfo:
-    """Reads them from the headers and the first picture.
+    """Reads what a file's headers and its first picture state.
+
+    Args:
+        path: of the video.
+        limits: what to refuse; None: the defaults.
 
     Raises:
-        DecodeError: the file cannot be opened, or there is no video in it.
+        DecodeError: the file cannot be opened, or holds no video.
     """
     decoder = PictureDecoder(path, limits=limits or Limits())
     try:
-        packet, frame = _first(decoder)
+        packet, frame = _first_packet_and_frame(decoder)
         context, stream = decoder.context, decoder.stream
         # The decoder may know better than the container
         source = frame if frame is not None else context
@@ -91,22 +95,25 @@ def read_file_info(path: str | os.PathLike[str], *, limits: Limits | None = None
             pixel_aspect=(aspect.numerator, aspect.denominator) if aspect else (1, 1),
             rotation=rotation,
             mirrored=mirrored,
-            other_tracks=tuple(_track(other) for other in decoder.container.streams if other.index != stream.index),
+            other_tracks=tuple(
+                _track_text(other) for other in decoder.container.streams if other.index != stream.index
+            ),
         )
     finally:
         decoder.close()
 
 
 def _orientation(frame: Any) -> tuple[int, bool]:
+    """(rotation in degrees, whether it is mirrored before)."""
     try:
         orientation = orientation_of(frame)
-    except DecodeError:  # an angle that is no quarter turn
+    except DecodeError:  # an angle that is not a quarter turn
         return int(frame.rotation), False
     return (90 * orientation.quarter_turns + 180) % 360 - 180, orientation.is_mirrored
 
 
-def _first(decoder: PictureDecoder) -> tuple[bytes, Any]:
-    """The first packet, and the first frame that comes out of the decoder soon; None where none does."""
+def _first_packet_and_frame(decoder: PictureDecoder) -> tuple[bytes, Any]:
+    """The first packet, and the first frame that the decoder gives; None if it gives none for the first packets."""
     first = b""
     try:
         for number, packet in enumerate(decoder.packets()):
@@ -123,7 +130,7 @@ def _first(decoder: PictureDecoder) -> tuple[bytes, Any]:
 
 
 def _level(context: Any) -> str | None:
-    """In the words of each standard: FFmpeg numbers H.264's in tenths, HEVC's in thirtieths, MPEG-2's by its table 8-3."""
+    """The level as its standard writes it: FFmpeg numbers H.264's in tenths, HEVC's in thirtieths, MPEG-2's as in its table 8-3."""
     level = getattr(context, "level", None)
     if level is None or level <= 0:
         return None
@@ -133,17 +140,18 @@ def _level(context: Any) -> str | None:
 
 
 def _references(context: Any, packet: bytes) -> int | None:
-    """As the sequence header says; every codec here but H.264 has one."""
+    """How many frames a P-frame may refer to, as the sequence header says; one in every codec here except H.264."""
     if context.name != "h264":
         return 1
     try:
-        sequence = headers.h264_sequence(context.extradata or b"", packet)
+        sequence = h264_sequence(context.extradata or b"", packet)
     except IndexError:
         return None
     return None if sequence is None else sequence.references
 
 
-def _track(stream: Any) -> str:
+def _track_text(stream: Any) -> str:
+    """A track's type, codec and language."""
     context = stream.codec_context
     language = stream.metadata.get("language", "und")
     name = f"{stream.type} {context.codec.canonical_name}" if context is not None else stream.type or "data"

@@ -1,4 +1,4 @@
-"""Where the frames of a file are, and how large a file may be."""
+"""Where the frames of a file are (VideoIndex), and how large a file may be (Limits)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videokd.types import Gop
 
 # Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
 _READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
-# Fields that are not written where they say nothing, and that older manifests lack
+# Fields that are not written at their default, and that older manifests do not have
 _OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": ()}
 
 
@@ -25,7 +25,7 @@ def checksum_of(packet: Any) -> int:
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """Where the pictures of a file are: found once, kept in the manifest, so that training never scans a video.
+    """Where the pictures of a file are. It is made once and kept in the manifest, so that training never scans a video.
 
     Args:
         codec: FFmpeg's name of the decoder.
@@ -33,17 +33,17 @@ class VideoIndex:
         height: in pixels.
         frame_rate: frames per second.
         num_frames: frames that decoding the whole file gives.
-        types: for each packet in file order, the type of its picture: I, P, S (global motion), B, b (a B-frame that nothing
-            refers to), or - for none.
+        types: for each packet in file order, the type of its picture: I, P, S (global motion), B, b (a B-frame that no frame
+            refers to), or - for a packet without a picture.
         display: for each packet with a picture, the number of its frame in display order; empty where that is file order.
         seconds: for each I-frame, when it is shown.
-        keyframes: (packet, pts, dts, byte) of each packet where decoding can start; three times None where it is reached
-            only by decoding from the file's start.
-        inexact_because: why chains of motion vectors are approximations; empty where they are exact.
+        keyframes: (packet, pts, dts, byte) of each packet where decoding can start; pts, dts and byte are all None if it can only
+            be reached by decoding from the start of the file.
+        inexact_because: why chains of motion vectors are approximations; empty if they are exact.
         crop: pixels (left, top) that are coded but not shown; motion vectors count from the coded picture's corner.
-        checksums: CRC-32 of each keyframe's packet, by which it is recognised after a seek; empty in older manifests.
-        duration: seconds from the first frame to the end of the last; 0 where that is num_frames / frame_rate.
-        times: for each frame in display order, when it is shown; empty where frames are evenly spaced.
+        checksums: CRC-32 of each keyframe's packet, which identifies it after a seek; empty in older manifests.
+        duration: seconds from the first frame to the end of the last; 0 if that is num_frames / frame_rate.
+        times: for each frame in display order, when it is shown, in seconds; empty if frames are evenly spaced.
     """
 
     codec: str
@@ -67,7 +67,7 @@ class VideoIndex:
         return self.duration or self.num_frames / self.frame_rate
 
     def seconds_of(self, number: int) -> float:
-        """When a frame is shown, by its number in display order; the first one at 0."""
+        """When a frame is shown, by its number in display order; the first frame at 0."""
         return self.times[number] if self.times else number * self.duration_seconds / self.num_frames
 
     @property
@@ -101,7 +101,7 @@ class VideoIndex:
         return dict(zip(pictures, self.display or range(len(pictures)), strict=True))
 
     def start_of(self, packet: int) -> int:
-        """Number in `keyframes` of the last one at or before a packet."""
+        """The last keyframe at or before a packet, as its number in `keyframes`."""
         return max(bisect_right(self._key_packets, packet) - 1, 0)
 
     @cached_property
@@ -110,7 +110,7 @@ class VideoIndex:
 
     @property
     def in_order_only(self) -> bool:
-        """Whether decoding must start at the file's start, because the decoder keeps what came before."""
+        """Whether decoding must start at the start of the file, because the decoder depends on all that came before."""
         return self.keyframes[0][1:] == (None, None, None)
 
     @cached_property
@@ -119,10 +119,10 @@ class VideoIndex:
         return {number: packet for packet, number in self.frame_numbers.items()}
 
     def packet_of_keyframe(self, packet: Any) -> int | None:
-        """Number of the packet that a demuxer gave after a seek, if it is one of the keyframes; None where that is not sure.
+        """The number of a packet that was read after a seek, if it is surely one of the keyframes; otherwise None.
 
-        A place does not identify a packet: after a seek in MPEG-PS, FFmpeg gives the end of one picture with the timestamps
-        and the byte of the keyframe behind it, or the two joined. The content does, unless the same picture comes again.
+        Timestamps and byte do not identify a packet: after a seek in MPEG-PS, FFmpeg gives the end of one picture with the
+        timestamps and the byte of the keyframe after it, or the two joined. The content does, unless a picture is repeated.
         """
         place = packet.pts, packet.dts, packet.pos
         if not self.checksums:
@@ -150,11 +150,11 @@ class VideoIndex:
 
     @property
     def reader_bytes(self) -> int:
-        """About what a reader of this video keeps: chains, warped pictures, RGB and decoded frames."""
+        """About how much memory a reader of this video keeps: chains, warped pictures, RGB and decoded frames."""
         return self.width * self.height * _READER_BYTES_PER_PIXEL
 
     def to_json(self) -> str:
-        """One line of JSON; `from_json` takes it back."""
+        """One line of JSON, which `from_json` reads."""
         values = asdict(self)
         for name, default in _OPTIONAL.items():
             if values[name] == default:
@@ -178,12 +178,12 @@ _LARGEST_SIDE = 32767
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader refuses, with a DecodeError that names the limit: `videokd.open(path, limits=Limits(...))` raises it.
+    """What a reader refuses, with a DecodeError that names the limit; `videokd.open(path, limits=Limits(...))` changes it.
 
-    Headers lie: without limits a damaged file of a few bytes can ask for all the memory there is.
+    Without limits, a damaged header of a few bytes can ask for all memory.
 
     Args:
-        side: pixels, of the picture's width and height alike; at most 32767.
+        side: pixels, of both width and height of the picture; at most 32767.
         gop_frames: positions of one GOP.
         reader_bytes: memory that one reader keeps between two reads, as estimated from the size of its pictures.
         stall_seconds: how long one packet may take to be read.

@@ -113,21 +113,21 @@ class Follower:
 
 # How one frame's vectors are followed
 #
-# A P-frame names blocks: each has a vector, and its pixels come from where that points to in the frame before. Where no
-# vector covers a pixel (intra blocks), it keeps its source and becomes invalid. So every pixel of the next chain is either
-# copied from a block of this chain, or kept in place. The warped picture, where it is wanted, is treated in the same way.
+# A P-frame has a vector for each block: it points to where the pixels of the block come from in the frame before. A pixel that
+# no vector covers (in an intra block) keeps its source and becomes invalid. So each pixel of the next chain is either copied
+# from this chain along with its block, or kept in place. The warped picture, if it is wanted, is treated in the same way.
 #
-# In the plain case, which is nearly every frame, each block lies inside one macroblock of 16×16 pixels, its sides and
-# corners are multiples of 4, and no block covers another. Then nothing is written twice, and the order does not matter:
-#   1. _mark_cells finds out whether this is the plain case, and which 4×4 cells no vector covers;
-#   2. _keep_uncovered keeps the pixels of the macroblocks in place that are not covered whole;
-#   3. every block is copied over that (_copy_rectangle).
-# A macroblock of which every vector is zero need not be copied where both chains hold the same there already, as after a
-# frame in which it stood still too: most macroblocks of most videos.
+# In the usual case each block lies inside one macroblock of 16×16 pixels, its sides and corners are multiples of 4, and no
+# block covers another. Then no pixel is copied twice, and the order of the vectors does not matter:
+#   1. _mark_cells tests whether this is the usual case, and marks which 4×4 cells of each macroblock have a vector;
+#   2. _keep_uncovered keeps all pixels of a macroblock in place unless all of its cells have one;
+#   3. _copy_rectangle copies each block over that.
+# If all vectors of a macroblock are zero and both chains are already equal there (it did not move in the frame before either),
+# the macroblock is not copied at all: that holds for most macroblocks of most videos.
 #
-# Otherwise (blocks that overlap, or lie off the grid: some H.264 and old encoders) the definition counts: the last non-zero
-# vector that covers a pixel wins, and a zero vector never overrides another. All pixels are kept in place first; then the
-# blocks are copied in two passes, zero vectors first and non-zero ones over them, each in the order of the file.
+# Otherwise blocks overlap or lie off this grid, and the definition decides: the last non-zero vector that covers a pixel
+# counts, and a zero vector never overrides another. So all pixels are kept in place first, and the blocks are copied in two
+# passes: zero vectors, then non-zero vectors over them, each in the order of the file.
 
 
 @compiled
@@ -143,8 +143,8 @@ def _block(vectors: Vectors, n: int) -> Any:  # pragma: no cover (compiled)
     return left, top, wide, high, right, down
 
 
-# The cells of one macroblock are the 16 bits of a number: bit 4·row + column stands for the 4×4 pixels at that row and
-# column of the macroblock's own grid of 4×4 cells, so that four bits are a row of cells and 0xFFFF is the whole macroblock.
+# A macroblock has 4×4 cells of 4×4 pixels, which are the 16 bits of one number: bit 4·row + column is the cell in that row and
+# column. So four bits are a row of cells, and 0xFFFF is the whole macroblock.
 # The bits of a block of w×h pixels at (x, y) inside its macroblock, all multiples of 4:
 #   (1 << w/4) − 1             one row of cells: w/4 ones                  16 wide: 0b1111, 8 wide: 0b0011
 #   × 0x1111                   the same in each of the four rows           8 wide: 0x3333
@@ -330,7 +330,7 @@ def motion_of_frame(vectors: Vectors, height: int, width: int) -> tuple[npt.NDAr
 # The motion of one frame is painted, not copied from a chain: every pixel of a block gets the block's displacement, (x, y) as
 # two int16 in one word of 32 bits, x in the lower half, and is marked valid; 0 and not valid is what no block covers.
 # There are always two passes, zero vectors first: on a pixel that several blocks cover, the last non-zero vector counts, and a
-# zero vector must never override one. Blocks that overlap are rare, but to look for them costs more than the second pass.
+# zero vector must never override one. (Blocks rarely overlap, but the second pass is cheap: it only skips the zero vectors.)
 # Only the part of a block is painted that is inside the picture and whose source is: x_from is the largest of the block's own
 # edge, the picture's edge (0), and `right`, where the source's column x − right is 0. The other three sides follow the same way.
 # Nearly all parts are 16 or 8 wide: a row of these is one vector move from `row` and `ones`, which hold 16 equal values.

@@ -1,7 +1,7 @@
-"""Opens a video file for every reader: which files, container formats and protocols, and which of the video tracks.
+"""Opens video files, for all readers: which files and container formats are accepted, and which video track is taken.
 
-FFmpeg also opens playlists, scripts, devices, pictures and network addresses, and some of these open further files. Here a
-path names one file, its container format is one of a list, and nothing but that file is opened.
+FFmpeg also opens playlists, scripts, devices, pictures and network addresses, and some of these open other files. Here a path names
+one file, its container format must be on a list, and only that file is opened.
 """
 
 from __future__ import annotations
@@ -41,15 +41,23 @@ CONTAINERS = tuple(
     f"{_FILES_OF_TRACKS} {_SINGLE_TRACKS} {_ANIMATIONS_AND_CAMERAS} {_GAMES_AND_EARLY_MULTIMEDIA}".split()
 )
 _ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-#: Titles and comments need not be UTF-8. PyAV 19 no longer minds, and no longer takes the argument.
-_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+#: Titles and comments may not be UTF-8. PyAV 19 ignores that by itself, and has no such argument.
+_IGNORE_BAD_METADATA: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if there is a file that may be a video. It is a file's name, whatever it looks like: no URL, no option.
+    """Checks that there is a file to read. A path is always the name of a file, even if it looks like a URL or an option.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The path.
 
     Raises:
-        DecodeError: there is none, it is a directory, a pipe or a device, it may not be read, or it is empty.
+        DecodeError: it does not exist, is a directory, a pipe or a device, is empty, or cannot be read.
     """
     path = Path(path)
     try:
@@ -62,7 +70,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         with open(path, "rb") as file:
             if not file.read(1):
                 raise DecodeError(f"{path} is empty (accepted: a video file). Copy or download it again.")
-    except (OSError, ValueError) as error:  # not allowed, a name that is too long, a zero byte in it
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a zero byte in it
         raise DecodeError(
             f"{path} cannot be opened: {reason(error)} (accepted: a video file). Check its name and permissions."
         ) from error
@@ -70,21 +78,28 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> tuple[Any, Any]:
-    """(container, video track) of a file, whose decoder is set to one thread.
+    """Opens a video file, and sets its decoder to one thread.
 
-    One thread because frame-threaded H.264 decoding with exported vectors is a race in FFmpeg: vectors go missing, at
-    each run others, while the pictures are right. Parallelism is across videos.
+    One thread, because FFmpeg has a race in frame-threaded H.264 decoding with exported vectors: vectors are missing, different ones
+    at each run, while the pictures are right. Decode several videos in parallel instead.
+
+    Args:
+        path: of the file.
+        limits: what to refuse.
+
+    Returns:
+        (container, video track), as PyAV gives them; the caller closes the container.
 
     Raises:
-        DecodeError: FFmpeg cannot read the file, it is no container format of a video, there is no video in it, or its pictures
-            are too large.
+        DecodeError: FFmpeg cannot read the file, its format is not one of `CONTAINERS`, it holds no video, or its pictures are too
+            large.
     """
     path = check_path(path)
     check_tables(path)
     check_unencrypted(path)
     try:
         container: Any = av.open(
-            _name_or_file(path), options=dict(_ONLY_THIS_FILE), timeout=limits.stall_seconds, **_LENIENT
+            _name_or_file(path), options=dict(_ONLY_THIS_FILE), timeout=limits.stall_seconds, **_IGNORE_BAD_METADATA
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _refused(path, error) from error
@@ -94,20 +109,20 @@ def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
         if max(context.width, context.height) > limits.side:
             raise DecodeError(
                 f"{path} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
-                "If that is no damage, open it with limits=Limits(side=…)."
+                "If the file is not damaged, open it with limits=Limits(side=…)."
             )
     except BaseException:
         container.close()
         raise
     context.thread_type = "NONE"
     context.thread_count = 1
-    # Without "unaligned" a left crop of H.264 would be cut off by whatever number of pixels suits vector instructions
+    # Without "unaligned", FFmpeg rounds the left crop of H.264 to a number of pixels that suits vector instructions
     context.options = {"flags": "+unaligned", "max_pixels": str(limits.side**2)}
     return container, stream
 
 
 def _name_or_file(path: Path) -> Any:
-    """What PyAV opens: an absolute path, which is no URL to FFmpeg whatever its name is; the open file where that is not UTF-8."""
+    """What PyAV opens: the absolute path, which FFmpeg never takes for a URL; the opened file if the path is not UTF-8."""
     name = os.path.abspath(path)
     try:
         name.encode()
@@ -117,11 +132,7 @@ def _name_or_file(path: Path) -> Any:
 
 
 def _video_track(container: Any, path: Path) -> Any:
-    """The video track that every reader takes: FFmpeg's choice (default tracks, then the highest bit rate) but for covers.
-
-    Raises:
-        DecodeError: there is none that FFmpeg can decode.
-    """
+    """The video track to read: FFmpeg's choice (default tracks, then the highest bit rate), but never a cover picture."""
     tracks = [
         stream
         for stream in container.streams.video
@@ -139,13 +150,13 @@ def _video_track(container: Any, path: Path) -> Any:
 
 
 def _refused(path: Path, error: Exception) -> DecodeError:
-    """Says what the file is, where its first bytes tell; FFmpeg's own reason otherwise."""
+    """The error for a file that FFmpeg cannot open: what it is, if its first bytes tell; otherwise FFmpeg's reason."""
     with open(path, "rb") as file:
         found = what_it_is(file.read(4096))
     if found is not None:
         kind, advice = found
         return DecodeError(f"{path} is {kind} (accepted: one video in one file, such as MP4, MKV, AVI or TS). {advice}")
-    if isinstance(error, av.error.ArgumentError):  # FFmpeg's word for a format that is not on the list
+    if isinstance(error, av.error.ArgumentError):  # FFmpeg's error for a format that is not on the list
         return DecodeError(
             f"{path} is not in a container format of videos (accepted: MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, WMV, …). "
             "If it plays, write it as one of these: `ffmpeg -i FILE video.mkv`."
@@ -157,5 +168,5 @@ def _refused(path: Path, error: Exception) -> DecodeError:
 
 
 def reason(error: BaseException) -> str:
-    """What FFmpeg or the system says, without numbers and names of functions."""
+    """The text of an error of FFmpeg or the system, without numbers and names of functions."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -162,7 +162,7 @@ class VideoReader:
         try:
             # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
             pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
-            if self._decoder.want(pictures=pictures):
+            if self._decoder.set_output(pictures=pictures):
                 self._cursor = None
             if wanted == _ONLY_IFRAME:
                 return Streams(gop=gop, position=position, iframe=self._only_iframe(gop).image())
@@ -195,7 +195,7 @@ class VideoReader:
             decoded = self._cursor_at(gop, 0, chained=False, warping=False).first
         else:
             self._cursor = None
-            frame = self._decoder.decode_alone(self.index, key)
+            frame = self._decoder.decode_keyframe(self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
             decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.path, number)
         self._iframe = (gop, decoded)

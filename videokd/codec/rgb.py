@@ -1,4 +1,4 @@
-"""Fully decoded RGB frames by their numbers, B-frames among them."""
+"""Reads fully decoded RGB frames by their numbers, B-frames included."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def read_rgb(
     index: VideoIndex | None = None,
     limits: Limits | None = None,
 ) -> Frames:
-    """Frames of a video by their numbers.
+    """Reads frames of a video by their numbers.
 
     Args:
         path: the video.
-        frame_numbers: T numbers in display order, from 0, as in `Gop.frame_numbers`; in any order, also repeated.
-        index: of this very file, from a manifest or an open reader; without it the file is scanned once.
+        frame_numbers: T numbers in display order, from 0, as in `Gop.frame_numbers`; in any order, repeated or not.
+        index: of this file, from a manifest or an open reader; None: the file is scanned once.
         limits: what to refuse, as in `open_video`.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
 
     Raises:
-        DecodeError: the file cannot be read, or has no frame of such a number.
+        DecodeError: the file cannot be read, or has no frame of one of the numbers.
     """
     path, limits = Path(path), limits or Limits()
     if not len(frame_numbers) or min(frame_numbers) < 0:
@@ -55,21 +55,21 @@ def read_rgb(
             raise DecodeError(
                 f"{path} has no frame {max(frame_numbers)} (accepted: 0 to {index.num_frames - 1}). See `videokd inspect`."
             )
-        found = _decode(decoder, index, sorted(set(frame_numbers)))
+        found = _decode_frames(decoder, index, sorted(set(frame_numbers)))
     finally:
         decoder.close()
     return np.stack([found[number] for number in frame_numbers])
 
 
-def _decode(decoder: PictureDecoder, index: VideoIndex, numbers: list[int]) -> dict[int, Frames]:
-    """The frames of some numbers, which rise: from one keyframe on as long as no later one leads nearer."""
+def _decode_frames(decoder: PictureDecoder, index: VideoIndex, numbers: list[int]) -> dict[int, Frames]:
+    """The frames of rising numbers; decoding continues unless a later keyframe is nearer to the next frame."""
     wanted = {index.packets[number]: number for number in numbers}
     colours, size = Colours(), decoder.frame_size(index)
     found: dict[int, Frames] = {}
     key = -1
     frames: Iterator[tuple[int, Any]] = iter(())
     for number in numbers:
-        start = _start_of(index, number)
+        start = _keyframe_for(index, number)
         if number not in found and (key < 0 or (start > key + 1 and decoder.seeks)):
             key, frames = start, decoder.decode_from(index, start, also=frozenset(wanted))
         while number not in found:
@@ -85,8 +85,8 @@ def _decode(decoder: PictureDecoder, index: VideoIndex, numbers: list[int]) -> d
     return found
 
 
-def _start_of(index: VideoIndex, number: int) -> int:
-    """Number in `keyframes` where to start decoding for a frame: B-frames shown before a keyframe may need the one before."""
+def _keyframe_for(index: VideoIndex, number: int) -> int:
+    """The keyframe to start from, as its number in `keyframes`: B-frames shown before a keyframe may need the one before it."""
     packet = index.packets[number]
     key = index.start_of(packet)
     while key > 0 and number < index.frame_numbers[index.keyframes[key][0]]:

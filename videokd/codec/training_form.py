@@ -1,4 +1,4 @@
-"""The form of a file, and whether it is the one that networks learned from."""
+"""How a file is encoded, and whether it has the training form: that of the clips that the networks were trained on."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ENCODED = ("codec", "gop", "quality", "short_side", "resample")
 
 @dataclass(frozen=True)
 class FileForm:
-    """What a file's headers, its first picture and its timestamps say.
+    """How a file is encoded, as its headers, its first picture and its timestamps say.
 
     Args:
         codec: FFmpeg's name of the decoder.
-        width: of the pictures as they are coded, in pixels.
-        height: of the pictures as they are coded, in pixels.
+        width: of the coded pictures, in pixels.
+        height: of the coded pictures, in pixels.
         pixel_format: FFmpeg's name, such as yuv420p.
         pixel_aspect: width of a pixel by its height.
         orientation: how the pictures are shown.
-        frame_rate: pictures a second, as its timestamps say; 0 where nothing tells.
+        frame_rate: pictures a second, as its timestamps say; 0 if it is not known.
     """
 
     codec: str
@@ -46,10 +46,14 @@ class FileForm:
 
 
 def form_of(path: str | os.PathLike[str]) -> FileForm:
-    """The form of a file; its packets are gone through, but only the first picture is decoded.
+    """Reads how a file is encoded; all packets are read, but only the first picture is decoded.
+
+    Args:
+        path: of the video.
 
     Raises:
-        DecodeError: it cannot be read, or its first picture cannot be decoded or is turned by no quarter turn.
+        DecodeError: the file cannot be read, its first picture cannot be decoded, or is rotated by an angle that is not a quarter
+            turn.
     """
     container, stream = open_container(path)
     with container:
@@ -86,14 +90,14 @@ def _first_picture_and_rate(container: Any, stream: Any) -> tuple[Any, float]:
 
 @dataclass(frozen=True)
 class TrainingForm:
-    """The form of the clips that networks learned from.
+    """How the clips are encoded that networks were trained on.
 
     Args:
-        encoding: how the clips were encoded, those of them that were transcoded.
-        codecs: that a file may have.
-        short_side: that a file must have, in pixels; None: any.
-        gop: pictures of each GOP, which has no B-frames; None: any.
-        frame_rates: the lowest and the highest rate of the clips; None where that is not known.
+        encoding: how the clips were transcoded, if they were.
+        codecs: which codecs a file may have.
+        short_side: pixels that a file's shorter side must have; None: any.
+        gop: pictures that each GOP must have, without B-frames; None: any.
+        frame_rates: the lowest and the highest rate of the clips, in pictures a second; None if they are not known.
     """
 
     encoding: Encoding
@@ -104,10 +108,13 @@ class TrainingForm:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> TrainingForm:
-        """As the settings of a manifest tell, which students keep.
+        """The training form that the settings of a manifest describe; exported students hold a copy of these.
 
-        Clips that were kept as they were have any form that gives motion vectors. Where nothing is known, it is a file with
-        motion vectors and the default GOPs.
+        Clips that were not transcoded may have any form with motion vectors. If nothing is known, the form is motion vectors and GOPs
+        of the default length.
+
+        Args:
+            settings: of the manifest; "encoding", "frame_rates" and "keep" are used.
 
         Raises:
             ConfigError: the settings are damaged.
@@ -128,7 +135,7 @@ class TrainingForm:
         return cls(encoding, (encoding.codec,), encoding.short_side, encoding.gop, frame_rates)
 
     def differences(self, form: FileForm) -> tuple[str, ...]:
-        """What of a file is not as in training; empty if all is, as far as its headers tell."""
+        """What differs between a file and the training form, as far as headers tell, in words; empty if nothing does."""
         found = []
         if form.codec not in self.codecs:
             found.append(f"codec {form.codec}")
@@ -145,7 +152,7 @@ class TrainingForm:
         return tuple(found)
 
     def gop_differences(self, index: VideoIndex) -> tuple[str, ...]:
-        """What of a file's GOPs is not as in training; empty if all is."""
+        """What differs between a file's GOPs and the training form, in words; empty if nothing does."""
         if self.gop is None:
             return () if any(len(anchors) > 1 for anchors in index.anchors) else ("no P-frame",)
         found = []
@@ -159,10 +166,13 @@ class TrainingForm:
         return tuple(found)
 
     def encoding_for(self, frame_rate: float) -> Encoding:
-        """How to transcode a file of this rate, so that a GOP lasts as long as in training.
+        """How to transcode a file so that its GOPs last as long as in training.
 
-        Of a quicker file, pictures are dropped. Of a slower one, none is repeated, since nothing would move in the copies: its GOPs
-        are shorter. Where the training clips were resampled, copies too were learned from.
+        If the file's rate is higher, pictures are dropped. If it is lower, GOPs are made shorter: repeated pictures would have no
+        motion. If the training clips were resampled, the networks know repeated pictures, and the file is resampled too.
+
+        Args:
+            frame_rate: of the file, in pictures a second; 0: not known.
         """
         nearest = self._nearest_rate(frame_rate)
         if nearest is None or self.encoding.resample is not None:
@@ -172,7 +182,7 @@ class TrainingForm:
         return replace(self.encoding, gop=max(round(self.encoding.gop * frame_rate / nearest), 2))
 
     def _nearest_rate(self, frame_rate: float) -> float | None:
-        """The nearest rate of the clips; None where the file's is one of theirs, or there is nothing to compare."""
+        """The clips' rate that is nearest to a file's; None if the file has one of their rates, or a rate is not known."""
         if self.frame_rates is None or not frame_rate:
             return None
         lowest, highest = self.frame_rates

@@ -1,4 +1,4 @@
-"""Any video into the training form: short GOPs of fixed length, I- and P-frames alone, one small size, a real MP4."""
+"""Transcodes any video into the training form: an MP4 with short GOPs of fixed length, only I- and P-frames, and one small size."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from videokd.files import written_whole
 
 @dataclass(frozen=True)
 class SourceForm:
-    """How a video was encoded before it was transcoded: what a network could learn in place of the action.
+    """How a video was encoded before it was transcoded: a network could learn that instead of the action.
 
     Args:
         codec: FFmpeg's name of the decoder.
-        frame_rate: pictures a second, as its timestamps say; 0 where nothing tells.
-        types: the type of each picture in display order: I, P, B, S (global motion), or - where the decoder names none.
-        num_written: pictures of the transcoded file; as many as the source has, unless it was resampled.
+        frame_rate: pictures a second, as its timestamps say; 0 if it is not known.
+        types: the type of each picture in display order: I, P, B, S (global motion), or - if the decoder names none.
+        num_written: pictures in the transcoded file; as many as the source has, unless it was resampled.
     """
 
     codec: str
@@ -49,21 +49,21 @@ class SourceForm:
 
 
 def transcode(source: Path | str, target: Path | str, encoding: Encoding | None = None) -> SourceForm:
-    """Write a video once more, in the training form; the same input gives the same bytes.
+    """Transcodes a video into the training form; the same input gives the same bytes.
 
-    Every picture is kept, in display order; sound is dropped; rotation and pixel aspect are applied. The target appears
-    under its name only when it is whole.
+    Every picture is kept, in display order, unless `encoding.resample` is set. Sound is dropped; rotation and pixel aspect are
+    applied. The target gets its name only when it is complete.
 
     Args:
         source: any file that FFmpeg reads.
-        target: the MP4 to write; its folder is made where it is missing.
-        encoding: how; None: the defaults.
+        target: the MP4 to write; its folder is made if it is missing.
+        encoding: how pictures are encoded; None: the defaults.
 
     Returns:
-        How the source was encoded; as many pictures as it had were written.
+        How the source was encoded, and how many pictures were written.
 
     Raises:
-        DecodeError: the source is missing, no video, without pictures, damaged or cut off.
+        DecodeError: the source is missing, not a video, without pictures, damaged or cut off.
         DataError: the target cannot be written, or is the source.
     """
     encoding = encoding or Encoding()
@@ -72,22 +72,24 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
     with container:
         if target.exists() and target.samefile(source):
             raise DataError(f"{target}: source and target are the same file. Give the target another name or folder.")
-        return _written(source, container, stream, target, encoding)
+        return _transcode_opened(source, container, stream, target, encoding)
 
 
-def _written(source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding) -> SourceForm:
-    """Writes the pictures of an open file; how they were encoded."""
+def _transcode_opened(
+    source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding
+) -> SourceForm:
+    """Transcodes an open file."""
     with written_whole(target) as temporary:
         rate, meter = rate_of(stream), RateMeter(stream)
         types: list[str] = []
-        pictures = _typed(_pictures(container, stream, source, meter), types)
+        pictures = _recording_types(_decoded_pictures(container, stream, source, meter), types)
         if encoding.resample is not None:
-            start, step = _start(container, stream), 1 / clock(rate)
+            start, step = _time_zero(container, stream), 1 / clock(rate)
             longest = longest_gap(container)
             pictures = resampled(pictures, clock(encoding.resample), start=start, step=step, longest=longest)
         with Writer(temporary, rate=rate, encoding=encoding) as writer:
             try:
-                _write(writer, pictures, stream.sample_aspect_ratio, encoding.short_side)
+                _write_pictures(writer, pictures, stream.sample_aspect_ratio, encoding.short_side)
             except DecodeError as error:
                 raise error if str(source) in str(error) else DecodeError(f"{source}: {error}") from error
             if not writer.num_frames:
@@ -96,45 +98,47 @@ def _written(source: Path, container: Any, stream: VideoStream, target: Path, en
             return SourceForm(stream.codec_context.name, meter.rate, "".join(types), writer.num_frames)
 
 
-def _start(container: Any, stream: VideoStream) -> Fraction:
-    """The timestamp of the file's time 0, in seconds, rounded to the stream's clock: times on its ticks stay there."""
+def _time_zero(container: Any, stream: VideoStream) -> Fraction:
+    """The timestamp of the file's time 0, in seconds, rounded to a tick of the stream's clock."""
     tick = stream.time_base or Fraction(1, av.time_base)
     return round(Fraction(container.start_time or 0, av.time_base) / tick) * tick
 
 
-def _typed(pictures: Iterator[VideoFrame], types: list[str]) -> Iterator[VideoFrame]:
-    """The pictures; their types go into the list."""
+def _recording_types(pictures: Iterator[VideoFrame], types: list[str]) -> Iterator[VideoFrame]:
+    """The same pictures; their types are appended to a list."""
     for frame in pictures:
         types.append(picture_type(frame))
         yield frame
 
 
-def _write(writer: Writer, pictures: Iterable[VideoFrame], pixel_aspect: Fraction | None, short_side: int) -> None:
-    """All pictures at the size of the first, as it is shown; a file may change its size on the way."""
+def _write_pictures(
+    writer: Writer, pictures: Iterable[VideoFrame], pixel_aspect: Fraction | None, short_side: int
+) -> None:
+    """Writes all pictures at the size at which the first is shown; a file may change its size midway."""
     size = None
     for frame in pictures:
         orientation = orientation_of(frame)
         if size is None:
-            size = _size(frame, pixel_aspect, short_side, transposed=orientation.transposed)
+            size = _target_size(frame, pixel_aspect, short_side, transposed=orientation.transposed)
         writer.write(frame, *size, orientation=orientation)
 
 
 def encode(
     frames: Iterable[npt.NDArray[np.uint8]], target: Path | str, *, frame_rate: float, encoding: Encoding | None = None
 ) -> int:
-    """Write pictures as a video in the training form, at their own size (`encoding.short_side` is not used).
+    """Writes pictures as a video in the training form, at their own size (`encoding.short_side` is not used).
 
     Args:
         frames: uint8 [H, W, 3] each, RGB, all of one even size.
-        target: the MP4 to write; its folder is made where it is missing.
-        frame_rate: pictures a second; `encoding.frame_rate`, where set, takes its place.
-        encoding: how; None: the defaults.
+        target: the MP4 to write; its folder is made if it is missing.
+        frame_rate: pictures a second, unless `encoding` sets another.
+        encoding: how pictures are encoded; None: the defaults.
 
     Returns:
         Number of pictures written.
 
     Raises:
-        ValueError: a picture's shape or dtype is another, or there is none.
+        ValueError: a picture has another shape or dtype, or there is no picture.
         DataError: the target cannot be written.
     """
     target = Path(os.path.abspath(target))
@@ -163,8 +167,8 @@ def encode(
             return writer.finish()
 
 
-def _pictures(container: Any, stream: VideoStream, source: Path, meter: RateMeter) -> Iterator[VideoFrame]:
-    """Every picture in display order; damage that FFmpeg notices raises DecodeError, naming path and picture."""
+def _decoded_pictures(container: Any, stream: VideoStream, source: Path, meter: RateMeter) -> Iterator[VideoFrame]:
+    """Every picture in display order; DecodeError with the path and the picture if FFmpeg notices damage."""
     check, count = PacketCheck(source, container, stream), 0
     try:
         for packet in container.demux(stream):
@@ -172,20 +176,21 @@ def _pictures(container: Any, stream: VideoStream, source: Path, meter: RateMete
                 check.see(packet)
                 meter.see(packet)
                 for frame in packet.decode():
-                    yield _sound(frame, source, count)
+                    yield _undamaged(frame, source, count)
                     count += 1
         check.end()
         for frame in stream.codec_context.decode(None):
-            frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from the packet, and here is none
-            yield _sound(frame, source, count)
+            frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from the packet, but there is none
+            yield _undamaged(frame, source, count)
             count += 1
     except av.error.EOFError:
-        pass  # of a decoder that has nothing to give back
+        pass  # the decoder holds no more pictures
     except (av.FFmpegError, OSError) as error:
         raise _damaged(source, count, reason(error)) from error
 
 
-def _sound(frame: VideoFrame, source: Path, count: int) -> VideoFrame:
+def _undamaged(frame: VideoFrame, source: Path, count: int) -> VideoFrame:
+    """The same picture, or DecodeError if FFmpeg flags it as incomplete."""
     if frame.is_corrupt:
         raise _damaged(source, count, "the picture is incomplete")
     return frame
@@ -197,35 +202,36 @@ def _damaged(source: Path, count: int, cause: str) -> DecodeError:
     )
 
 
-def _size(frame: VideoFrame, pixel_aspect: Fraction | None, short_side: int, *, transposed: bool) -> tuple[int, int]:
-    """Width and height, as shown, of square pixels to scale a picture to."""
+def _target_size(
+    frame: VideoFrame, pixel_aspect: Fraction | None, short_side: int, *, transposed: bool
+) -> tuple[int, int]:
+    """(width, height) to scale a picture to, as it is shown and with square pixels."""
     sides = (frame.width * float(pixel_aspect or 1), float(frame.height))
     scale = short_side / min(sides)
-    # Rounded down to even, which 4:2:0 needs: 341.3 becomes CoViAR's 340. The short side itself must not lose a pixel.
+    # Rounded down to even, which 4:2:0 needs: 341.3 becomes CoViAR's 340. Rounding must not shorten the short side.
     width, height = (max(short_side, int(side * scale) // 2 * 2) for side in sides)
     if max(width, height) > LONGEST_SIDE:
         raise DecodeError(
             f"{frame.width}×{frame.height} pixels of {pixel_aspect or 1}:1 become {width}×{height} with a short side of "
-            f"{short_side} (accepted: up to {LONGEST_SIDE} either way). Leave the file out, or crop it first."
+            f"{short_side} (accepted: up to {LONGEST_SIDE} either way). Omit the file, or crop it first."
         )
     return (height, width) if transposed else (width, height)
 
 
-_FIRST_LOOK = (
-    8  # pictures whose timestamps are compared before the first is used: wrong ones show within a reordered group
-)
+# Pictures whose timestamps are compared before the first is used: wrong ones are seen within one reordered group
+_COMPARED_PICTURES = 8
 
 
 class PictureTimes:
-    """When each decoded picture is shown, in seconds; always rising.
+    """When each decoded picture is shown, in seconds; the times always rise.
 
-    Timestamps are FFmpeg's best guess: the picture's own, or the packet's where these rise more reliably. Where both are missing, stand still or
-    jump, the picture follows the last one after the nominal distance.
+    As in FFmpeg's best guess, a timestamp is the picture's own, or its packet's if those rise more reliably. If both are missing, do
+    not rise or jump, the picture is shown one nominal distance after the last one.
 
     Args:
         start: the timestamp of the file's time 0, in seconds.
         step: nominal distance of two pictures, in seconds.
-        longest: seconds between two pictures; more is a jump, and would be filled with copies.
+        longest: the most seconds between two pictures; more is a jump, which must not be filled with copies.
     """
 
     def __init__(self, start: Fraction, step: Fraction, longest: int = 3600) -> None:
@@ -234,14 +240,14 @@ class PictureTimes:
         self._last_seen: dict[str, int | None] = {"pts": None, "dts": None}
         self._faults = {"pts": 0, "dts": 0}
 
-    def look_at(self, frames: list[VideoFrame]) -> None:
-        """Tell from the first pictures which of their timestamps can be trusted."""
+    def compare(self, frames: list[VideoFrame]) -> None:
+        """Compares the timestamps of the first pictures, to know which kind is reliable; call it before `of`."""
         for frame in frames:
             self._stamp(frame)
         self._last_seen = {"pts": None, "dts": None}
 
     def of(self, frame: VideoFrame) -> Fraction:
-        """The time of the next picture in display order."""
+        """The time of the next picture in display order, in seconds from the file's time 0."""
         stamp = self._stamp(frame)
         base = frame.time_base or Fraction(0)
         expected = Fraction(0) if self._last is None else self._last + self._step
@@ -253,7 +259,7 @@ class PictureTimes:
         return self._last
 
     def _stamp(self, frame: VideoFrame) -> int | None:
-        """As libavcodec's `guess_correct_pts` chooses."""
+        """The timestamp that libavcodec's `guess_correct_pts` would choose."""
         stamps = {"pts": frame.pts, "dts": frame.dts}
         for name, stamp in stamps.items():
             last = self._last_seen[name]
@@ -267,23 +273,26 @@ class PictureTimes:
 def resampled(
     pictures: Iterable[VideoFrame], rate: Fraction, *, start: Fraction, step: Fraction, longest: int = 3600
 ) -> Iterator[VideoFrame]:
-    """The pictures at a constant rate, as FFmpeg's filter `fps` gives them: each shows the latest that has begun.
+    """Repeats and drops pictures to get a constant rate, as FFmpeg's filter `fps` does: each slot shows the latest that has begun.
 
     Args:
         pictures: decoded, in display order, with their timestamps.
         rate: pictures a second.
         start: the timestamp of the file's time 0, in seconds.
-        step: nominal distance of two pictures, in seconds; also how long the last one is shown where the file does not say.
-        longest: seconds between two pictures; more is a jump.
+        step: nominal distance of two pictures, in seconds; also how long the last one is shown if the file does not say.
+        longest: the most seconds between two pictures; more is a jump.
+
+    Yields:
+        The picture of each slot of 1 / rate seconds.
     """
     times, pictures = PictureTimes(start, step, longest), iter(pictures)
-    first = list(islice(pictures, _FIRST_LOOK))
-    times.look_at(first)
+    first = list(islice(pictures, _COMPARED_PICTURES))
+    times.compare(first)
     shown: VideoFrame | None = None
     next_slot, end = 0, Fraction(0)
     for frame in chain(first, pictures):
         time = times.of(frame)
-        slot = _nearest(time * rate)
+        slot = _rounded(time * rate)
         if shown is None:
             next_slot = slot
         else:
@@ -292,7 +301,7 @@ def resampled(
             next_slot = max(next_slot, slot)
         shown, end = frame, time + _duration(frame, step, longest)
     if shown is not None:
-        for _ in range(next_slot, _nearest(end * rate)):
+        for _ in range(next_slot, _rounded(end * rate)):
             yield shown
 
 
@@ -302,7 +311,7 @@ def _duration(frame: Any, step: Fraction, longest: int) -> Fraction:
     return duration if 0 < duration <= longest else step
 
 
-def _nearest(value: Fraction) -> int:
-    """The nearest whole number; halves away from zero, as FFmpeg rounds timestamps."""
+def _rounded(value: Fraction) -> int:
+    """The nearest integer, halves rounded away from zero, as FFmpeg rounds timestamps."""
     whole = int(abs(value) + Fraction(1, 2))
     return whole if value >= 0 else -whole

@@ -1,4 +1,4 @@
-"""Streams beside each other as a short film: MP4 that plays everywhere, or GIF."""
+"""Draws streams side by side as a short film: MP4 that plays everywhere, or GIF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from videokd.drawing.panels import Picture, panels
+from videokd.drawing.panels import Image, panels
 from videokd.drawing.picture import (
     COLUMNS,
     FAINT,
@@ -30,7 +30,7 @@ from videokd.errors import DataError
 from videokd.files import written_whole
 from videokd.types import Streams
 
-#: Endings that `save_film` can write, and how many dots an inch of its pictures has: a GIF's size grows with its pixels.
+#: {ending: dots per inch} of the films that `save_film` writes; a GIF has fewer, since its size grows with its pixels.
 FILMS = {".mp4": 110, ".gif": 66}
 _ENCODER = "libx264"
 _SHOWN = ("iframe", "motion", "residual", "frame")
@@ -38,13 +38,13 @@ _GAP, _MARGIN, _HEAD, _BAR, _LEGEND = 0.12, 0.2, 0.85, 0.5, 1.2  # inches
 
 
 class Film:
-    """Draws one picture after another: the same panels, captions and legend, and what moves in them.
+    """Draws the pictures of a film: captions and legend once, then the panels of each picture.
 
     Args:
-        first: a sample of the film; it tells which panels there are.
+        first: a sample of the film; its streams decide which panels there are.
         title: a line above the panels.
-        max_pixels: the length at which the motion's colours are full, in every picture.
-        dots_per_inch: how large the pictures are.
+        max_pixels: the length of motion at full brightness, the same in every picture.
+        dots_per_inch: the size of the pictures.
 
     Raises:
         ValueError: the sample has none of iframe, motion, residual and frame.
@@ -78,6 +78,7 @@ class Film:
         self._canvas, self._still = canvas, canvas.copy_from_bbox(figure.bbox)
 
     def _draw_bar(self, figure: Any, bottom: float, length: float) -> None:
+        """Draws the bar that shows the progress; places in inches."""
         from matplotlib.patches import Rectangle
 
         width, height = figure.get_size_inches()
@@ -86,16 +87,16 @@ class Film:
         figure.add_artist(Rectangle(width=self._bar_length, color="#dfe4ea", **box))
         self._bar = figure.add_artist(Rectangle(width=0, color=FAINT, animated=True, **box))
 
-    def draw(self, sample: Streams, *, note: str, progress: float) -> Picture:
-        """One picture of the film.
+    def draw(self, sample: Streams, *, note: str, progress: float) -> Image:
+        """Draws one picture.
 
         Args:
-            sample: with the streams of the first one, of the same size.
-            note: a line below the panels, such as where in the video this is.
+            sample: with the same streams as the first one, of the same size.
+            note: a line below the panels, such as the position in the video.
             progress: how far into the film, 0 to 1.
 
         Returns:
-            uint8 [height, width, 3], RGB; both sides are even, as H.264 wants them.
+            uint8 [height, width, 3], RGB; both sides are even, as H.264 requires.
         """
         self._canvas.restore_region(self._still)
         pictures = panels(sample, max_pixels=self._max_pixels, names=self._axes)
@@ -112,17 +113,17 @@ class Film:
         for artist in (self._note, self._bar):
             artist.draw(self._canvas.get_renderer())
         drawn = np.asarray(self._canvas.buffer_rgba())[..., :3]
-        picture: Picture = np.ascontiguousarray(drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2])
+        picture: Image = np.ascontiguousarray(drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2])
         return picture
 
 
-def save_film(pictures: Iterable[Picture], path: Path | str, *, pictures_per_second: float) -> Path:
-    """Writes pictures as a film, whole or not at all: MP4 (H.264, 4:2:0, its index in front) or GIF.
+def save_film(pictures: Iterable[Image], path: Path | str, *, pictures_per_second: float) -> Path:
+    """Writes pictures as a film: MP4 (H.264, 4:2:0, with the index at its start) or GIF; it gets its name only when it is complete.
 
     Args:
         pictures: uint8 [H, W, 3] each, RGB, of one size with even sides; at least one.
         path: of the file, ending in .mp4 or .gif; folders on the way are made.
-        pictures_per_second: how fast it plays.
+        pictures_per_second: of the film.
 
     Returns:
         The path.
@@ -144,13 +145,13 @@ def save_film(pictures: Iterable[Picture], path: Path | str, *, pictures_per_sec
     return path
 
 
-def _save_mp4(pictures: Iterator[Picture], shape: tuple[int, ...], path: Path, pictures_per_second: float) -> None:
+def _save_mp4(pictures: Iterator[Image], shape: tuple[int, ...], path: Path, pictures_per_second: float) -> None:
     rate = Fraction(pictures_per_second).limit_denominator(1000)
     colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as output:
         try:
             stream: Any = output.add_stream(_ENCODER, rate=rate, options={"crf": "18", "preset": "veryfast", **colours})
-        except ValueError as error:  # a PyAV built without it; the wheels have it
+        except ValueError as error:  # PyAV was built without it; its wheels have it
             raise DataError(
                 f"this build of PyAV has no {_ENCODER}, which makes MP4 films (accepted: a name ending in .gif). Change the name."
             ) from error
@@ -164,14 +165,14 @@ def _save_mp4(pictures: Iterator[Picture], shape: tuple[int, ...], path: Path, p
         output.mux(stream.encode(None))
 
 
-def _save_gif(pictures: Iterator[Picture], shape: tuple[int, ...], path: Path, pictures_per_second: float) -> None:
+def _save_gif(pictures: Iterator[Image], shape: tuple[int, ...], path: Path, pictures_per_second: float) -> None:
     from PIL import Image
 
-    # Without dithering, whose noise would flicker and cannot be compressed
+    # Without dithering: its noise flickers, and compresses badly
     images = (
         Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         for picture in pictures
     )
-    # GIF counts in hundredths of a second, and viewers slow down what is below two of them
+    # GIF counts in hundredths of a second, and viewers play pictures shorter than two of them slowly
     duration = max(round(100 / pictures_per_second), 2) * 10
     next(images).save(path, format="GIF", save_all=True, append_images=images, duration=duration, loop=0)

@@ -1,4 +1,4 @@
-"""Streams as small pictures, one a stream: motion as colour, what is valid as a tint, the I-frame moved by the motion."""
+"""Draws each stream as a small image: motion as colours, the valid mask as a tint, the I-frame warped by the motion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy.typing as npt
 
 from videokd.types import Streams
 
-Picture = npt.NDArray[np.uint8]
+#: uint8 [h, w, 3], RGB.
+Image = npt.NDArray[np.uint8]
 
-#: What a pixel is tinted with where no motion is known; and the stripes over it in the motion's panel.
+#: The tint of pixels without valid motion, and the stripes over them in the motion's panel.
 INVALID, STRIPE = (222, 84, 22), (255, 255, 255)
-#: A panel is shrunk by a whole number until it is no wider and no higher than this.
+#: A larger panel is shrunk by a whole factor, to at most this width and height.
 MOST_PIXELS = 640
 _LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
 _ROUND_LENGTHS = (2, 4, 6, 8, 12, 16, 20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
-def warp(iframe: Picture, motion: npt.NDArray[np.int16]) -> Picture:
-    """The I-frame with its content moved: pixel p shows the I-frame's pixel p − motion(p).
+def warp(iframe: Image, motion: npt.NDArray[np.int16]) -> Image:
+    """The I-frame with its content moved: pixel p gets the I-frame's pixel p − motion(p).
 
     With accumulated motion and residual, warp(iframe, motion) + residual is the frame (Wu et al. 2018, section 3.1).
 
@@ -50,18 +51,18 @@ def warp(iframe: Picture, motion: npt.NDArray[np.int16]) -> Picture:
         raise ValueError(
             "motion points outside the picture (accepted: every source inside it, as the codec's streams have)"
         )
-    moved: Picture = iframe[y, x]
+    moved: Image = iframe[y, x]
     return moved
 
 
-def flow_colours(motion: npt.NDArray[Any], *, max_pixels: float) -> Picture:
-    """Motion as colour: the hue is its direction (red right, yellow-green down), the brightness the root of its length.
+def flow_colours(motion: npt.NDArray[Any], *, max_pixels: float) -> Image:
+    """Motion as colours: the hue is its direction (red right, yellow-green down), the brightness the square root of its length.
 
-    The root lets small motion be seen beside large; the wheel in the legend of `streams_picture` shows the same law.
+    With the root, small motion can be seen beside large motion. The wheel in the legend of `streams_picture` has the same colours.
 
     Args:
         motion: [H, W, 2], (x, y) in pixels, any integer or float dtype; no motion is black.
-        max_pixels: the length, > 0, at which colours are full; longer vectors look the same.
+        max_pixels: the length, > 0, of full brightness; longer vectors have the same.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -83,12 +84,15 @@ def flow_colours(motion: npt.NDArray[Any], *, max_pixels: float) -> Picture:
 
 
 def full_colour_pixels(motions: Iterable[npt.NDArray[np.int16]]) -> float:
-    """A round length that 98 of 100 moving pixels stay below, unless that is more than a tenth of the picture.
+    """A round length that 98 % of the moving pixels do not exceed, but at most 32, or a tenth of the longer side if that is more.
 
-    A chain that has worn out gives lengths of half a picture, beside which all else would be black.
+    Errors add up along a chain, to lengths of half a picture in some blocks; if those had full brightness, all else would be black.
 
     Args:
         motions: int16 [H, W, 2] each; large ones are sampled.
+
+    Returns:
+        Pixels, for `flow_colours`.
 
     >>> full_colour_pixels([np.full((8, 8, 2), 3, np.int16)])
     6
@@ -106,21 +110,21 @@ def full_colour_pixels(motions: Iterable[npt.NDArray[np.int16]]) -> float:
     return next((length for length in _ROUND_LENGTHS if length >= longest), float(np.ceil(longest)))
 
 
-def panels(sample: Streams, *, max_pixels: float, names: Iterable[str] | None = None) -> dict[str, Picture]:
-    """What there is to see of one sample, shrunk to at most `MOST_PIXELS` either way.
+def panels(sample: Streams, *, max_pixels: float, names: Iterable[str] | None = None) -> dict[str, Image]:
+    """The panels of one sample, shrunk to at most `MOST_PIXELS` in width and height.
 
     Args:
         sample: with at least one stream.
-        max_pixels: the length at which the motion's colours are full.
-        names: which panels; None: all that the sample has streams for.
+        max_pixels: the length of motion at full brightness.
+        names: which panels; None: all for which the sample has streams.
 
     Returns:
-        {name: uint8 [h, w, 3], RGB}: iframe; motion, coloured over the dimmed I-frame, striped where none is known; valid,
-        the pale I-frame, tinted where no motion is known; warped, the I-frame moved by the motion; residual, mid-grey
-        where it is zero; frame.
+        {name: uint8 [h, w, 3], RGB}: iframe; motion, in colours over the dimmed I-frame, striped where it is not valid; valid, the
+        pale I-frame, tinted where motion is not valid; warped, the I-frame moved by the motion; residual, mid-grey where it is
+        zero; frame.
     """
     iframe, motion, residual = sample.iframe, sample.motion, sample.residual
-    shown: dict[str, Picture] = {}
+    shown: dict[str, Image] = {}
     for name in names or ("iframe", "motion", "valid", "warped", "residual", "frame"):
         if name == "motion" and motion is not None:
             shown[name] = _motion_panel(sample, motion, max_pixels)
@@ -135,45 +139,59 @@ def panels(sample: Streams, *, max_pixels: float, names: Iterable[str] | None = 
     return shown
 
 
-def shrunk(picture: Picture) -> Picture:
-    """The mean of square blocks of pixels; as it is where it is small enough. uint8 [H, W, 3] → uint8 [h, w, 3]."""
-    step = _step(picture.shape)
+def shrunk(image: Image) -> Image:
+    """Shrinks an image to at most `MOST_PIXELS` in width and height, by the mean of square blocks of pixels.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+
+    Returns:
+        uint8 [h, w, 3], RGB; the same image if it is small enough.
+    """
+    step = _shrink_factor(image.shape)
     if step == 1:
-        return picture
-    height, width = (max(side // step, 1) for side in picture.shape[:2])
+        return image
+    height, width = (max(side // step, 1) for side in image.shape[:2])
     # A side shorter than a block gives one pixel
-    blocks = picture[: height * step, : width * step]
+    blocks = image[: height * step, : width * step]
     rows, columns = min(step, blocks.shape[0]), min(step, blocks.shape[1])
     means = blocks.reshape(height, rows, width, columns, 3).mean(axis=(1, 3))
     return np.round(means).astype(np.uint8)
 
 
 def stripes(where: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Diagonal stripes, 1 pixel in 5, inside a region: bool [h, w] → bool [h, w]."""
+    """Diagonal stripes, one pixel in five, inside a region.
+
+    Args:
+        where: bool [h, w], the region.
+
+    Returns:
+        bool [h, w], True on the stripes.
+    """
     rows, columns = np.ogrid[: where.shape[0], : where.shape[1]]
     inside: npt.NDArray[np.bool_] = where & ((rows + columns) % 5 < 1)
     return inside
 
 
-def _step(shape: tuple[int, ...]) -> int:
+def _shrink_factor(shape: tuple[int, ...]) -> int:
     return -(-max(shape[:2]) // MOST_PIXELS)
 
 
 def _sampled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Every n-th pixel, as many as `shrunk` gives: motion and masks have no mean."""
-    step = _step(values.shape)
+    """Every n-th pixel, with the size that `shrunk` gives: motion and masks must not be averaged."""
+    step = _shrink_factor(values.shape)
     height, width = (max(side // step, 1) for side in values.shape[:2])
     return values[step // 2 % values.shape[0] :: step, step // 2 % values.shape[1] :: step][:height, :width]
 
 
 def _luma(sample: Streams, shape: tuple[int, ...], *, otherwise: float) -> npt.NDArray[np.float64]:
-    """float64 [h, w, 1], 0 to 255: the I-frame's brightness; one grey where there is no I-frame."""
+    """float64 [h, w, 1], 0 to 255: the I-frame's luma, or one grey if there is no I-frame."""
     if sample.iframe is None:
         return np.full((*shape[:2], 1), otherwise)
     return (shrunk(sample.iframe) @ _LUMA)[..., None]
 
 
-def _motion_panel(sample: Streams, motion: npt.NDArray[np.int16], max_pixels: float) -> Picture:
+def _motion_panel(sample: Streams, motion: npt.NDArray[np.int16], max_pixels: float) -> Image:
     motion = _sampled(motion)
     colours = flow_colours(motion, max_pixels=max_pixels)
     strength = colours.max(axis=2, keepdims=True) / 255
@@ -184,7 +202,7 @@ def _motion_panel(sample: Streams, motion: npt.NDArray[np.int16], max_pixels: fl
     return np.clip(blended, 0, 255).astype(np.uint8)
 
 
-def _valid_panel(sample: Streams, valid: npt.NDArray[np.bool_]) -> Picture:
+def _valid_panel(sample: Streams, valid: npt.NDArray[np.bool_]) -> Image:
     valid = _sampled(valid)[..., None]
     luma = _luma(sample, valid.shape, otherwise=128)
     return np.where(valid, 150 + 0.4 * luma, 0.3 * luma + 0.7 * np.array(INVALID)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Streams as a picture that a person reads at a glance."""
+"""Draws streams as one picture: a row for each position, a column for each stream, and a legend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videokd.drawing.panels import INVALID, STRIPE, Picture, flow_colours, full_colour_pixels, panels, stripes
+from videokd.drawing.panels import INVALID, STRIPE, Image, flow_colours, full_colour_pixels, panels, stripes
 from videokd.errors import printable
 from videokd.files import written_whole
 from videokd.types import Streams
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 INK, FAINT = "#1c2330", "#6b7484"
-#: What stands above each panel, in the order in which they are drawn.
+#: The caption of each panel, in the order of the columns.
 COLUMNS = {
     "iframe": "I-frame",
     "motion": "motion since the I-frame",
@@ -36,7 +36,14 @@ _GAP, _MARGIN, _HEAD, _LEGEND = 0.12, 1.15, 0.85, 1.25  # inches
 
 
 def panel_inches(shape: tuple[int, ...], *, most: float = 3.0) -> tuple[float, float]:
-    """(width, height) of the box for a picture of shape [h, w, …]: as large as it may be, and no box too narrow for its caption.
+    """The size of the box for a panel: as large as possible, and not too narrow for its caption.
+
+    Args:
+        shape: [h, w, …] of the panel.
+        most: inches, of the box's width; its height may be a quarter more.
+
+    Returns:
+        (width, height) in inches.
 
     >>> panel_inches((240, 320))
     (3.0, 2.25)
@@ -48,7 +55,7 @@ def panel_inches(shape: tuple[int, ...], *, most: float = 3.0) -> tuple[float, f
     return max(width * scale, 0.8 * most), max(height * scale, 0.45)
 
 
-#: Fonts that have the letters of most scripts, taken where they are installed.
+#: Fonts with the letters of many scripts, used if they are installed.
 _MORE_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -63,7 +70,7 @@ _MORE_FONTS = (
 
 @contextmanager
 def in_any_script() -> Iterator[None]:
-    """Names of files may be in any script: a font that has their letters is taken where there is one, without a warning where not."""
+    """Draws text in any script (file names may have any): adds fonts that have the letters; without them there is no warning."""
     from matplotlib import font_manager, rc_context
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -74,15 +81,15 @@ def in_any_script() -> Iterator[None]:
 
 
 @in_any_script()
-def streams_picture(samples: Sequence[Streams], *, title: str) -> Picture:
-    """One row per sample, one column per stream that any of them has, and a legend.
+def streams_picture(samples: Sequence[Streams], *, title: str) -> Image:
+    """Draws one row per sample, one column per stream that any of them has, and a legend.
 
-    Columns: the I-frame; its motion, coloured over the dimmed I-frame, with arrows from where content was to where it
-    is, striped where none is known; where the motion is valid; the I-frame moved by the motion; the residual, mid-grey
-    where it is zero; the frame, which is the sum of the two, as both are accumulated.
+    Columns: the I-frame; the motion, in colours over the dimmed I-frame, with arrows from where content was to where it is, and
+    stripes where it is not valid; where the motion is valid; the I-frame warped by the motion; the residual, mid-grey where it is
+    zero; the frame. If motion and residual are accumulated, warped I-frame + residual = frame.
 
     Args:
-        samples: one or more; the same colours mean the same lengths in all rows.
+        samples: one or more; a colour means the same length in all rows.
         title: a line above the picture, such as the file's name.
 
     Returns:
@@ -124,12 +131,12 @@ def streams_picture(samples: Sequence[Streams], *, title: str) -> Picture:
         draw_legend(figure, max_pixels=max_pixels, left=left, tinted="valid" in names)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    picture: Picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    picture: Image = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture
 
 
-def save_picture(picture: Picture, path: Path | str) -> Path:
-    """Write a picture as PNG, whole or not at all.
+def save_picture(picture: Image, path: Path | str) -> Path:
+    """Writes a picture as PNG; the file gets its name only when it is complete.
 
     Args:
         picture: uint8 [H, W, 3], RGB.
@@ -149,17 +156,33 @@ def save_picture(picture: Picture, path: Path | str) -> Path:
 
 
 def add_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
-    """Axes without lines or ticks at (left, bottom, width, height), in inches."""
+    """Adds axes without lines or ticks.
+
+    Args:
+        figure: where to add them.
+        box: (left, bottom, width, height) in inches.
+    """
     width, height = figure.get_size_inches()
     left, bottom, wide, high = box
     axes: Axes = figure.add_axes((left / width, bottom / height, wide / width, high / height))
     axes.set_axis_off()
-    axes.set_anchor("W")  # a picture narrower than its box stands below its caption
+    axes.set_anchor("W")  # a panel narrower than its box starts below its caption
     return axes
 
 
 def write(figure: Figure, x: float, y: float, text: str, **style: Any) -> Any:
-    """A line of text at a place in inches; a file's name in it may hold dollar signs."""
+    """Writes a line of text, without math mode: names of files may have dollar signs.
+
+    Args:
+        figure: where to write.
+        x: inches from the left.
+        y: inches from the bottom.
+        text: the line.
+        **style: of matplotlib's Text.
+
+    Returns:
+        The text, an artist of matplotlib.
+    """
     width, height = figure.get_size_inches()
     line = figure.text(x / width, y / height, text, **style)
     line.set_parse_math(False)
@@ -167,7 +190,7 @@ def write(figure: Figure, x: float, y: float, text: str, **style: Any) -> Any:
 
 
 def draw_title(figure: Figure, title: str) -> None:
-    """A line at the top; what is too long for the figure is cut."""
+    """Writes a line at the top; a line that is too long for the figure is cut."""
     width, height = figure.get_size_inches()
     most = max(int((width - 0.3) / 0.125), 8)
     title = printable(title)
@@ -176,13 +199,30 @@ def draw_title(figure: Figure, title: str) -> None:
 
 
 def caption(figure: Figure, names: Sequence[str], name: str, *, left: float, bottom: float) -> None:
-    """The name of a panel above it; the moved I-frame, the residual and the frame read as a sum where all are there."""
+    """Writes the name of a panel above it; warped I-frame, residual and frame are written as a sum if all three are drawn.
+
+    Args:
+        figure: where to write.
+        names: of all panels of the row.
+        name: of this panel.
+        left: inches.
+        bottom: inches.
+    """
     sign = {"residual": "+ ", "frame": "= "}.get(name, "") if set(_SUM) <= set(names) else ""
     write(figure, left, bottom, sign + COLUMNS[name], size=10.5, color=INK)
 
 
-def show_panel(axes: Axes, picture: Picture, sample: Streams) -> Any:
-    """Draws a panel in the coordinates of the video's pixels."""
+def show_panel(axes: Axes, picture: Image, sample: Streams) -> Any:
+    """Draws a panel with axes in pixels of the video.
+
+    Args:
+        axes: where to draw.
+        picture: uint8 [h, w, 3], RGB, maybe shrunk.
+        sample: what it shows.
+
+    Returns:
+        The image, an artist of matplotlib.
+    """
     arrays = (sample.iframe, sample.motion, sample.residual, sample.frame)
     height, width = next(array.shape[:2] for array in arrays if array is not None)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -190,7 +230,15 @@ def show_panel(axes: Axes, picture: Picture, sample: Streams) -> Any:
 
 
 def draw_arrows(axes: Axes, sample: Streams) -> Any:
-    """Arrows in true length from where a cell's centre was to where it is, where it moved; None where nothing did."""
+    """Draws the motion as arrows of true length, from where the centre of a cell was to where it is.
+
+    Args:
+        axes: with the motion's panel.
+        sample: with motion.
+
+    Returns:
+        The arrows, an artist of matplotlib; None if nothing moved.
+    """
     assert sample.motion is not None
     # About 20 arrows across, whatever the size of the picture
     cell = 8 * max(round(max(sample.motion.shape[:2]) / 176), 1)
@@ -220,19 +268,26 @@ def draw_arrows(axes: Axes, sample: Streams) -> Any:
 
 
 def share_of(sample: Streams) -> str:
-    """How much of the picture has a valid chain, in words."""
+    """The share of pixels with valid motion, in words."""
     assert sample.valid is not None
     return f"{100 * sample.valid.mean():.0f} % valid"
 
 
 def draw_share(axes: Axes, sample: Streams) -> None:
-    """The share of valid pixels, in a corner of a panel."""
+    """Writes the share of pixels with valid motion in a corner of a panel."""
     style = {"facecolor": "#ffffffcc", "edgecolor": "none", "pad": 2}
     axes.text(0.02, 0.03, share_of(sample), transform=axes.transAxes, size=8.5, color=INK, bbox=style)
 
 
 def draw_legend(figure: Figure, *, max_pixels: float, left: float, tinted: bool) -> None:
-    """The colour wheel, what its edge means, and what stripes (and tint) mean, at the bottom; `left` in inches."""
+    """Draws the colour wheel and explains colours, arrows, stripes and tint, at the bottom of the figure.
+
+    Args:
+        figure: where to draw.
+        max_pixels: the length of motion at full brightness.
+        left: inches.
+        tinted: whether there is a panel with the tint.
+    """
     ramp = np.linspace(-1, 1, 161)
     offsets = np.stack(np.meshgrid(ramp, ramp), axis=-1)
     inside = np.clip((1 - np.hypot(offsets[..., 0], offsets[..., 1])) * 80 + 0.5, 0, 1)
@@ -245,11 +300,11 @@ def draw_legend(figure: Figure, *, max_pixels: float, left: float, tinted: bool)
         add_axes(figure, (left + 1.1 + 0.38 * number, 0.17, 0.3, 0.18)).imshow(swatch, aspect="auto")
     lines = (
         (1.1, 0.92, f"hue: direction of motion; brightness: its length, full at {max_pixels:g} px"),
-        (1.1, 0.62, "arrows: from where content was to where it is, true length"),
+        (1.1, 0.62, "arrows: from where content was to where it is, in true length"),
         (
             1.1 + 0.38 * len(swatches),
             0.26,
-            "not valid: no motion is known, since a block was coded anew or came from beyond the picture",
+            "not valid: no motion is known, since a block was intra-coded or came from outside the picture",
         ),
     )
     for x, y, text in lines:
@@ -257,6 +312,7 @@ def draw_legend(figure: Figure, *, max_pixels: float, left: float, tinted: bool)
 
 
 def _label_row(figure: Figure, sample: Streams, *, y: float) -> None:
+    """Writes GOP and position to the left of a row; `y` is its middle, in inches."""
     x = _MARGIN - 0.1
     write(figure, x, y + 0.1, f"GOP {sample.gop}", size=10, color=FAINT, ha="right", va="center")
     write(figure, x, y - 0.1, f"position {sample.position}", size=10, weight="bold", color=INK, ha="right", va="center")

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     if settings.format == "json":
         give([json.dumps({"file": settings.file} | description, ensure_ascii=False)])
     else:
-        give([settings.file, *_table(description)])
+        give([settings.file, *_table_lines(description)])
 
 
 def describe(index: VideoIndex, info: FileInfo) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _time_reads(path: str, index: VideoIndex, streams: tuple[str, ...], shuffled
     """Seconds that each read takes, until they add up to `seconds`."""
     times: list[float] = []
     with open_video(path, index=index) as video:  # a new reader: nothing is left of earlier reads
-        for gop, position in _places(video, only_iframes=streams == ("iframe",), shuffled=shuffled):
+        for gop, position in _places_to_read(video, only_iframes=streams == ("iframe",), shuffled=shuffled):
             started = time.perf_counter()
             video.read(gop=gop, position=position, streams=streams)
             times.append(time.perf_counter() - started)
@@ -158,7 +158,7 @@ def _time_reads(path: str, index: VideoIndex, streams: tuple[str, ...], shuffled
     return times
 
 
-def _places(video: VideoReader, *, only_iframes: bool, shuffled: bool) -> list[tuple[int, int]]:
+def _places_to_read(video: VideoReader, *, only_iframes: bool, shuffled: bool) -> list[tuple[int, int]]:
     """(GOP, position) of each read: every I-frame, or every position; position 0 has neither motion nor residual."""
     places = [
         (gop.index, position)
@@ -171,7 +171,7 @@ def _places(video: VideoReader, *, only_iframes: bool, shuffled: bool) -> list[t
     return [places[number] for number in chosen]
 
 
-def _table(description: dict[str, Any]) -> Iterator[str]:
+def _table_lines(description: dict[str, Any]) -> Iterator[str]:
     """The lines of the table."""
     for name, value in (*_file_lines(description), *_stream_lines(description)):
         yield f"  {name:<14}{value}"
@@ -197,7 +197,7 @@ def _file_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
     matrix, value_range = description["matrix"] or "BT.601 (not stated)", description["range"] or "limited (not stated)"
     size = description["size"].replace("x", "×")
     bitrate = f"{description['kilobits_per_second']:.0f} kbit/s"
-    yield "file", f"{_bytes(description['bytes'])}, {description['container']}, {bitrate}"
+    yield "file", f"{_bytes_text(description['bytes'])}, {description['container']}, {bitrate}"
     yield "codec", f"{description['codec']}{profile}{level}"
     yield "picture", f"{size}{aspect}, {description['pixel_format']}, {description['bits']} bits"
     if description["pixel_format"].startswith("yuv"):
@@ -207,7 +207,7 @@ def _file_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "orientation", f"{mirrored}{description['rotation']}° by players; streams are as coded"
     if description["other_tracks"]:
         yield "other tracks", ", ".join(description["other_tracks"])
-    yield "length", f"{description['seconds']:.2f} s, {description['frames']} frames{_pace(description)}"
+    yield "length", f"{description['seconds']:.2f} s, {description['frames']} frames{_rate_text(description)}"
 
 
 def _stream_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -215,7 +215,7 @@ def _stream_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in description["frame_types"].items())
     skipped = description["b_frames_never_decoded"]
     yield "frame types", kinds + (f"; {skipped} B-frames are skipped, since no frame refers to them" if skipped else "")
-    yield "GOPs", _gops(description["gops"])
+    yield "GOPs", _gops_text(description["gops"])
     references = description["references"]
     if references is not None:
         yield "references", f"a P-frame refers to {'one frame' if references == 1 else f'up to {references} frames'}"
@@ -229,7 +229,7 @@ def _stream_lines(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "exact", f"no: {reasons}; `videokd prepare folder` writes a copy that is exact"
 
 
-def _pace(description: dict[str, Any]) -> str:
+def _rate_text(description: dict[str, Any]) -> str:
     """The frame rate, as the end of the line about the length."""
     stated, average = description["frame_rate"], description["frames_per_second_on_average"]
     if not description["variable_frame_rate"] and abs(stated - average) <= _CLOSE_RATES * stated:
@@ -238,7 +238,7 @@ def _pace(description: dict[str, Any]) -> str:
     return f"{spacing}, {average:g} a second on average; the file states {stated:g}"
 
 
-def _gops(gops: dict[str, Any]) -> str:
+def _gops_text(gops: dict[str, Any]) -> str:
     """How many GOPs there are and how long they are, in words."""
     lengths = collections.Counter(gops["lengths"])
     text = f"{gops['number']} with {gops['positions']} positions (I- and P-frames)"
@@ -251,7 +251,7 @@ def _gops(gops: dict[str, Any]) -> str:
     return text
 
 
-def _bytes(count: int) -> str:
+def _bytes_text(count: int) -> str:
     """A number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:

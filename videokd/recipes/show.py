@@ -1,4 +1,4 @@
-"""`videokd show`: a picture of a video's streams, or a short film of them."""
+"""`videokd show`: draws the streams of a video as a picture, or as a short film."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.drawing.film import FILMS, Film, save_film
-from videokd.drawing.panels import Picture, full_colour_pixels
+from videokd.drawing.panels import Image, full_colour_pixels
 from videokd.drawing.picture import save_picture, streams_picture
 from videokd.errors import ConfigError
 from videokd.messages import say
@@ -17,24 +17,25 @@ from videokd.recipes.command_line import parse
 from videokd.types import Streams
 
 _ENDINGS = (".png", *FILMS)
-#: A chain of motion vectors wears out: what is shown unasked ends where GOPs of the training form end.
+#: The last position that a picture shows by default: errors add up along a chain, and GOPs of the training form are this long.
 _LAST_SHOWN = 12
 _MOST_PICTURES, _ENOUGH_PICTURES = 150, 48
 
+#: (GOP, position).
 Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Show:
-    """Draws I-frame, motion, valid mask, warped I-frame, residual and frame of a video, or films them.
+    """Draws I-frame, motion, valid mask, warped I-frame, residual and frame of a video, as a picture or a film.
 
     Args:
         file: the video.
-        save: what to write: a picture of a few positions (.png), or a film of all of them (.mp4, .gif).
-        gop: which GOP, or the first one of a film; by default the longest of the first ten.
-        positions: which positions of it; by default three of the first twelve in a picture, and all in a film.
-        gops: how many GOPs a film shows; by default as many as make about 50 pictures.
-        pictures_per_second: of a film; by default half of the video's own pace.
+        save: the file to write: a picture of a few positions (.png), or a film of all positions (.mp4, .gif).
+        gop: which GOP to show, or where a film starts; by default the longest of the first ten.
+        positions: which positions of a GOP; by default three of the first twelve in a picture, and all in a film.
+        gops: how many GOPs a film shows; by default enough for about 50 pictures.
+        pictures_per_second: of a film; by default half the video's speed.
     """
 
     file: str
@@ -52,9 +53,7 @@ class Show:
             )
         for name, value in (("gops", self.gops), ("pictures_per_second", self.pictures_per_second)):
             if value is not None and ending not in FILMS:
-                raise ConfigError(
-                    f"{name} is {value} with {self.save} (accepted: with {' or '.join(FILMS)}). Leave it out."
-                )
+                raise ConfigError(f"{name} is {value} with {self.save} (accepted: with {' or '.join(FILMS)}). Omit it.")
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value} (accepted: above 0). Change it.")
 
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         streams = _streams_of(video)
         if "motion" not in streams:
             say(
-                f"{settings.file} is {video.codec}, which exports no motion vectors: I-frame and frame are all there is. "
+                f"{settings.file} is {video.codec}, which exports no motion vectors: only I-frame and frame are drawn. "
                 "`videokd prepare folder` transcodes it."
             )
         gop = settings.gop
@@ -77,21 +76,22 @@ def main(arguments: Sequence[str]) -> None:
                 f"{settings.file}: gop={gop} (accepted: 0 to {len(video.gops) - 1}). See `videokd inspect`."
             )
         if Path(settings.save).suffix.lower() in FILMS:
-            _film(video, gop, streams, settings)
+            _write_film(video, gop, streams, settings)
         else:
-            _picture(video, gop, streams, settings)
+            _write_picture(video, gop, streams, settings)
 
 
 def _streams_of(video: VideoReader) -> tuple[str, ...]:
+    """The streams that the video has."""
     return ("iframe", "motion", "residual", "frame") if video.codec in MOTION_CODECS else ("iframe", "frame")
 
 
 def _title(video: VideoReader, settings: Show) -> str:
-    kind = "" if video.exact or video.codec not in MOTION_CODECS else ", inexact chains"
-    return f"{Path(settings.file).name}   ({video.codec}, {video.width}×{video.height}{kind})"
+    inexact = "" if video.exact or video.codec not in MOTION_CODECS else ", inexact chains"
+    return f"{Path(settings.file).name}   ({video.codec}, {video.width}×{video.height}{inexact})"
 
 
-def _picture(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
+def _write_picture(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
     last = min(video.gops[gop].num_positions - 1, _LAST_SHOWN)
     positions = settings.positions or tuple(sorted({min(1, last), (last + 1) // 2, last}))
     samples = [video.read(gop=gop, position=position, streams=streams) for position in positions]
@@ -99,22 +99,22 @@ def _picture(video: VideoReader, gop: int, streams: tuple[str, ...], settings: S
     say(f"{settings.save}: GOP {gop}, positions {', '.join(map(str, positions))} of {settings.file}")
 
 
-def _film(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
-    places = _places(video, gop, settings)
+def _write_film(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
+    places = _places_to_film(video, gop, settings)
     pace = settings.pictures_per_second or _half_pace(video, places)
     max_pixels = 1.0
     if "motion" in streams:
         motions = (_read(video, place, ("motion",)).motion for place in places)
         max_pixels = full_colour_pixels(motion for motion in motions if motion is not None)
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[Image]:
         film = None
         for number, place in enumerate(places, 1):
             sample = _read(video, place, streams)
             if film is None:
                 dots = FILMS[Path(settings.save).suffix.lower()]
                 film = Film(sample, title=_title(video, settings), max_pixels=max_pixels, dots_per_inch=dots)
-            yield film.draw(sample, note=_note(video, place), progress=number / len(places))
+            yield film.draw(sample, note=_position_text(video, place), progress=number / len(places))
 
     save_film(pictures(), settings.save, pictures_per_second=pace)
     say(
@@ -123,11 +123,12 @@ def _film(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show
 
 
 def _read(video: VideoReader, place: Place, streams: tuple[str, ...]) -> Streams:
+    """The streams at one place."""
     return video.read(gop=place[0], position=place[1], streams=streams)
 
 
-def _places(video: VideoReader, gop: int, settings: Show) -> list[Place]:
-    """The (GOP, position) of each picture of a film; a GOP may lack positions that were asked for."""
+def _places_to_film(video: VideoReader, gop: int, settings: Show) -> list[Place]:
+    """(GOP, position) of each picture of a film; positions that a GOP does not have are skipped."""
     places: list[Place] = []
     shown = video.gops[gop : gop + (settings.gops or len(video.gops))]
     for group in shown:
@@ -144,7 +145,7 @@ def _places(video: VideoReader, gop: int, settings: Show) -> list[Place]:
 
 
 def _half_pace(video: VideoReader, places: list[Place]) -> float:
-    """Pictures a second at which the film takes twice as long as what it shows; between 2 and 30."""
+    """Pictures a second, between 2 and 30, at which the film takes twice as long as the part of the video that it shows."""
     numbers = [video.gops[gop].frame_numbers[position] for gop, position in places]
     index = video.index
     one = index.duration_seconds / index.num_frames
@@ -152,7 +153,7 @@ def _half_pace(video: VideoReader, places: list[Place]) -> float:
     return round(min(max(0.5 * len(places) / seconds, 2.0), 30.0), 2)
 
 
-def _note(video: VideoReader, place: Place) -> str:
+def _position_text(video: VideoReader, place: Place) -> str:
     gop, position = video.gops[place[0]], place[1]
     number = gop.frame_numbers[position]
     seconds = video.index.seconds_of(number)
