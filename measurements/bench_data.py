@@ -331,9 +331,9 @@ def main() -> None:
         folder = Path(name)
         source = given.source or generate(folder / "generated", groups=4, clips_per_group=1, num_frames=160, size=256)
         listing = Listing(source, folder_layout(source))
-        step = max(len(listing.entries) // given.clips, 1)
-        chosen = listing.entries[::step][: given.clips]
-        sources = [source / entry.path for entry in chosen]
+        step = max(len(listing.clips) // given.clips, 1)
+        chosen = listing.clips[::step][: given.clips]
+        sources = [source / clip.path for clip in chosen]
         # All clips of a class may be in one part; the loader reads them all alike
         manifest = prepare(Listing(source, chosen), folder / "prepared", workers=Workers(jobs=2))
         frames = sum(clip.num_frames for clip in manifest.clips)

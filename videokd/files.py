@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all, and folders that one process writes at a time."""
+"""Safe files: written whole or not at all, read with limits, as CSV without formulas; and locks on folders."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from typing import Any, NoReturn
 
 from videokd.errors import DataError
 
-#: How a cell starts that a spreadsheet would compute, behind any marks that keep it from that
+#: The SHA-256 of a file, as `sha256_of` gives it.
+SHA256 = re.compile("[0-9a-f]{64}")
+#: The start of a cell that a spreadsheet would take for a formula, after any apostrophes.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-#: Names that are being written beside their files; locks that this process holds.
+#: Temporary files that are being written.
 _unfinished: set[Path] = set()
+#: File descriptors of the locks that this process holds.
 _held: set[int] = set()
 
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
-    """Lends a name beside a file's own; what is written there takes the file's place when the block ends well.
+    """Gives the path of a temporary file, which replaces the file itself when the block ends without an error.
 
     Args:
-        path: of the file; folders on the way are made.
-        durable: wait until the content is on the disk before it takes the place of an older one.
+        path: the file; its folders are made where they are missing.
+        durable: wait until the content is on the disk before it replaces an older file.
 
     Yields:
-        The name to write to.
+        The path to write to, in the same folder.
 
     Raises:
-        DataError: the file cannot be written, for example because the disk is full; an older one is untouched.
+        DataError: the file cannot be written, for example because the disk is full; an older one is unchanged.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "runs" / "a.txt"
@@ -46,7 +49,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     ['a.txt']
     """
     path = Path(path)
-    # Short, since the file's own name may be as long as the file system allows
+    # Short, because the file's own name can be as long as the file system allows
     aside = path.parent / f".{uuid.uuid4().hex[:12]}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,26 +58,26 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         if durable:
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
-        _open_to_others(aside)
+        _set_usual_permissions(aside)
         os.replace(aside, path)
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise DataError(
-            f"{path} could not be written ({reason}); an older one is untouched. Check free space and permissions, then try again."
+            f"{path} could not be written ({reason}); an older one is unchanged. Check free space and permissions, then try again."
         ) from error
     finally:
-        with suppress(OSError):  # where its folder could not even be made, or is a file
+        with suppress(OSError):  # its folder could not be made, or is a file
             aside.unlink()
         _unfinished.discard(aside)
 
 
-def _open_to_others(file: Path) -> None:
-    """Gives a file that a library made for its owner only the permissions that any new file has."""
+def _set_usual_permissions(file: Path) -> None:
+    """Gives a file that a library made readable for its owner only the permissions of any new file."""
     if file.stat().st_mode & 0o777 != 0o600:
         return
     usual = file.with_name(f"{file.name}.mode")
     try:
-        usual.touch(mode=0o666, exist_ok=False)  # less the umask, which cannot be asked for without changing it
+        usual.touch(mode=0o666, exist_ok=False)  # less the umask, which can only be read by changing it
         file.chmod(usual.stat().st_mode & 0o777)
     finally:
         with suppress(OSError):
@@ -82,14 +85,17 @@ def _open_to_others(file: Path) -> None:
 
 
 def read_json(path: Path, *, most_bytes: int = 50_000_000) -> Any:
-    """What a JSON file holds, whoever wrote it.
+    """Reads a JSON file from an unknown source.
 
     Args:
-        path: of the file.
+        path: the file.
         most_bytes: larger files are refused.
 
+    Returns:
+        The value.
+
     Raises:
-        ValueError: it is no file, too large, no JSON, nested too deeply, or has numbers that JSON does not know.
+        ValueError: it is not a file, too large, not JSON, nested too deeply, or has numbers that JSON does not have (NaN).
         OSError: it cannot be read.
     """
 
@@ -110,8 +116,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     """Writes a file, whole or not at all.
 
     Args:
-        path: of the file; folders on the way are made.
-        content: all of it.
+        path: the file; its folders are made where they are missing.
+        content: the whole content.
 
     Returns:
         The path.
@@ -125,7 +131,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV whose texts a spreadsheet shows and does not compute; `from_cell` gives a text back.
+    """Rows as CSV, with texts that a spreadsheet does not take for formulas; `from_cell` reverts a text.
 
     >>> csv_text([("path", "rank"), ("=1+1", 2)])
     "path,rank\\n'=1+1,2\\n"
@@ -133,14 +139,14 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     lines = []
     for row in rows:
         line = io.StringIO(newline="")
-        # with this line end, Python quotes a lone carriage return too, which readers take for a line's end
+        # with this line end, Python also quotes a lone carriage return, which readers take for the end of a line
         csv.writer(line, lineterminator="\r\n").writerow([as_cell(c) if isinstance(c, str) else c for c in row])
         lines.append(line.getvalue().removesuffix("\r\n") + "\n")
     return "".join(lines)
 
 
 def as_cell(text: str) -> str:
-    """A text as a CSV file may hold it: a spreadsheet shows it, and does not compute it.
+    """A text for a CSV file, with an apostrophe before what a spreadsheet would take for a formula.
 
     >>> as_cell("=1+1"), as_cell("'=1"), as_cell("clip.mp4")
     ("'=1+1", "''=1", 'clip.mp4')
@@ -149,7 +155,7 @@ def as_cell(text: str) -> str:
 
 
 def from_cell(text: str) -> str:
-    """What `as_cell` was given.
+    """The text that `as_cell` was given.
 
     >>> from_cell("'=1+1"), from_cell("''=1"), from_cell("=1+1"), from_cell("clip.mp4")
     ('=1+1', "'=1", '=1+1', 'clip.mp4')
@@ -158,10 +164,10 @@ def from_cell(text: str) -> str:
 
 
 def leave_at_once(line: str) -> None:
-    """Ends this process, for whoever asks a second time: no half-written file stays, and no traceback.
+    """Ends this process at once, for a second Ctrl-C: without a traceback, and without leaving temporary files.
 
     Args:
-        line: what is said on standard error.
+        line: printed on standard error.
     """
     for aside in _unfinished:
         with suppress(OSError):
@@ -173,17 +179,17 @@ def leave_at_once(line: str) -> None:
 
 @contextmanager
 def held(file: Path, *, refusal: str, shared: bool = False) -> Iterator[None]:
-    """Keeps a folder to this process, by a lock on one of its files; however the process ends, the lock ends with it.
+    """Locks a folder for this process, by a lock on one of its files. The lock ends with the process, however that ends.
 
-    Where the file system has no locks, or may not be written, nothing is locked.
+    Where the file system has no locks, or cannot be written, nothing is locked.
 
     Args:
-        file: to lock; made if it is not there. Its folder is there.
-        refusal: the message where another process has it.
-        shared: with others who share too.
+        file: the file to lock, in an existing folder; made if it does not exist.
+        refusal: the message of the error.
+        shared: allow other processes that share too.
 
     Raises:
-        DataError: another process has it.
+        DataError: another process has locked it.
     """
     try:
         lock = _lock(file, shared=shared)
@@ -196,7 +202,7 @@ def held(file: Path, *, refusal: str, shared: bool = False) -> Iterator[None]:
 
 
 def is_held(file: Path) -> bool:
-    """Whether another process keeps the folder that this file stands for."""
+    """Whether another process has locked the folder of this file exclusively (`held` without `shared`)."""
     if not file.is_file():
         return False
     try:
@@ -207,7 +213,7 @@ def is_held(file: Path) -> bool:
 
 
 def _lock(file: Path, *, shared: bool) -> int | None:
-    """The locked file's descriptor, None where there are no locks; BlockingIOError where another process has it."""
+    """The locked file's descriptor; None where there are no locks; BlockingIOError where another process has locked it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -224,7 +230,7 @@ def _lock(file: Path, *, shared: bool) -> int | None:
             raise
         return None
     _held.add(handle)
-    _let_children_go()
+    _release_in_children()
     return handle
 
 
@@ -235,8 +241,8 @@ def _release(lock: int | None) -> None:
 
 
 @cache
-def _let_children_go() -> None:
-    """A forked child holds its parent's locks too, and may outlive it by seconds: it lets go at once."""
+def _release_in_children() -> None:
+    """Makes forked children release their parent's locks, which they inherit, because they may outlive it by seconds."""
 
     def close_all() -> None:
         for handle in _held:

@@ -175,13 +175,13 @@ def test_files_that_moved_or_changed_are_counted_and_the_first_is_named(tmp_path
 
 
 def test_read_refuses_what_is_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"manifest.parquet: no manifest there. Make one with `videokd prepare`"):
+    with pytest.raises(DataError, match=r"manifest.parquet: no such manifest. Make one with `videokd prepare`"):
         Manifest.read(tmp_path)
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(DataError, match=r"text.parquet is not a Parquet file \(.+\). Prepare"):
         Manifest.read(tmp_path / "text.parquet")
     pq.write_table(pa.table({"video_id": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"not a sound manifest: it lacks columns path, label, .*bytes. Prepare"):
+    with pytest.raises(DataError, match=r"not a valid manifest: it lacks columns path, label, .*bytes. Prepare"):
         Manifest.read(tmp_path / "other.parquet")
     table = pq.read_table(manifest_of(tmp_path).write())
     pq.write_table(table.replace_schema_metadata({}), tmp_path / "bare.parquet")
@@ -200,9 +200,11 @@ def test_write_names_what_it_cannot_write(tmp_path: Path) -> None:
 
 
 def test_a_manifest_checks_itself(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"two clips are named jump/g00_c0"):
+    with pytest.raises(DataError, match=r"two clips have the id jump/g00_c0"):
         Manifest(tmp_path, (clip(0, 0, 0), clip(0, 0, 0)), CLASSES)
-    with pytest.raises(DataError, match=r"run/g00_c0 has label 1 and class run, which do not fit the 1 class names"):
+    with pytest.raises(
+        DataError, match=r"run/g00_c0 has label 1 and class run, which do not agree with the 1 class names"
+    ):
         Manifest(tmp_path, (clip(1, 0, 0),), ("jump",))
 
 
@@ -266,7 +268,7 @@ def damaged(folder: Path, column: str, value: object) -> Path:
     ],
 )
 def test_rows_of_strangers_are_checked(tmp_path: Path, column: str, value: object, reason: str) -> None:
-    with pytest.raises(DataError, match="not a sound manifest") as refused:
+    with pytest.raises(DataError, match="not a valid manifest") as refused:
         Manifest.read(damaged(tmp_path, column, value))
     assert reason in str(refused.value)
     assert len(str(refused.value)) < 500
@@ -294,7 +296,7 @@ def test_dots_in_names_are_no_way_up(tmp_path: Path) -> None:
 def test_heads_of_strangers_are_checked(tmp_path: Path, head: bytes) -> None:
     table = pq.read_table(manifest_of(tmp_path).write())
     pq.write_table(table.replace_schema_metadata({b"videokd": head}), tmp_path / "manifest.parquet")
-    with pytest.raises(DataError, match="not a sound manifest"):
+    with pytest.raises(DataError, match="not a valid manifest"):
         Manifest.read(tmp_path)
 
 

@@ -78,7 +78,7 @@ def test_duplicates_across_training_and_test(clips: list[Clip]) -> None:
         "run/13.avi is the same as hop/0.avi (in the same parts, labelled run and hop).",
     ]
     assert figures["duplicates"] == 2
-    assert "2 clips equal another one, byte for byte: hop/6.avi" in figures["warnings"][0]
+    assert "2 clips are copies of another clip, byte for byte: hop/6.avi" in figures["warnings"][0]
 
 
 def test_divided_groups(clips: list[Clip]) -> None:
@@ -96,10 +96,10 @@ def test_an_encoding_that_tells_the_class(changed: dict[str, tuple[float, ...]])
     assert [f.what for f in findings] == ["sources", "results"]
     assert figures["codec_leak"]["results"]["form"] == 1.0
     assert (
-        "of the sources tell the class of 100.0% of the clips of unseen groups (chance 33.3%): never"
+        "of the sources predict the class of 100.0% of the clips of other groups (chance 33.3%): never"
         in findings[0].detail
     )
-    assert "of the results tell the class of 100.0%" in findings[1].detail
+    assert "of the results predict the class of 100.0%" in findings[1].detail
     assert "Prepare without --keep, with --frame-rate 25" in findings[1].detail
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 import pytest
 
-from videokd.preparation.clip_names import grouping_clue, part_in_names, warning_of
+from videokd.preparation.clip_names import grouping_clue, grouping_warning, part_names_warning
 
 CLASSES = ("jump", "run", "wave")
 
@@ -88,11 +88,11 @@ def test_the_warning_names_who_is_on_both_sides() -> None:
     ]
     clue = grouping_clue(paths, [path.parts[1] for path in paths])
     assert clue is not None
-    assert "3 of them are in training and test (s1)" in warning_of(clue, {path: path.parts[0] for path in paths})
-    assert "--group-pattern" in warning_of(clue)
+    assert "3 of them are in training and test (s1)" in grouping_warning(clue, {path: path.parts[0] for path in paths})
+    assert "--group-pattern" in grouping_warning(clue)
 
 
 def test_files_named_after_parts() -> None:
     paths = [PurePath(c, f"{part}_{n}.mp4") for c in CLASSES for part, n in (("train", 1), ("train", 2), ("test", 1))]
-    assert "9 clips are named after a part of the dataset (jump/train_1.mp4)" in (part_in_names(paths) or "")
-    assert part_in_names([PurePath(c, f"{n}.mp4") for c in CLASSES for n in range(3)]) is None
+    assert "9 clips are named after a part of the dataset (jump/train_1.mp4)" in (part_names_warning(paths) or "")
+    assert part_names_warning([PurePath(c, f"{n}.mp4") for c in CLASSES for n in range(3)]) is None

@@ -77,21 +77,21 @@ def test_validation_is_trained_on_where_there_is_a_test_part(tmp_path: Path, inn
             "train/run/1 train/jump/1 test/run/2 test/jump/2 run/3 jump/3",
             "may be parts of the dataset or classes, because",
         ),
-        ("run/1 run/2 jump/1 jump/2 test/1 test/2", r"test may be parts .* jump, run with clips lie beside them"),
+        ("run/1 run/2 jump/1 jump/2 test/1 test/2", r"test may be parts .* folders with clips beside them: jump, run"),
         ("run/1 jump/1 Train/run/1 Train/jump/1", "Train may be parts of the dataset or classes"),
         ("run/1 jump/1 training/1 training/2", "training may be parts of the dataset or classes"),
-        ("train/run/1 train/jump/1 test/run/2 test/jump/2 unlabelled/9", "unlabelled with clips lie beside them"),
-        ("train/run/1 train/jump/1 test/2", r"test/2.mp4 lies in no class folder .* Put it into test/<class>"),
-        ("train/1 train/2 test/1 test/2", "lies in no class folder"),
+        ("train/run/1 train/jump/1 test/run/2 test/jump/2 unlabelled/9", "folders with clips beside them: unlabelled"),
+        ("train/run/1 train/jump/1 test/2", r"test/2.mp4 is not in a class folder .* Move it into test/<class>"),
+        ("train/1 train/2 test/1 test/2", "is not in a class folder"),
         ("train/run/1 train/jump/1 training/run/2 test/run/2", "train and training both stand for train"),
         ("train/run/1 train/jump/1 val/run/2 dev/run/2", "dev and val both stand for val"),
         ("train/run/1 train/jump/1", r"has only the part train \(accepted: val or test beside it\)"),
         ("val/run/1 val/jump/1 test/run/1 test/jump/1", r"has only the parts test, val \(accepted: train, and"),
         (
             "run/train/1 run/2 jump/train/1 jump/test/1",
-            "1.mp4 lies in a folder of a part, and run/2.mp4 does not",
+            "1.mp4 is in a folder named like a part, and run/2.mp4 is not",
         ),
-        ("run/train/1 run/test/2 jump/1 jump/2", "lies in a folder of a part, and jump/1.mp4 does not"),
+        ("run/train/1 run/test/2 jump/1 jump/2", "is in a folder named like a part, and jump/1.mp4 is not"),
         ("run/train/1 run/test/2 jump/train/1 jump/training/2", "train and training both stand for train"),
         ("run/train/1 run/train/2 jump/train/1", r"has only the part train \(accepted: train, and val or test\)"),
         ("run/test/1 jump/test/1", "has only the part test"),
@@ -121,7 +121,7 @@ def test_classes_whose_accents_are_encoded_in_two_ways(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
     touch(tmp_path, *(f"{name}.mp4" for name in (f"train/{composed}/1", "train/b/1", f"test/{apart}/2", "test/b/2")))
     if len(list((tmp_path / "train").iterdir()) + list((tmp_path / "test").iterdir())) == 4:
-        with pytest.raises(DataError, match=r"It looks like été, but its accents are encoded in another way"):
+        with pytest.raises(DataError, match=r"It looks like été, but its accents are encoded differently"):
             folder_layout(tmp_path)
 
 

@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Path:
 def groups_in(tree: Path, content: bytes) -> list[str]:
     file = tree.parent / "groups.csv"
     file.write_bytes(content)
-    return [entry.group for entry in folder_layout(tree, groups=file)]
+    return [clip.group for clip in folder_layout(tree, groups=file)]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_what_spreadsheets_write(tree: Path, content: bytes) -> None:
         ("path,group", "path,group,lable", ConfigError, "unknown column 'lable' .* Rename it to label"),
         ("path,group", "path,group,note", ConfigError, "unknown column 'note'"),
         ("path,group", "path,group,group", ConfigError, "has the column group twice"),
-        ("path,group", "path", ConfigError, r"has no groups .*Add the column group"),
+        ("path,group", "path", ConfigError, r"does not list groups .*Add the column group"),
         ("path,group", "file,group", ConfigError, "Add the column path"),
         ("run/1.mp4,1", "run/1.mp4,1,x", ConfigError, "line 5: 3 values for 2 columns"),
         ("run/1.mp4,1", "run/1.mp4", ConfigError, "line 5: 1 values for 2 columns"),
-        ("run/1.mp4", "run/2.mp4", ConfigError, "names run/2.mp4 twice"),
-        ("run/1.mp4", "./run/2.mp4", ConfigError, "names run/2.mp4 twice"),
-        ("run/1.mp4,1", "run/1.mp4,", DataError, r"names no group for run/1.mp4 \(1 of 6 clips have none\)"),
-        ("run/1.mp4", "run/1.avi", DataError, "It has run/1.avi, which is not there: correct that path"),
+        ("run/1.mp4", "run/2.mp4", ConfigError, "lists run/2.mp4 twice"),
+        ("run/1.mp4", "./run/2.mp4", ConfigError, "lists run/2.mp4 twice"),
+        ("run/1.mp4,1", "run/1.mp4,", DataError, r"gives no group for run/1.mp4 \(1 of 6 clips have none\)"),
+        ("run/1.mp4", "run/1.avi", DataError, "It lists run/1.avi, which does not exist: correct that path"),
     ],
 )
 def test_what_does_not_fit(tree: Path, old: str, new: str, error: type[VideoKDError], message: str) -> None:
@@ -97,11 +97,11 @@ def test_a_plan_whose_classes_were_edited(tree: Path, edit: tuple[str, str]) -> 
     rows = [f"{name},{number // 3},{name[:-6]},{name[-5]},train,train,train" for number, name in enumerate(CLIPS)]
     plan = "\n".join(["path,label,class_name,group,split1,split2,split3", *rows])
     assert groups_in(tree, plan.encode()) == ["1", "2", "3"] * 2
-    with pytest.raises(ConfigError, match=r"(label|class_name) of .* is .*, and its folder says"):
+    with pytest.raises(ConfigError, match=r"(label|class_name) of .* is .*, but by its folder it is"):
         groups_in(tree, plan.replace(*edit, 1).encode())
 
 
 def test_rows_of_other_clips_are_known(tree: Path) -> None:
     file = tree.parent / "groups.csv"
     file.write_text("\n".join([*LINES, "run/gone.mp4,1"]))
-    assert GroupsFile.read(file).unused(tree, [Path(name) for name in CLIPS]) == ["run/gone.mp4"]
+    assert GroupsFile.read(file).unknown_paths([Path(name) for name in CLIPS]) == ["run/gone.mp4"]

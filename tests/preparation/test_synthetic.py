@@ -10,7 +10,7 @@ from av.video.frame import PictureType
 
 from videokd.errors import ConfigError, DataError
 from videokd.preparation.folders import folder_layout
-from videokd.preparation.synthetic import APPEARANCES, MOTIONS, generate, generate_actions, render_clip
+from videokd.preparation.synthetic import APPEARANCES, MOTIONS, Scenes, generate, generate_actions, render_clip
 
 
 def rendered(appearance: str, motion: str, *, scene: int = 0, clip: int = 0, **settings: int) -> np.ndarray:
@@ -84,20 +84,20 @@ def test_one_frame_does_not_give_the_motion_away() -> None:
 
 def test_generated_folder_is_a_dataset_with_whole_scenes_in_each_part(tmp_path: Path) -> None:
     out = generate(tmp_path / "out", groups=3, clips_per_group=1, num_frames=4, size=48)
-    entries = folder_layout(out)
-    assert len(entries) == 27
+    clips = folder_layout(out)
+    assert len(clips) == 27
     classes = {f"{a}_{m}" for a in APPEARANCES[:3] for m in MOTIONS[:3]}
-    assert {entry.class_name for entry in entries} == classes
+    assert {clip.class_name for clip in clips} == classes
     for split in range(3):
-        tested = {entry.group.split("/")[1] for entry in entries if entry.splits[split] == "test"}
+        tested = {clip.group.split("/")[1] for clip in clips if clip.splits[split] == "test"}
         assert len(tested) == 1  # the same scene in every class
-    with av.open(str(out / entries[0].path)) as container:
+    with av.open(str(out / clips[0].path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.width, stream.height, stream.average_rate) == ("h264", 48, 48, 25)
         assert "".join(PictureType(frame.pict_type).name for frame in container.decode(stream)) == "IPPP"
 
 
-def test_generating_is_deterministic_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_generating_is_deterministic_and_resumes(tmp_path: Path) -> None:
     settings = {"seed": 3, "groups": 1, "clips_per_group": 1, "num_frames": 3, "size": 32}
 
     def digests(folder: Path) -> dict[str, str]:
@@ -117,13 +117,13 @@ def test_generating_is_deterministic_and_goes_on_where_it_stopped(tmp_path: Path
 
 
 def test_actions_come_with_few_labels_many_clips_without_and_scenes_of_their_own_to_test_on(tmp_path: Path) -> None:
-    settings = {"labelled_scenes": 2, "unlabelled_scenes": 3, "tested_scenes": 2, "num_frames": 3, "size": 32}
+    settings = {"scenes": Scenes(labelled=2, unlabelled=3, tested=2), "num_frames": 3, "size": 32}
     out = generate_actions(tmp_path / "out", **settings)
-    entries = folder_layout(out / "labelled", group_pattern=r"_(g\d+)_")
-    assert {entry.class_name for entry in entries} == set(MOTIONS)
-    parts = {part: [entry for entry in entries if entry.splits[0] == part] for part in ("train", "test")}
+    clips = folder_layout(out / "labelled", group_pattern=r"_(g\d+)_")
+    assert {clip.class_name for clip in clips} == set(MOTIONS)
+    parts = {part: [clip for clip in clips if clip.splits[0] == part] for part in ("train", "test")}
     assert {part: len(found) for part, found in parts.items()} == {"train": 2 * 3 * 6, "test": 2 * 6}
-    scenes = {part: {entry.group for entry in found} for part, found in parts.items()}
+    scenes = {part: {clip.group for clip in found} for part, found in parts.items()}
     assert scenes == {"train": {"g01", "g02"}, "test": {"g06", "g07"}}
     unlabelled = [path.name for path in sorted((out / "unlabelled").iterdir())]
     assert unlabelled == [f"clip_{number:04d}.mp4" for number in range(1, 19)]
@@ -132,15 +132,15 @@ def test_actions_come_with_few_labels_many_clips_without_and_scenes_of_their_own
     before = {path: path.stat().st_mtime_ns for path in files}
     generate_actions(out, **settings)
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    with pytest.raises(DataError, match="holds clips generated with other settings"):
+    with pytest.raises(DataError, match="has clips generated with other settings"):
         generate_actions(out, **settings | {"seed": 1})
-    with pytest.raises(ConfigError, match=r"scenes .*'test': 0.* \(accepted: 1 to 99 each\)"):
-        generate_actions(tmp_path / "none", tested_scenes=0)
+    with pytest.raises(ConfigError, match=r"Scenes\(.*tested=0\) \(accepted: 1 to 99 each\)"):
+        Scenes(tested=0)
 
 
 def test_another_datasets_folder_is_refused(tmp_path: Path) -> None:
     generate(tmp_path, groups=1, clips_per_group=1, num_frames=2, size=32)
-    with pytest.raises(DataError, match=r"holds clips generated with other settings. Choose another folder"):
+    with pytest.raises(DataError, match=r"has clips generated with other settings. Choose another folder"):
         generate(tmp_path, seed=1, groups=1, clips_per_group=1, num_frames=2, size=32)
 
 

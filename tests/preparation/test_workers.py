@@ -123,7 +123,7 @@ def test_a_deadly_task_costs_its_bundle_nothing(cluster: Any, tmp_path: Path, mo
     assert len(outcomes) == 30
     for (number, _), outcome in outcomes.items():
         if number == 8:
-            assert re.fullmatch(r"4 Ray workers that took this file died. Leave it out, .*", str(outcome))
+            assert re.fullmatch(r"4 Ray workers died with this file. Remove the file, .*", str(outcome))
         else:
             assert outcome == number
     # It came before the deadly one in a bundle, whose tasks were taken again
@@ -134,7 +134,7 @@ def test_a_deadly_task_costs_its_bundle_nothing(cluster: Any, tmp_path: Path, mo
 def test_a_killed_ray_worker_loses_no_clip(cluster: Any, tmp_path: Path) -> None:
     for number in range(40):
         write_clip(tmp_path / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4", num_frames=60, seed=number)
-    entries, encoding = listing(tmp_path / "in"), Encoding(short_side=480)
+    listed, encoding = listing(tmp_path / "in"), Encoding(short_side=480)
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -147,10 +147,10 @@ def test_a_killed_ray_worker_loses_no_clip(cluster: Any, tmp_path: Path) -> None
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    prepare(entries, tmp_path / "out", encoding=encoding, workers=Workers("ray", address=cluster.address))
+    prepare(listed, tmp_path / "out", encoding=encoding, workers=Workers("ray", address=cluster.address))
     killer.join()
     assert killed
-    prepare(entries, tmp_path / "reference", encoding=encoding, workers=Workers(jobs=2))
+    prepare(listed, tmp_path / "reference", encoding=encoding, workers=Workers(jobs=2))
     assert len(Manifest.read(tmp_path / "out").clips) == 40
     assert digests(tmp_path / "out") == digests(tmp_path / "reference")
     assert [path.name for path in (tmp_path / "out").rglob("*.part")] == []

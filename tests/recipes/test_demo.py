@@ -9,7 +9,7 @@ import pytest
 
 from videokd.__main__ import main
 from videokd.models.students_file import load_students
-from videokd.preparation.synthetic import generate_actions
+from videokd.preparation.synthetic import Scenes, generate_actions
 
 
 def outcome(shown: str) -> list[str]:
@@ -20,8 +20,9 @@ def outcome(shown: str) -> list[str]:
 def test_the_demo_runs_end_to_end_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = partial(generate_actions, labelled_scenes=1, tested_scenes=2, num_frames=16, size=64)
+    small = partial(generate_actions, num_frames=16, size=64)
     monkeypatch.setattr("videokd.recipes.demo.generate_actions", small)
+    monkeypatch.setattr("videokd.recipes.demo.Scenes", partial(Scenes, labelled=1, tested=2))
     command = ["demo", f"--out={tmp_path / 'demo'}", "--scenes=2", "--epochs=1", "--workers=0"]
     assert main(command) == 0, capsys.readouterr().err
     shown = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`videokd prepare` as a user runs it: plans of the published datasets, shares, checks, bad files, a Ray cluster."""
+"""`videokd prepare` as a user runs it: plans of the published datasets, shards, checks, bad files, a Ray cluster."""
 
 from __future__ import annotations
 
@@ -130,15 +130,15 @@ def test_groups_from_a_csv_file(tmp_path: Path) -> None:
         assert len({row["split1"] for row in rows if row["group"] == group}) == 1
 
 
-def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_that_are_not_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("hop/1.mp4", "hop/2.mp4", "run/1.mp4", "run/2.mp4"):
         write_clip(tmp_path / "in" / name)
     common = ["prepare", "folder", str(tmp_path / "in"), f"--plan={tmp_path / 'plan.csv'}"]
     groups = tmp_path / "groups.csv"
     groups.write_text("path,group\nhop/1.mp4,a\n")
     for arguments, message in (
-        ([f"--groups={groups}"], "names no group for hop/2.mp4"),
-        ([f"--groups={tmp_path / 'none.csv'}"], "has no groups (accepted: a CSV file"),
+        ([f"--groups={groups}"], "gives no group for hop/2.mp4"),
+        ([f"--groups={tmp_path / 'none.csv'}"], "does not list groups (accepted: a CSV file"),
         ([f"--groups={groups}", "--group-pattern=(x)"], "exclude each other"),
     ):
         assert main([*common, *arguments]) == 2
@@ -161,7 +161,7 @@ def test_groups_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             ["--group-pattern=(s.)"],
             "1 group is divided between training and test: s1",
         ),
-        ("Train/hop/1 Train/run/1 Test/hop/2", [], "1 of 2 classes have nothing to test on (first: run)"),
+        ("Train/hop/1 Train/run/1 Test/hop/2", [], "1 of 2 classes have no test clips (first: run)"),
         ("hop/train_1 hop/test_1 run/train_1 run/test_1", [], "4 clips are named after a part of the dataset"),
     ],
 )
@@ -188,7 +188,7 @@ def test_splits_of_a_file_that_divide_a_person(tmp_path: Path, capsys: pytest.Ca
     assert main([*command, "--jobs=1"]) == 0
     told = capsys.readouterr().err
     assert "1 group is divided between training and test: s1 is in training and test of split 1." in told
-    assert "names 1 clips that are not there, or are no videos by their suffix (first: run/gone.mp4)" in told
+    assert "lists 1 clips that do not exist, or do not have the suffix of a video (first: run/gone.mp4)" in told
     assert Manifest.read(tmp_path / "out").settings["checks"]["divided_groups"] == 1
 
 
@@ -256,12 +256,12 @@ def test_gestures_divided_by_subject(shared: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ((",train", ",Train"), "split1 of hop/2.mp4 is 'Train' (accepted: train, test, unused). Correct it."),
-        (("hop/2.mp4,b,train", "hop/2.mp4,b,test"), "split1 has nothing to train 1 of 2 classes on (first: hop)"),
-        (("hop/2.mp4", "hop/1.mp4"), "names hop/1.mp4 twice (accepted: one line a clip)"),
-        (("path", "file"), "has no groups (accepted: a CSV file with columns path and group, and maybe split1"),
+        (("hop/2.mp4,b,train", "hop/2.mp4,b,test"), "split1 has no training clips for 1 of 2 classes (first: hop)"),
+        (("hop/2.mp4", "hop/1.mp4"), "lists hop/1.mp4 twice (accepted: one line per clip)"),
+        (("path", "file"), "does not list groups (accepted: a CSV file with columns path and group, optionally split1"),
     ],
 )
-def test_listed_splits_that_are_none(
+def test_listed_splits_that_are_not_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], message: str
 ) -> None:
     for name in ("hop/1.mp4", "hop/2.mp4", "run/1.mp4", "run/2.mp4"):
@@ -279,19 +279,19 @@ def test_listed_splits_that_are_none(
         shutil.copytree(tmp_path / "in", tmp_path / "divided" / part)
     groups.write_text(lines)
     assert main([*command[:2], str(tmp_path / "divided"), *command[3:]]) == 2
-    assert "has columns of splits, and" in capsys.readouterr().err
+    assert "has split columns, and" in capsys.readouterr().err
 
 
 def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match=r"--shard and --merge exclude each other"):
         Prepare("folder", "in", out="out", shard="1/2", merge=True)
-    with pytest.raises(ConfigError, match=r"--groups is for the layout folder \(given: ucf101\). Leave it out"):
+    with pytest.raises(ConfigError, match=r"--groups is for the layout folder \(given: ucf101\). Omit it"):
         Prepare("ucf101", "in", out="out", groups="groups.csv")
     with pytest.raises(ConfigError, match=r"--lists is for the layout ucf101 and hmdb51 \(given: folder\)"):
         Prepare("folder", "in", out="out", lists="lists")
     with pytest.raises(ConfigError, match=r"no --out .* or --plan FILE.csv"):
         Prepare("folder", "in")
-    with pytest.raises(ConfigError, match=r"frame_rate fast \(accepted: keep, or frames a second\)"):
+    with pytest.raises(ConfigError, match=r"frame_rate fast \(accepted: keep, or pictures per second\)"):
         Prepare("folder", "in", out="out", frame_rate="fast").encoding()
     with pytest.raises(ConfigError, match=r"frame_rate 25.0 and resample 25 exclude each other"):
         Prepare("folder", "in", out="out", frame_rate="25", resample=25).encoding()
@@ -315,7 +315,7 @@ def test_a_plan_that_cannot_be_written(
         assert told.count("\n") == 1
 
 
-def test_shares_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prepare", "folder", str(tree), *SMALL, "--jobs=1"]
     out = f"--out={tmp_path / 'out'}"
     assert main([*command, f"--out={tmp_path / 'whole'}"]) == 0
@@ -332,13 +332,13 @@ def test_shares_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_verify(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prepare", "folder", str(tree), f"--out={tmp_path / 'out'}", *SMALL, "--jobs=1"]
     assert main([*command, "--verify"]) == 2
-    assert "no manifest there" in capsys.readouterr().err
+    assert "no such manifest" in capsys.readouterr().err
     assert main(command) == 0
     assert main([*command, "--verify"]) == 0
-    assert "every clip is as it was prepared; so are the 8 sources" in capsys.readouterr().err
+    assert "no clip has changed since it was prepared, and none of the 8 sources" in capsys.readouterr().err
     (tmp_path / "out/videos/hop/x_g0_c1.mp4").write_bytes(b"x")
     assert main([*command, "--verify"]) == 2
-    assert "1 of 8 clips are not as they were" in capsys.readouterr().err
+    assert "1 of 8 clips or their sources have changed" in capsys.readouterr().err
     assert main(command) == 0
     assert main([*command, "--verify"]) == 0
 
@@ -352,8 +352,11 @@ def test_findings_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     shutil.copy(root / "hop/x_g00_c1.mp4", root / "hop/x_g11_c2.mp4")
     assert main(["prepare", "folder", str(root), f"--out={out}", *SMALL, "--jobs=1"]) == 0
     told = capsys.readouterr().err
-    assert "warning: codec leak: GOP length, B-frames and frame rate of the sources tell the class of 100.0%" in told
-    assert "warning: 1 clips equal another one, byte for byte: hop/x_g11_c2.mp4 is the same as hop/x_g00_c1.mp4" in told
+    assert "warning: codec leak: GOP length, B-frames and frame rate of the sources predict the class of 100.0%" in told
+    assert (
+        "warning: 1 clips are copies of another clip, byte for byte: hop/x_g11_c2.mp4 is the same as hop/x_g00_c1.mp4"
+        in told
+    )
     checks = Manifest.read(out).settings["checks"]
     assert checks["codec_leak"]["sources"]["gop"] == 1.0
     assert checks["codec_leak"]["results"]["form"] == 0.5
@@ -377,7 +380,7 @@ def test_bad_files_are_reported_and_the_good_prepared(tmp_path: Path, make_clip:
             "text": (b"not a video\n" * 50, "is a text file"),
             "unknown codec": (whole.replace(b"avc1", b"zzzz"), "has no video track that FFmpeg can decode"),
             "forbidden": (whole, "Permission denied"),
-            "one picture": (write_clip(tmp_path / "one.mp4", num_frames=1).read_bytes(), "one picture alone"),
+            "one picture": (write_clip(tmp_path / "one.mp4", num_frames=1).read_bytes(), "has only one picture"),
             "sound": (sound_alone(tmp_path / "sound.mp4"), "has no video track"),
         }
         for name, (content, reason) in files.items():
@@ -396,7 +399,7 @@ def test_bad_files_are_reported_and_the_good_prepared(tmp_path: Path, make_clip:
     assert "Traceback" not in failed.stderr
     skipped = run_alone(*command, "--on-error=skip", unprivileged=True)
     assert skipped.returncode == 0, skipped.stderr
-    assert f"{len(reasons)} files were left out" in skipped.stderr
+    assert f"{len(reasons)} files were omitted" in skipped.stderr
     listed = {row["path"]: row["reason"] for row in rows_of(out / "failures.csv")}
     assert set(listed) == set(reasons)
     for path, reason in reasons.items():

@@ -1,8 +1,7 @@
-"""Clips decoded once: a few positions of each, small, so that training on few cores waits for the network, not for the data."""
+"""A cache of decoded clips: a few positions of each, small, so that on few cores training does not wait for the decoder."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from videokd.codec.index import VideoIndex
 from videokd.datasets.view import Crop, Pictures, apply_crop, sample_positions
 from videokd.errors import ConfigError, DataError
-from videokd.files import written_whole
+from videokd.files import SHA256, written_whole
 from videokd.types import STREAMS
 
 #: The network's input is 224 of the training form's 256 pixels (CoViAR); a cached picture keeps that share.
@@ -25,16 +24,16 @@ Decode = Callable[[tuple[str, ...], Sequence[tuple[int, int]]], "dict[str, Pictu
 
 @dataclass(frozen=True)
 class DecodedCache:
-    """Quantised streams of clips at evenly spaced positions, one file for each clip and stream, made when first asked for.
+    """Quantised streams of clips at evenly spaced positions: one file per clip and stream, written when it is first needed.
 
-    A training view then takes its segments from these positions, and its crops from these pictures: less variety than
-    decoding anew, for a small fraction of the time. The positions do not depend on the streams, so that all streams of a
-    sample show the same moments. Files are named by the clip's content: another dataset may share the folder.
+    A view then takes its segments from these positions, and its crops from these pictures: less variety than decoding, in a
+    small fraction of the time. The positions do not depend on the streams, so all streams of a sample show the same moments.
+    Files are named by the clip's content, so several datasets can share the folder.
 
     Args:
-        folder: made if it is not there; safe to delete when no run uses it.
-        num_positions: P, of each clip.
-        input_size: of the networks; the pictures' short side is 8/7 of it, as 256 is of 224.
+        folder: made if it does not exist; safe to delete when no run uses it.
+        num_positions: P, for each clip.
+        input_size: side of the networks' input in pixels; the pictures' short side is 8/7 of it, as 256 is of 224.
 
     Raises:
         ConfigError: num_positions or input_size is not positive.
@@ -52,43 +51,43 @@ class DecodedCache:
             )
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the cached pictures of a video; never larger than the video's."""
+        """Width and height of the cached pictures of a video, never larger than the video's own; all in pixels."""
         scale = min(_SHORT_SIDE_OF_INPUT * self.input_size / min(width, height), 1.0)
         return round(width * scale), round(height * scale)
 
     def read(
         self, content: str, index: Callable[[], VideoIndex], streams: tuple[str, ...], decode: Decode
     ) -> dict[str, npt.NDArray[np.uint8]]:
-        """The streams of one clip, decoded only where they are not there yet.
+        """The cached streams of one clip; those that are missing are decoded first.
 
         Args:
             content: the clip's sha256.
-            index: gives the clip's index; called only where something must be decoded.
-            streams: which.
-            decode: reads them.
+            index: returns the clip's index; only called if a stream is missing.
+            streams: names of the streams.
+            decode: reads streams of the clip.
 
         Returns:
-            {stream: uint8 [P, H, W, C]}, quantised, mapped from the disk.
+            {stream: uint8 [P, H, W, C]}, quantised, memory-mapped.
 
         Raises:
             DataError: a file cannot be written, or is damaged.
         """
         missing = tuple(name for name in streams if not self._file(content, name).exists())
         if missing:
-            self._fill(content, index(), missing, decode)
-        return {name: _load(self._file(content, name)) for name in streams}
+            self._decode(content, index(), missing, decode)
+        return {name: _memory_mapped(self._file(content, name)) for name in streams}
 
     def _file(self, content: str, stream: str) -> Path:
-        if not re.fullmatch("[0-9a-f]{64}", content):  # a folder's name is made of it
+        if not SHA256.fullmatch(content):  # it becomes the name of a file
             raise DataError(
                 f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
             )
         folder = f"{stream}-{self.num_positions}x{self.input_size}"
         return self.folder / folder / content[:2] / f"{content}.npy"
 
-    def _fill(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:
+    def _decode(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:
         lengths = [gop.num_positions for gop in index.gops]
-        # An I-frame carries no motion; a clip of I-frames alone has nothing else
+        # An I-frame carries no motion; position 0 only for a clip that has only I-frames
         first = 1 if max(lengths, default=0) > 1 else 0
         positions = sample_positions(lengths, num_segments=self.num_positions, first_position=first)
         whole = Crop(0, 0, index.width, index.height)
@@ -99,9 +98,9 @@ class DecodedCache:
                 np.save(file, np.ascontiguousarray(small.transpose(0, 2, 3, 1)))
 
 
-def _load(path: Path) -> npt.NDArray[np.uint8]:
+def _memory_mapped(path: Path) -> npt.NDArray[np.uint8]:
     try:
         pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it; it is made again when it is needed.") from error
+        raise DataError(f"{path} is damaged ({error}). Delete it; it is written again when it is needed.") from error
     return pictures

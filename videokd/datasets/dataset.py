@@ -1,4 +1,4 @@
-"""Manifest rows to samples, samples to batches."""
+"""The datasets that training and evaluation read: rows of a manifest to samples, samples to batches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from videokd.datasets.view import (
 from videokd.errors import DataError, VideoKDError
 from videokd.types import STREAMS, Batch, Sample, check_streams
 
-#: In training a random part of the clip at random moments; otherwise the middles, seen through one or ten crops.
+#: training: a random crop at random positions; quick and full: one crop, or ten, at the middle of each segment.
 Views = Literal["training", "quick", "full"]
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -48,17 +48,20 @@ _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") i
 
 @dataclass(frozen=True)
 class ClipDataset(Dataset[Sample]):
-    """Clips as samples: the same sample for the same (seed, epoch, number), whoever loads it.
+    """Clips as samples. A sample depends only on (seed, epoch, number), not on the process that loads it.
 
     Args:
-        manifest: where the clips lie, and whether mirroring keeps their class.
+        manifest: has the clips' folder, and whether they may be mirrored.
         clips: the rows to load.
-        streams: which streams a sample has.
+        streams: names of the streams of a sample.
         num_segments: S.
         input_size: side of the pictures, in pixels.
-        views: training, quick (middles of the segments, one crop) or full (ten crops).
-        seed: of the training views.
-        cache: where decoded clips are kept; without it, every sample is decoded anew.
+        views: training, quick (middle of each segment, one crop) or full (the same with ten crops).
+        seed: seed of the training views.
+        cache: where decoded clips are kept; None: every sample is decoded again.
+
+    Raises:
+        ConfigError: a stream is unknown.
     """
 
     manifest: Manifest
@@ -77,7 +80,7 @@ class ClipDataset(Dataset[Sample]):
         return len(self.clips)
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
-        """The sample of a clip's number, or of (epoch, number).
+        """The sample of a clip's number in `clips`, or of (epoch, number).
 
         Raises:
             DecodeError: the clip cannot be read; the message names it.
@@ -91,7 +94,7 @@ class ClipDataset(Dataset[Sample]):
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
         streams = {
-            name: _joined(
+            name: _stacked_crops(
                 [
                     apply_crop(values, crop, spec=STREAMS[name], size=self.input_size, quantised=self.cache is not None)
                     for crop in crops
@@ -107,16 +110,21 @@ class ClipDataset(Dataset[Sample]):
         return len(ten_crops(8, 8, flip=self.manifest.flip)) if self.views == "full" else 1
 
     def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> Sequence[Sample]:
-        """The samples of a batch, each loaded when it is asked for, so that its memory serves the next one too."""
-        return _Samples(self, items)
+        """The samples of a batch, each loaded when it is asked for, so that the next can use its memory."""
+        return _LazySamples(self, items)
 
     def view(self, index: VideoIndex, rng: np.random.Generator) -> View:
-        """The record of one sample, shared by all its streams."""
+        """The view of one sample, shared by all its streams.
+
+        Args:
+            index: the clip's index.
+            rng: randomness of a training view.
+        """
         lengths = [gop.num_positions for gop in index.gops]
         first_position = max(STREAMS[name].first_position for name in self.streams)
-        return self._record(lengths, first_position, (index.width, index.height), rng)
+        return self._view_of(lengths, first_position, (index.width, index.height), rng)
 
-    def _record(
+    def _view_of(
         self, lengths: Sequence[int], first_position: int, size: tuple[int, int], rng: np.random.Generator
     ) -> View:
         training = self.views == "training"
@@ -130,24 +138,24 @@ class ClipDataset(Dataset[Sample]):
         )
 
     def _decoded(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
-        """Pictures in the streams' own units, and the crops of them."""
+        """{stream: pictures} in the streams' own units, and the crops to take of them."""
         index = VideoIndex.from_json(clip.index)
         view = self.view(index, rng)
         return self._read(clip, index, self.streams, view.segments), view.crops
 
     def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
-        """Small quantised pictures, and the crops of them."""
+        """{stream: pictures} from the cache, small and quantised, and the crops to take of them."""
         assert self.cache is not None
         index = cache(lambda: VideoIndex.from_json(clip.index))
-        kept = self.cache.read(
+        pictures_of = self.cache.read(
             clip.sha256,
             index,
             self.streams,
             lambda streams, positions: self._read(clip, index(), streams, positions),
         )
-        view = self._record([self.cache.num_positions], 0, self.cache.size(clip.width, clip.height), rng)
-        moments = [position for _, position in view.segments]
-        return {name: [pictures[moment] for moment in moments] for name, pictures in kept.items()}, view.crops
+        view = self._view_of([self.cache.num_positions], 0, self.cache.size(clip.width, clip.height), rng)
+        places = [position for _, position in view.segments]
+        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, view.crops
 
     def _read(
         self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
@@ -159,10 +167,10 @@ class ClipDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class JoinedClips(Dataset[Sample]):
-    """Clips of several datasets as one, such as labelled and unlabelled ones; the first dataset's come first.
+    """Several datasets as one, such as labelled and unlabelled clips; numbers of clips count through them in order.
 
     Args:
-        parts: each with clips of its own folder.
+        parts: the datasets.
     """
 
     parts: tuple[ClipDataset, ...]
@@ -181,11 +189,11 @@ class JoinedClips(Dataset[Sample]):
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Sequence[Sample]:
         """The samples of a batch, each loaded when it is asked for."""
-        return _Samples(self, items)
+        return _LazySamples(self, items)
 
 
 @dataclass(frozen=True)
-class _Samples(Sequence[Sample]):
+class _LazySamples(Sequence[Sample]):
     dataset: Dataset[Sample]
     items: Sequence[Any]
 
@@ -198,15 +206,16 @@ class _Samples(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, number) without end, each epoch in its own order; a resumed run starts at its step.
+    """Endless batches of (epoch, number), each epoch in its own order; a resumed run starts at its step.
 
     Args:
-        num_clips: clips of the dataset; of several joined ones, those of each: every batch has its share of them.
-        batch_size: clips of a batch over all ranks; what is left of an epoch is dropped.
-        seed: of the order.
+        num_clips: number of clips of the dataset; for `JoinedClips`, that of each part, so that every batch has clips of
+            all parts in proportion.
+        batch_size: clips of a batch over all ranks; an incomplete batch at the end of an epoch is dropped.
+        seed: seed of the order.
         first_step: number of the first batch.
-        rank: which share of each batch is given.
-        num_ranks: shares of each batch.
+        rank: number of this process.
+        num_ranks: number of processes that divide each batch between them.
     """
 
     num_clips: int | tuple[int, ...]
@@ -218,7 +227,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches of an epoch; at least one."""
+        """Complete batches of an epoch; at least one."""
         return max(sum(self._parts) // self.batch_size, 1)
 
     @property
@@ -226,7 +235,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return self.num_clips if isinstance(self.num_clips, tuple) else (self.num_clips,)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The clips' numbers as they come in one epoch; those of several datasets evenly mixed."""
+        """The clips' numbers in the order of one epoch; those of several datasets are mixed evenly."""
         rng = np.random.default_rng((self.seed, epoch))
         starts = np.cumsum((0, *self._parts))
         orders = [start + rng.permutation(count) for start, count in zip(starts, self._parts, strict=False)]
@@ -244,9 +253,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch.
+    """Joins samples to a batch, in memory in PyTorch's `channels_last` order, like the samples.
 
-    In memory the channels of a pixel lie side by side, as in the samples: PyTorch's `channels_last`.
+    Args:
+        samples: all with the same streams and shapes.
 
     >>> sample = Sample({"motion": np.zeros((3, 2, 8, 8), np.uint8)}, label=1, video_id="a")
     >>> collate([sample, sample])
@@ -259,35 +269,35 @@ def collate(samples: Sequence[Sample]) -> Batch:
         video_ids.append(sample.video_id)
         for name, values in sample.streams.items():
             if not number:
-                streams[name] = _empty(len(samples), *values.shape)
+                streams[name] = _empty_batch(len(samples), *values.shape)
             streams[name].numpy()[number].transpose(0, 2, 3, 1)[...] = values.transpose(0, 2, 3, 1)
     return Batch(streams, torch.tensor(labels), tuple(video_ids))
 
 
-def _joined(crops: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Crops [S, C, H, W] one after the other, their channels side by side in memory."""
+def _stacked_crops(crops: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Crops [S, C, H, W] one after the other as [n · S, C, H, W], in `channels_last` order."""
     if len(crops) == 1:
         return crops[0]
     return np.concatenate([crop.transpose(0, 2, 3, 1) for crop in crops]).transpose(0, 3, 1, 2)
 
 
-def _empty(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:
-    """[B, S, C, H, W]; a worker's where the main process will find it, so that it is written once."""
+def _empty_batch(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:
+    """Memory for [B, S, C, H, W]; in a worker it is shared with the main process, so that nothing is copied."""
     shape = (count, segments, height, width, channels)
-    stack = torch.empty(0, dtype=torch.uint8)
+    batch = torch.empty(0, dtype=torch.uint8)
     if get_worker_info() is not None:
         memory = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-        stack.set_(memory, 0, shape)  # type: ignore[call-overload]
-        _map_at_once(stack)
+        batch.set_(memory, 0, shape)  # type: ignore[call-overload]
+        _map_at_once(batch)
     else:
-        stack.resize_(shape)
-    return stack.permute(0, 1, 4, 2, 3)
+        batch.resize_(shape)
+    return batch.permute(0, 1, 4, 2, 3)
 
 
 def _map_at_once(shared: Tensor) -> None:
-    """Has the kernel map all pages of fresh shared memory in one go: faulting them in one by one takes half as long again.
+    """Maps all pages of new shared memory at once, because page faults for each take half as long again.
 
-    Where the kernel cannot (before Linux 5.14, or another system), they are faulted in.
+    Where the kernel cannot do that (before Linux 5.14, or another system), there are page faults.
     """
     if _LIBC is not None:
         _LIBC.madvise(ctypes.c_void_p(shared.data_ptr()), ctypes.c_size_t(shared.numel()), _MADV_POPULATE_WRITE)
@@ -296,23 +306,34 @@ def _map_at_once(shared: Tensor) -> None:
 def training_batches(
     dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
 ) -> Generator[Batch, None, None]:
-    """Batches without end, loaded by `workers` processes (0: by this one)."""
-    return _load(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
+    """Endless training batches.
+
+    Args:
+        dataset: the clips.
+        batches: which clips each batch has.
+        workers: number of loading processes; 0: this process loads.
+        pin_memory: page-locked memory, for asynchronous copies to a GPU.
+
+    Raises:
+        VideoKDError: a clip cannot be loaded.
+        DataError: a loading process ended, for example out of memory.
+    """
+    return _loaded(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
 
 def evaluation_batches(
     dataset: ClipDataset, *, batch_size: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Every clip once, in order."""
+    """Batches of every clip once, in order; arguments and errors as for `training_batches`."""
     count = len(dataset)
     chunks = [
         list(range(start, min(start + batch_size, count)))
         for start in range(0, batch_size * math.ceil(count / batch_size), batch_size)
     ]
-    return _load(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
+    return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
 
 
-def _load(
+def _loaded(
     dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any
 ) -> Generator[Batch, None, None]:
     loader: DataLoader[Any] = DataLoader(
@@ -323,15 +344,15 @@ def _load(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_main_process,
-        # Without a generator of its own, starting to load would move the global random state, and a resumed run differ
+        # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        with _signals_held():
+        with _signals_blocked():
             batches = iter(loader)
         yield from batches
     except VideoKDError as error:
-        # a worker's error arrives as the text of its whole traceback; the last line is the message
+        # A worker's error arrives as the text of its traceback; the last line is the message
         line = str(error).strip().splitlines()[-1]
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
     except (RuntimeError, OSError, EOFError) as error:
@@ -339,15 +360,15 @@ def _load(
         if reason is None:
             raise
         raise DataError(
-            f"a process that loads clips ended ({reason}): it was killed, or memory or shared memory ran out ({_shared_memory()}). Pass "
+            f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). Pass "
             "fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`), or give a container more "
             "(`--shm-size 8g`)."
         ) from error
 
 
 def _reason_of_a_lost_worker(error: Exception) -> str | None:
-    """The line that tells how a loading process ended; None where the error is another one."""
-    if not isinstance(error, RuntimeError):  # the pipe to it broke; what a worker raised itself begins with "Caught"
+    """The line that says how a loading process ended; None for other errors."""
+    if not isinstance(error, RuntimeError):  # its pipe broke; a message that a worker sent begins with "Caught"
         return None if str(error).startswith("Caught") else type(error).__name__
     lines = str(error).splitlines()
     signs = ("DataLoader worker (pid", "shared memory", "/torch_", "ancdata", "Too many open files")
@@ -363,8 +384,8 @@ def _shared_memory() -> str:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Processes started here begin with signals held back, until they ignore them."""
+def _signals_blocked() -> Iterator[None]:
+    """Blocks signals in this process and in those started meanwhile, until these ignore them."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -376,7 +397,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C, and what batch systems send, reach every process; the main one finishes its step, saves, and needs its workers."""
+    """Ignores Ctrl-C and the signals of batch systems in a worker: the main process still needs it to finish its step and save."""
     for kind in _STOPPING:
         signal.signal(kind, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):

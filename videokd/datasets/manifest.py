@@ -1,4 +1,4 @@
-"""The table of a prepared dataset: one row a clip, in a Parquet file beside the clips."""
+"""The manifest of a prepared dataset: a Parquet file beside the clips, with one row per clip."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MANIFEST_NAME = "manifest.parquet"
 _VERSION = 1
 _ROWS_AT_ONCE = 5_000
 _METADATA_KEY = b"videokd"
-#: Columns whose texts occur in many rows, across batches too
+#: Columns in which many rows have the same text; each text is kept in memory once
 _REPEATED = frozenset({"class_name", "group", "split1", "split2", "split3", "codec", "source_codec"})
 _ARROW_TYPES = {"str": pa.string(), "Part": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
@@ -36,29 +36,29 @@ class Clip:
 
     Args:
         video_id: unique in the dataset.
-        path: of the video, relative to the manifest's folder, with "/" between folders.
+        path: the video, relative to the manifest's folder, with "/" between folders.
         label: class number, from 0; -1 without a label.
         class_name: the class's name; empty without a label.
-        group: clips of one group must not be divided between training and test: "Archery/g01", a scene of one class; "s3", a
+        group: clips of one group must not be divided between training and test: "Archery/g01" is a scene of one class, "s3" a
             person in all classes. Manifests before version 0.2 have "wave/s3" for persons too.
-        split1: "train", "test" or "unused" in the first split.
-        split2: in the second.
-        split3: in the third.
+        split1: the clip's part in split 1: "train", "test" or "unused".
+        split2: its part in split 2.
+        split3: its part in split 3.
         codec: FFmpeg's name of the decoder.
         width: in pixels.
         height: in pixels.
-        num_frames: pictures in the clip.
-        seconds: its length.
+        num_frames: number of pictures.
+        seconds: duration.
         index: `videokd.codec.index.VideoIndex` as JSON.
-        source_sha256: of the file that it was made from.
-        sha256: of the prepared file.
+        source_sha256: SHA-256 of the source, the file that the clip was prepared from.
+        sha256: SHA-256 of the prepared file.
         bytes: size of the prepared file.
-        source_path: of the file that it was made from, relative to the dataset's folder; this and what follows is
-            empty or 0 in manifests of videokd's first version.
+        source_path: the source, relative to the dataset's folder; this and the following columns are empty or 0 in
+            manifests of videokd's first version.
         source_codec: FFmpeg's name of the source's decoder.
-        source_frame_rate: pictures a second of the source, as its timestamps say; 0 where nothing tells.
-        source_gop: the source's pictures for each of its I-frames, on average.
-        source_b_frames: share of B-frames in the source.
+        source_frame_rate: pictures per second of the source by its timestamps; 0 where it is unknown.
+        source_gop: mean number of the source's pictures per I-frame.
+        source_b_frames: share of B-frames in the source, 0 to 1.
         source_bytes: size of the source.
     """
 
@@ -87,7 +87,7 @@ class Clip:
     source_bytes: int = 0
 
     def part(self, split: int) -> Part:
-        """What the clip is for in split 1, 2 or 3."""
+        """The clip's part in split 1, 2 or 3: "train", "test" or "unused"."""
         return (self.split1, self.split2, self.split3)[split - 1]
 
 
@@ -96,14 +96,14 @@ class Manifest:
     """A prepared dataset.
 
     Args:
-        root: the manifest's folder, from which the clips' paths start.
+        root: the manifest's folder; the clips' paths are relative to it.
         clips: the rows.
-        class_names: the name of each label; none where the clips have no labels.
+        class_names: the name of each label; empty where the clips have no labels.
         flip: whether a clip mirrored left to right still shows its class.
-        settings: how the dataset was prepared; values that JSON holds.
+        settings: how the dataset was prepared, as JSON values.
 
     Raises:
-        DataError: two clips share an id, or a label and a class name do not fit.
+        DataError: two clips have the same id, or a label and a class name do not agree.
     """
 
     root: Path
@@ -116,12 +116,12 @@ class Manifest:
         seen: set[str] = set()
         for clip in self.clips:
             if clip.video_id in seen:
-                raise DataError(f"{self.root}: two clips are named {clip.video_id}. Prepare the dataset again.")
+                raise DataError(f"{self.root}: two clips have the id {clip.video_id}. Prepare the dataset again.")
             seen.add(clip.video_id)
             if clip.class_name != self._name_of(clip.label):
                 raise DataError(
                     f"{self.root}: {clip.video_id} has label {clip.label} and class {clip.class_name}, "
-                    f"which do not fit the {len(self.class_names)} class names. Prepare the dataset again."
+                    f"which do not agree with the {len(self.class_names)} class names. Prepare the dataset again."
                 )
 
     def _name_of(self, label: int) -> str | None:
@@ -131,23 +131,23 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str) -> Manifest:
-        """The manifest in a file.
+        """Reads a manifest, and checks every row.
 
         Args:
             path: manifest.parquet, or its folder.
 
         Raises:
-            DataError: the file is missing, no manifest, or lacks columns.
+            DataError: the file is missing, not a manifest, or lacks columns.
         """
         path = Path(path)
         path = path / MANIFEST_NAME if path.is_dir() else path
         if not path.is_file():
-            raise DataError(f"{path}: no manifest there. Make one with `videokd prepare`, or check the path.")
+            raise DataError(f"{path}: no such manifest. Make one with `videokd prepare`, or check the path.")
         try:
             clips, head = _read_rows(path)
             about = read_head(head, version=_VERSION)
         except DataError as error:
-            raise DataError(f"{path} is not a sound manifest: {error}. Prepare the dataset again.") from error
+            raise DataError(f"{path} is not a valid manifest: {error}. Prepare the dataset again.") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
                 f"{path} is not a Parquet file ({(str(error).splitlines() or [repr(error)])[0]:.200}). Prepare the dataset again."
@@ -155,10 +155,10 @@ class Manifest:
         return cls(path.parent, tuple(clips), tuple(about["class_names"]), about["flip"], about["settings"])
 
     def write(self, path: Path | str | None = None) -> Path:
-        """Write the manifest; the same manifest gives the same bytes. The file is replaced when the new one is whole.
+        """Writes the manifest, whole or not at all; the same manifest gives the same bytes.
 
         Args:
-            path: the file; None: manifest.parquet in `root`. Clips' paths stay as they are, relative to its folder.
+            path: the file; None: manifest.parquet in `root`. The clips' paths are written as they are.
 
         Returns:
             The file.
@@ -184,28 +184,28 @@ class Manifest:
         return path
 
     def file(self, clip: Clip) -> Path:
-        """Where a clip's video is."""
+        """The path of a clip's video."""
         return self.root / clip.path
 
     def select(self, part: Selection, *, split: int, val_fraction: float = 0.15, seed: int = 0) -> tuple[Clip, ...]:
         """The clips of one part of one split.
 
-        "train" and "test" are the dataset's own. "val" is a validation part held out of "train", whole groups, in each class, those of
-        the same name in all classes as far as they have them; "fit" is the rest of "train". A class with one training group
-        keeps it in "fit".
+        "train" and "test" are the dataset's own. "val" is a validation part of "train": whole groups of each class, as far as
+        possible the same groups in all classes. "fit" is the rest of "train". If a class has only one training group, it is
+        in "fit".
 
         Args:
             part: "train", "val", "fit" or "test".
             split: 1, 2 or 3.
-            val_fraction: of each class's training groups, between 0 and 1; at least one group where there are two.
-            seed: chooses the groups.
-
-        Raises:
-            ConfigError: part, split or val_fraction is none of these.
-            DataError: there are no such clips.
+            val_fraction: share of each class's training groups, between 0 and 1; at least one group where there are two.
+            seed: of the choice of groups.
 
         Returns:
             The clips, in the manifest's order.
+
+        Raises:
+            ConfigError: part, split or val_fraction is not one of these.
+            DataError: there are no such clips.
         """
         if part not in get_args(Selection):
             raise ConfigError(f"part {part!r} (accepted: {', '.join(get_args(Selection))}). Choose one of these.")
@@ -228,21 +228,21 @@ class Manifest:
         return clips
 
     def check_files(self) -> None:
-        """See that every clip's file is there, at its size.
+        """Checks that the file of every clip exists and has its size.
 
         Raises:
             DataError: files are missing or have changed.
         """
-        wrong = [clip for clip in self.clips if _size(self.file(clip)) != clip.bytes]
+        wrong = [clip for clip in self.clips if _size_on_disk(self.file(clip)) != clip.bytes]
         if wrong:
             raise DataError(
                 f"{self.root}: {len(wrong)} of {len(self.clips)} videos are missing or have changed (first: "
-                f"{wrong[0].path}). Move them back, or run the same `videokd prepare` again: it makes what is missing."
+                f"{wrong[0].path}). Move them back, or run the same `videokd prepare` again: it prepares what is missing."
             )
 
 
 def listed_ids(folder: Path) -> frozenset[str]:
-    """The video ids of the manifest in a folder; none where no manifest can be read there."""
+    """The video ids of the manifest in a folder; empty where there is none that can be read."""
     try:
         with pq.ParquetFile(folder / MANIFEST_NAME) as file:
             return frozenset(file.read(columns=["video_id"]).column(0).to_pylist())
@@ -251,13 +251,13 @@ def listed_ids(folder: Path) -> frozenset[str]:
 
 
 def _read_rows(path: Path) -> tuple[list[Clip], bytes]:
-    """The rows of a file, and what its schema says beside them.
+    """The rows of a file, and the JSON in its metadata.
 
     Raises:
-        DataError: columns are missing, or hold what no manifest has.
+        DataError: columns are missing or have values that are not valid.
     """
     schema = pq.read_schema(path)
-    kinds = dict(zip(schema.names, map(_plain_type, schema.types), strict=True))
+    kinds = dict(zip(schema.names, map(_type_of_values, schema.types), strict=True))
     known = [f.name for f in fields(Clip) if kinds.get(f.name) == _ARROW_TYPES[str(f.type)]]
     text_columns = [name for name in known if kinds[name] == pa.string()]
     with pq.ParquetFile(path, read_dictionary=text_columns) as file:
@@ -268,23 +268,24 @@ def _read_rows(path: Path) -> tuple[list[Clip], bytes]:
             lacking = f"columns {', '.join(missing)}" if missing else "videokd's class names and settings"
             raise DataError(f"it lacks {lacking}")
         kept = read_head(head, version=_VERSION)["settings"].get("keep") is True
-        same: dict[str, str] = {}
+        known_texts: dict[str, str] = {}
         clips: list[Clip] = []
         for rows in file.iter_batches(_ROWS_AT_ONCE, columns=known):
             values: dict[str, Any] = {}
             for name in known:
                 column = rows.column(name)
                 found = texts(column, name, kept=kept) if name in text_columns else numbers(column, name)
-                values[name] = [same.setdefault(text, text) for text in found] if name in _REPEATED else found
+                values[name] = [known_texts.setdefault(text, text) for text in found] if name in _REPEATED else found
             clips += map(Clip, *(values.get(f.name, repeat(f.default)) for f in fields(Clip)))
     return clips, head
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def _type_of_values(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _size(path: Path) -> int:
+def _size_on_disk(path: Path) -> int:
+    """Size in bytes; -1 where there is no such file."""
     try:
         return path.stat().st_size
     except OSError:
@@ -292,20 +293,23 @@ def _size(path: Path) -> int:
 
 
 def read_manifest(path: str | Path, *, labelled: bool = True) -> Manifest:
-    """The manifest, its files found where it says.
+    """Reads a manifest, and checks that its files exist and that it has labels, or none.
+
+    Args:
+        path: manifest.parquet, or its folder.
+        labelled: whether the clips must have labels; if False, they must have none.
 
     Raises:
-        DataError: it cannot be read, its clips have no labels where they are needed or labels where there are to be none, or
-            clips are missing.
+        DataError: it cannot be read, has labels or none where the opposite is needed, or files are missing.
     """
     manifest = Manifest.read(path)
     if labelled and not manifest.class_names:
         raise DataError(
-            f"{path} holds clips without labels (accepted: clips in one folder a class). Pass it to `videokd distill --unlabelled`."
+            f"{path} has clips without labels (accepted: clips in one folder per class). Pass it to `videokd distill --unlabelled`."
         )
     if not labelled and manifest.class_names:
         raise DataError(
-            f"{path} holds clips with labels (accepted: what `videokd prepare folder --unlabelled` makes). Prepare it so, or omit "
+            f"{path} has clips with labels (accepted: the output of `videokd prepare folder --unlabelled`). Prepare it with that, or omit "
             "--unlabelled."
         )
     manifest.check_files()

@@ -1,4 +1,4 @@
-"""A manifest's columns as they come from a file: what they may hold, whoever wrote them."""
+"""Checks of a manifest's columns when they are read from a file of an unknown source."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 
 from videokd.datasets.splits import NUM_SPLITS, Part
 from videokd.errors import DataError
+from videokd.files import SHA256
 from videokd.types import NO_LABEL
 
-#: Each row has two hashes, which do not compress: a file of few bytes and more rows than these is no manifest.
+#: Each row has two hashes, which do not compress. A small file with more rows than this is not a manifest.
 _ROWS_IN_ANY_FILE, _BYTES_A_ROW = 100_000, 32
 _LONGEST_TEXT, _LONGEST_INDEX = 10_000, 50_000_000
 _LONGEST_HEAD = 50_000_000
 
 #: Texts that a column must match: (regular expression, what is accepted)
-_HASH = (r"^[0-9a-f]{64}$", "64 hexadecimal digits")
+_HASH = (f"^{SHA256.pattern}$", "64 hexadecimal digits")
 _MATCHES = {
     "sha256": _HASH,
     "source_sha256": _HASH,
@@ -31,17 +32,21 @@ _MATCHES = {
         for number in range(NUM_SPLITS)
     },
 }
-#: What no path has: a start at the root or at a drive, a way up, an empty name
-_WAY_OUT = r"^([A-Za-z]:)?[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00|^$"
-_NO_PATH = r"\x00|^$"
+#: Paths that leave the manifest's folder or are empty: from the root or a drive, or with ".."
+_OUTSIDE = r"^([A-Za-z]:)?[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00|^$"
+_NOT_A_PATH = r"\x00|^$"
 _AT_LEAST = {"label": NO_LABEL, "width": 1, "height": 1, "num_frames": 1, "bytes": 0, "seconds": 0, "source_bytes": 0}
 
 
 def check_size(file: pq.ParquetFile, num_bytes: int) -> None:
-    """Refuses a file that unpacks to far more than a manifest of its size could hold.
+    """Refuses a file that unpacks to more rows than a manifest of its size can have.
+
+    Args:
+        file: the open file.
+        num_bytes: its size.
 
     Raises:
-        DataError: it does.
+        DataError: it has too many rows.
     """
     most = _ROWS_IN_ANY_FILE + num_bytes // _BYTES_A_ROW
     if not 0 <= file.metadata.num_rows <= most:
@@ -49,34 +54,44 @@ def check_size(file: pq.ParquetFile, num_bytes: int) -> None:
 
 
 def texts(column: pa.Array, name: str, *, kept: bool = False) -> list[str]:
-    """A column of texts, checked; equal ones are one object.
+    """Checks a column of texts; equal texts become one object.
 
     Args:
-        column: dictionary-encoded, so that a long text that many rows share is not unpacked for each.
-        name: of the column.
-        kept: whether clips were left where they lie (`prepare --keep`), which is outside the manifest's folder.
+        column: dictionary-encoded, so that a long text that many rows share is unpacked only once.
+        name: the column's name.
+        kept: whether clips may be outside of the manifest's folder, where their sources are (`prepare --keep`).
+
+    Returns:
+        The texts.
 
     Raises:
-        DataError: a text is missing, too long, or not of this column.
+        DataError: a text is missing, too long, or not valid in this column.
     """
     _check_present(column, name)
-    words = column.dictionary
+    distinct = column.dictionary
     longest = _LONGEST_INDEX if name == "index" else _LONGEST_TEXT
-    length = pc.max(pc.binary_length(words)).as_py() or 0
+    length = pc.max(pc.binary_length(distinct)).as_py() or 0
     if length > longest:
         raise DataError(f"{name} has a text of {length} bytes (accepted: at most {longest})")
     if name in _MATCHES:
         pattern, accepted = _MATCHES[name]
-        _refuse_first(words, pc.invert(pc.match_substring_regex(words, pattern)), name, accepted)
+        _refuse_first(distinct, pc.invert(pc.match_substring_regex(distinct, pattern)), name, accepted)
     if name == "path":
-        leaves = pc.match_substring_regex(words, _NO_PATH if kept else _WAY_OUT)
-        _refuse_first(words, leaves, name, "a path inside the manifest's folder")
-    known = words.to_pylist()
-    return [known[number] for number in column.indices.to_pylist()]
+        outside = pc.match_substring_regex(distinct, _NOT_A_PATH if kept else _OUTSIDE)
+        _refuse_first(distinct, outside, name, "a path inside the manifest's folder")
+    values = distinct.to_pylist()
+    return [values[number] for number in column.indices.to_pylist()]
 
 
 def numbers(column: pa.Array, name: str) -> list[Any]:
-    """A column of numbers, checked.
+    """Checks a column of numbers.
+
+    Args:
+        column: int64 or float64.
+        name: the column's name.
+
+    Returns:
+        The numbers.
 
     Raises:
         DataError: one is missing or out of its range.
@@ -90,10 +105,14 @@ def numbers(column: pa.Array, name: str) -> list[Any]:
 
 
 def read_head(head: bytes, *, version: int) -> Mapping[str, Any]:
-    """The manifest's class names and settings.
+    """Reads the JSON in the file's metadata: version, class_names, flip and settings.
+
+    Args:
+        head: the JSON.
+        version: the version that is accepted.
 
     Raises:
-        DataError: they are not what a manifest has.
+        DataError: it is not JSON, of another version, or lacks one of these.
     """
     if len(head) > _LONGEST_HEAD:
         raise DataError(f"its settings have {len(head)} bytes (accepted: at most {_LONGEST_HEAD})")
@@ -106,7 +125,7 @@ def read_head(head: bytes, *, version: int) -> Mapping[str, Any]:
         raise DataError(f"it is of version {given!r:.40} (accepted: {version})")
     names = about.get("class_names")
     if not isinstance(names, list) or not all(isinstance(name, str) and 0 < len(name) <= 1000 for name in names):
-        raise DataError("class_names is no list of names (accepted: texts of 1 to 1000 letters)")
+        raise DataError("class_names is not a list of names (accepted: texts of 1 to 1000 letters)")
     if not isinstance(about.get("flip"), bool) or not isinstance(about.get("settings"), dict):
         raise DataError("flip or settings is missing (accepted: true or false, and an object)")
     return about
@@ -117,7 +136,7 @@ def _check_present(column: pa.Array, name: str) -> None:
         raise DataError(f"{name} is missing in {column.null_count} rows (accepted: a value in each)")
 
 
-def _refuse_first(values: pa.Array, wrong: pa.Array, name: str, accepted: str) -> None:
-    first = pc.index(wrong, True).as_py()
+def _refuse_first(values: pa.Array, is_wrong: pa.Array, name: str, accepted: str) -> None:
+    first = pc.index(is_wrong, True).as_py()
     if first >= 0:
         raise DataError(f"{name} is {values[first].as_py()!r:.80} (accepted: {accepted})")

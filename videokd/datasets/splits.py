@@ -1,4 +1,4 @@
-"""The parts of a dataset, and which training groups are held out to validate on."""
+"""The splits of a dataset, and the choice of training groups that are held out for validation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NUM_SPLITS = 3
 
 
 def held_out_groups(groups_of: Mapping[str, Collection[str]], *, fraction: float, key: str) -> set[str]:
-    """Groups to validate on: a share of each class's, the same ones in all classes as far as they have them.
+    """Groups to validate on: a part of each class's groups, the same in all classes as far as possible.
 
     Args:
         groups_of: {class: its training groups}.
-        fraction: of each class's groups; one at least, but a class with only one keeps it.
-        key: chooses them.
+        fraction: how many of each class's groups; at least one, but never the only one.
+        key: another key gives another choice.
     """
     classes_of: dict[str, list[str]] = defaultdict(list)
     for name, groups in groups_of.items():
@@ -30,8 +30,8 @@ def held_out_groups(groups_of: Mapping[str, Collection[str]], *, fraction: float
     for class_name, groups in groups_of.items():
 
         def order(group: str, prefix: str = f"{class_name}/") -> bytes:
-            # A hash, not a random generator: the choice is the same on every machine and version. Without the class, so
-            # that scenes of the same number are held out of all classes.
+            # A hash, not a random generator: the choice is the same on every machine and in every version. Without the name
+            # of the class, so that scenes with the same number are held out in all classes.
             return hashlib.sha256(f"{key}/{group.removeprefix(prefix)}".encode()).digest()
 
         count = min(max(1, round(fraction * len(groups))), len(groups) - 1)

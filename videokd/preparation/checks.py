@@ -1,5 +1,7 @@
-"""Checks of a prepared dataset that protect the science: nothing missing, nothing in training and test at once, and no
-class that its encoding gives away."""
+"""Checks that results on a dataset will be right, and the CSV files that `prepare` writes: plan, failures and findings.
+
+No clip is missing, nothing is in training and test at once, and the encoding does not give the class away.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +18,30 @@ from videokd.codec.index import VideoIndex
 from videokd.datasets.manifest import Clip
 from videokd.datasets.splits import NUM_SPLITS, Splits
 from videokd.files import csv_text, from_cell, write_whole
-from videokd.preparation.clip_names import grouping_clue, part_in_names, warning_of
+from videokd.preparation.clip_names import grouping_clue, grouping_warning, part_names_warning
 from videokd.preparation.groups_file import GroupsFile
 from videokd.preparation.listing import Listing
 
-#: What of an encoding can be made alike for all clips; size follows the content too.
+FAILURES_NAME = "failures.csv"
+FINDINGS_NAME = "findings.csv"
+_PLAN_COLUMNS = ("path", "label", "class_name", "group", "split1", "split2", "split3")
+
+#: Properties of an encoding that can be made equal for all clips; the size also depends on the content.
 FORM = ("gop", "b_frames", "frame_rate")
 _FEATURES = (*FORM, "bytes")
 _BINS = 16
-_FLAT = 0.05
-_MOST_CLIPS = 50_000  # more tell the leak no better
+_FLAT = 0.05  # share of a flat distribution mixed into each histogram
+_MOST_CLIPS = 50_000  # of a larger dataset, a sample is checked for codec leaks
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem of a dataset.
 
     Args:
         check: class_counts, duplicates, groups or codec_leak.
-        what: the class, clip, group or part that it is about.
-        detail: a sentence.
+        what: the class, clip, group or part that has the problem.
+        detail: one sentence.
     """
 
     check: str
@@ -46,16 +52,16 @@ class Finding:
 def check_clips(
     clips: Sequence[Clip], class_names: Sequence[str], *, official: Mapping[str, int] | None = None
 ) -> tuple[dict[str, object], list[Finding]]:
-    """Look for what would make results on a dataset wrong.
+    """Looks for problems of a prepared dataset that would make results on it wrong.
 
     Args:
-        clips: of the dataset.
+        clips: the dataset's clips.
         class_names: the name of each label.
-        official: {class: clips it must have}, of a published dataset.
+        official: {class: number of clips}, for a published dataset.
 
     Returns:
-        Figures for the manifest's settings, with one line for a person for each check that found something, under
-        "warnings"; and every single finding.
+        Figures for the manifest's settings, where "warnings" has one line for each check that found something; and all
+        findings.
     """
     counts = _class_counts(clips, class_names, official)
     duplicates = _duplicates(clips)
@@ -66,7 +72,7 @@ def check_clips(
     if counts and official is not None:
         warnings.insert(0, f"{len(clips)} clips, not the official {sum(official.values())}: {counts[0].detail}")
     if duplicates:
-        warnings.append(f"{len(duplicates)} clips equal another one, byte for byte: {duplicates[0].detail}")
+        warnings.append(f"{len(duplicates)} clips are copies of another clip, byte for byte: {duplicates[0].detail}")
     if groups:
         warnings.append(_divided_message(groups))
     figures: dict[str, object] = {
@@ -81,157 +87,103 @@ def check_clips(
 
 
 def check_listing(listing: Listing, *, groups: Path | str | None = None, grouped: bool = False) -> list[str]:
-    """Look at the names of a folder of clips for what would make results on it wrong, before anything is prepared.
+    """Looks for problems that would make results on a folder of clips wrong, from names only, before `prepare` starts.
 
     Args:
-        listing: the dataset as it lies on disk, read as a `folder`.
-        groups: the CSV file that names its groups.
-        grouped: whether the groups were given, by that file or by a pattern.
+        listing: the dataset on disk, with the layout `folder`.
+        groups: the CSV file that gives its groups.
+        grouped: whether groups were given, by that file or by a pattern.
 
     Returns:
-        One line for a person for each thing found.
+        One line for each problem.
     """
     warnings = []
-    paths: list[PurePath] = [entry.path for entry in listing.entries]
+    paths = [clip.path for clip in listing.clips]
     if groups is not None:
-        unused = GroupsFile.read(Path(groups)).unused(listing.root, [entry.path for entry in listing.entries])
-        if unused:
+        unknown = GroupsFile.read(Path(groups)).unknown_paths(paths)
+        if unknown:
             warnings.append(
-                f"{groups} names {len(unused)} clips that are not there, or are no videos by their suffix (first: {unused[0]})."
+                f"{groups} lists {len(unknown)} clips that do not exist, or do not have the suffix of a video (first: {unknown[0]})."
             )
     if not grouped:
-        clue = grouping_clue(paths, [entry.class_name for entry in listing.entries])
-        in_folders = len({entry.splits for entry in listing.entries} & {("train",) * 3, ("test",) * 3}) == 2
-        parts: dict[PurePath, str] = {entry.path: entry.splits[0] for entry in listing.entries}
-        warnings += [] if clue is None else [warning_of(clue, parts if in_folders else None)]
-    named = part_in_names(paths)
-    warnings += [] if named is None else [named]
-    tested = {entry.class_name for entry in listing.entries if "test" in entry.splits}
+        clue = grouping_clue(paths, [clip.class_name for clip in listing.clips])
+        divided_by_folders = len({clip.splits for clip in listing.clips} & {("train",) * 3, ("test",) * 3}) == 2
+        parts: dict[PurePath, str] = {clip.path: clip.splits[0] for clip in listing.clips}
+        warnings += [] if clue is None else [grouping_warning(clue, parts if divided_by_folders else None)]
+    part_names = part_names_warning(paths)
+    warnings += [] if part_names is None else [part_names]
+    tested = {clip.class_name for clip in listing.clips if "test" in clip.splits}
     untested = [name for name in listing.class_names if name not in tested]
     if untested and tested:
         warnings.append(
-            f"{len(untested)} of {len(listing.class_names)} classes have nothing to test on (first: {untested[0]})."
+            f"{len(untested)} of {len(listing.class_names)} classes have no test clips (first: {untested[0]})."
         )
-    divided = _divided_groups((entry.group, entry.splits) for entry in listing.entries)
+    divided = _divided_groups((clip.group, clip.splits) for clip in listing.clips)
     return warnings + ([_divided_message(divided)] if divided else [])
 
 
-def _class_counts(
-    clips: Sequence[Clip], class_names: Sequence[str], official: Mapping[str, int] | None
-) -> list[Finding]:
-    if official is None:
+def write_plan(listing: Listing, path: Path | str) -> Path:
+    """Writes the clips that `prepare` would make, from names only.
+
+    Args:
+        listing: the dataset on disk.
+        path: the CSV file, with the columns path, label, class_name, group, split1, split2, split3.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    rows = ((c.path.as_posix(), c.label, c.class_name, c.group, *c.splits) for c in listing.clips)
+    return _write_csv(path, _PLAN_COLUMNS, rows)
+
+
+def write_failures(path: Path, failed: Sequence[tuple[str, str]]) -> None:
+    """Writes the path and reason of each file that failed; if none failed, the CSV file is removed.
+
+    Args:
+        path: the CSV file.
+        failed: (path, reason) of each.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path.unlink(missing_ok=True)
+    if failed:
+        _write_csv(path, ("path", "reason"), failed)
+
+
+def read_failures(path: Path) -> list[tuple[str, str]]:
+    """The rows that `write_failures` wrote: (path, reason) of each; none where there is no such file."""
+    if not path.exists():
         return []
-    found = Counter(clip.class_name for clip in clips)
-    return [
-        Finding("class_counts", name, f"{name} has {found[name]} clips, officially {official[name]}.")
-        for name in class_names
-        if found[name] != official[name]
-    ]
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(from_cell(row["path"]), from_cell(row["reason"])) for row in csv.DictReader(file)]
 
 
-def _duplicates(clips: Sequence[Clip]) -> list[Finding]:
-    """Sources with the same content, each named with the first of its kind."""
-    first: dict[str, Clip] = {}
-    findings = []
-    for clip in clips:
-        other = first.setdefault(clip.source_sha256, clip)
-        if other is clip:
-            continue
-        apart = [s for s in range(1, NUM_SPLITS + 1) if {clip.part(s), other.part(s)} == {"train", "test"}]
-        where = f"in training and test of split {', '.join(map(str, apart))}" if apart else "in the same parts"
-        labels = "" if clip.label == other.label else f", labelled {clip.class_name} and {other.class_name}"
-        findings.append(
-            Finding("duplicates", _name(clip), f"{_name(clip)} is the same as {_name(other)} ({where}{labels}).")
-        )
-    return findings
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Writes the findings, one line each; if there are none, the CSV file is removed.
 
+    Args:
+        path: the CSV file.
+        findings: from `check_clips`.
 
-def _name(clip: Clip) -> str:
-    return clip.source_path or PurePosixPath(clip.path).name
-
-
-def _divided_groups(rows: Iterable[tuple[str, Splits]]) -> list[Finding]:
-    """Groups in training and test at once; rows are a clip's group and parts."""
-    parts: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in range(NUM_SPLITS)])
-    for group, splits in rows:
-        for found, part in zip(parts[group], splits, strict=True):
-            found.add(part)
-    return [
-        Finding("groups", group, f"{group} is in training and test of split {split}.")
-        for split in range(1, NUM_SPLITS + 1)
-        for group, found in parts.items()
-        if {"train", "test"} <= found[split - 1]
-    ]
-
-
-def _divided_message(findings: Sequence[Finding]) -> str:
-    groups = len({finding.what for finding in findings})
-    subject = "1 group is" if groups == 1 else f"{groups} groups are"
-    return f"{subject} divided between training and test: {findings[0].detail}"
-
-
-def _codec_leak(clips: Sequence[Clip], num_classes: int) -> tuple[dict[str, object], list[Finding]]:
-    """How well the encoding predicts the class of clips of unseen groups, for the sources and for the results."""
-    chosen = clips[:: -(-len(clips) // _MOST_CLIPS) or 1]
-    labels = np.array([clip.label for clip in chosen], dtype=np.int64)
-    names = {name: number for number, name in enumerate(dict.fromkeys((c.label, c.group) for c in chosen))}
-    groups = np.array([names[clip.label, clip.group] for clip in chosen], dtype=np.int64)
-    chance = 1 / num_classes
-    figures: dict[str, object] = {"chance": round(chance, 4), "groups": len(names)}
-    findings = []
-    # Three standard errors of guessing, a group being one guess, and far enough above it to matter
-    limit = max(1.5 * chance, chance + 3 * float(np.sqrt(chance * (1 - chance) / max(len(names), 1))))
-    for part, table in (("sources", _source_form(chosen)), ("results", _result_form(chosen))):
-        if table is None:
-            continue
-        columns = {name: table[:, [number]] for number, name in enumerate(_FEATURES)}
-        columns["form"] = table[:, : len(FORM)]
-        accuracy = {name: class_accuracy(values, labels, groups) for name, values in columns.items()}
-        figures[part] = {name: round(value, 4) for name, value in accuracy.items()}
-        if accuracy["form"] > limit:
-            findings.append(Finding("codec_leak", part, _leak_message(part, accuracy["form"], chance)))
-    return figures, findings
-
-
-def _leak_message(part: str, accuracy: float, chance: float) -> str:
-    found = (
-        f"codec leak: GOP length, B-frames and frame rate of the {part} tell the class of {100 * accuracy:.1f}% of the "
-        f"clips of unseen groups (chance {100 * chance:.1f}%)"
-    )
-    if part == "sources":
-        return f"{found}: never train on the files as they are; traces may even survive the second encoding."
-    return f"{found}: a network can learn that in place of the action. Prepare without --keep, with --frame-rate 25."
-
-
-def _source_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64] | None:
-    """[N, features]; None where the manifest does not know how the sources were encoded."""
-    if not all(clip.source_codec for clip in clips):
-        return None
-    rows = [
-        (clip.source_gop, clip.source_b_frames, clip.source_frame_rate, clip.source_bytes / clip.num_frames)
-        for clip in clips
-    ]
-    return np.array(rows, dtype=np.float64)
-
-
-def _result_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64]:
-    rows = []
-    for clip in clips:
-        index = VideoIndex.from_json(clip.index)
-        # The last GOP is cut off where the clip ends: not the mean, or it would tell the clip's length
-        lengths = [len(positions) for positions in index.anchors]
-        b_frames = sum(index.types.count(kind) for kind in "Bb") / clip.num_frames
-        rows.append((max(lengths), b_frames, index.frame_rate, clip.bytes / clip.num_frames))
-    return np.array(rows, dtype=np.float64)
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path.unlink(missing_ok=True)
+    if findings:
+        _write_csv(path, ("check", "what", "detail"), ((f.check, f.what, f.detail) for f in findings))
 
 
 def class_accuracy(
     values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
 ) -> float:
-    """How well a few numbers of a clip tell its class: mean over classes of the share that is told rightly.
+    """How well a few numbers of a clip predict its class: the mean over classes of the share predicted correctly.
 
-    A naive Bayes classifier over up to 16 quantile bins a number, uniform over classes, each clip told from the clips
-    of all other groups. Numbers that say nothing give 1 / K.
+    A naive Bayes classifier with up to 16 quantile bins for each number and a uniform prior; each clip is predicted from
+    the clips of all other groups. Numbers that carry no information give 1 / K.
 
     Args:
         values: [N, features].
@@ -257,10 +209,123 @@ def class_accuracy(
         share = by_class[:, bins].T / in_class  # [N, K]
         others = np.maximum(in_class[labels] - in_group[groups], 1)
         share[own] = (by_class[labels, bins] - by_group[groups, bins]) / others
-        # Mixed with a flat share, not smoothed by counts, which would favour classes with more clips
+        # A flat distribution is mixed in; adding counts instead would favour classes with more clips
         score += np.log((1 - _FLAT) * share + _FLAT / (bins.max() + 1))
-    right = score.argmax(1) == labels
-    return float(np.mean(np.bincount(labels, weights=right) / in_class))
+    correct = score.argmax(1) == labels
+    return float(np.mean(np.bincount(labels, weights=correct) / in_class))
+
+
+def _class_counts(
+    clips: Sequence[Clip], class_names: Sequence[str], official: Mapping[str, int] | None
+) -> list[Finding]:
+    if official is None:
+        return []
+    found = Counter(clip.class_name for clip in clips)
+    return [
+        Finding("class_counts", name, f"{name} has {found[name]} clips, officially {official[name]}.")
+        for name in class_names
+        if found[name] != official[name]
+    ]
+
+
+def _duplicates(clips: Sequence[Clip]) -> list[Finding]:
+    """Sources with the same content; each finding names a clip and the first clip with that content."""
+    first: dict[str, Clip] = {}
+    findings = []
+    for clip in clips:
+        other = first.setdefault(clip.source_sha256, clip)
+        if other is clip:
+            continue
+        apart = [s for s in range(1, NUM_SPLITS + 1) if {clip.part(s), other.part(s)} == {"train", "test"}]
+        where = f"in training and test of split {', '.join(map(str, apart))}" if apart else "in the same parts"
+        labels = "" if clip.label == other.label else f", labelled {clip.class_name} and {other.class_name}"
+        findings.append(
+            Finding(
+                "duplicates",
+                _source_name(clip),
+                f"{_source_name(clip)} is the same as {_source_name(other)} ({where}{labels}).",
+            )
+        )
+    return findings
+
+
+def _source_name(clip: Clip) -> str:
+    return clip.source_path or PurePosixPath(clip.path).name
+
+
+def _divided_groups(rows: Iterable[tuple[str, Splits]]) -> list[Finding]:
+    """Groups that are in training and test of one split; `rows` has the group and the parts of each clip."""
+    parts: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in range(NUM_SPLITS)])
+    for group, splits in rows:
+        for found, part in zip(parts[group], splits, strict=True):
+            found.add(part)
+    return [
+        Finding("groups", group, f"{group} is in training and test of split {split}.")
+        for split in range(1, NUM_SPLITS + 1)
+        for group, found in parts.items()
+        if {"train", "test"} <= found[split - 1]
+    ]
+
+
+def _divided_message(findings: Sequence[Finding]) -> str:
+    groups = len({finding.what for finding in findings})
+    subject = "1 group is" if groups == 1 else f"{groups} groups are"
+    return f"{subject} divided between training and test: {findings[0].detail}"
+
+
+def _codec_leak(clips: Sequence[Clip], num_classes: int) -> tuple[dict[str, object], list[Finding]]:
+    """How well the encoding predicts the class of clips of other groups, for the sources and for the prepared clips."""
+    chosen = clips[:: -(-len(clips) // _MOST_CLIPS) or 1]
+    labels = np.array([clip.label for clip in chosen], dtype=np.int64)
+    names = {name: number for number, name in enumerate(dict.fromkeys((c.label, c.group) for c in chosen))}
+    groups = np.array([names[clip.label, clip.group] for clip in chosen], dtype=np.int64)
+    chance = 1 / num_classes
+    figures: dict[str, object] = {"chance": round(chance, 4), "groups": len(names)}
+    findings = []
+    # Above chance by three standard errors (each group is one guess), and by enough to matter
+    limit = max(1.5 * chance, chance + 3 * float(np.sqrt(chance * (1 - chance) / max(len(names), 1))))
+    for part, table in (("sources", _source_form(chosen)), ("results", _result_form(chosen))):
+        if table is None:
+            continue
+        columns = {name: table[:, [number]] for number, name in enumerate(_FEATURES)}
+        columns["form"] = table[:, : len(FORM)]
+        accuracy = {name: class_accuracy(values, labels, groups) for name, values in columns.items()}
+        figures[part] = {name: round(value, 4) for name, value in accuracy.items()}
+        if accuracy["form"] > limit:
+            findings.append(Finding("codec_leak", part, _leak_message(part, accuracy["form"], chance)))
+    return figures, findings
+
+
+def _leak_message(part: str, accuracy: float, chance: float) -> str:
+    found = (
+        f"codec leak: GOP length, B-frames and frame rate of the {part} predict the class of {100 * accuracy:.1f}% of the "
+        f"clips of other groups (chance {100 * chance:.1f}%)"
+    )
+    if part == "sources":
+        return f"{found}: never train on the files as they are; even after transcoding, traces may remain."
+    return f"{found}: a network can learn that instead of the action. Prepare without --keep, with --frame-rate 25."
+
+
+def _source_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64] | None:
+    """[N, features]; None where the manifest does not say how the sources were encoded."""
+    if not all(clip.source_codec for clip in clips):
+        return None
+    rows = [
+        (clip.source_gop, clip.source_b_frames, clip.source_frame_rate, clip.source_bytes / clip.num_frames)
+        for clip in clips
+    ]
+    return np.array(rows, dtype=np.float64)
+
+
+def _result_form(clips: Sequence[Clip]) -> npt.NDArray[np.float64]:
+    rows = []
+    for clip in clips:
+        index = VideoIndex.from_json(clip.index)
+        # The longest GOP, not the mean: the last GOP is cut off where the clip ends, so a mean would give its length away
+        lengths = [len(positions) for positions in index.anchors]
+        b_frames = sum(index.types.count(kind) for kind in "Bb") / clip.num_frames
+        rows.append((max(lengths), b_frames, index.frame_rate, clip.bytes / clip.num_frames))
+    return np.array(rows, dtype=np.float64)
 
 
 def _histograms(rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -270,54 +335,5 @@ def _histograms(rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> npt
     return counts
 
 
-FAILURES_NAME = "failures.csv"
-FINDINGS_NAME = "findings.csv"
-_PLAN = ("path", "label", "class_name", "group", "split1", "split2", "split3")
-
-
-def write_plan(listing: Listing, path: Path | str) -> Path:
-    """Write what `prepare` would make of a dataset, from names alone.
-
-    Args:
-        listing: the dataset as it lies on disk.
-        path: the file, with the columns path, label, class_name, group, split1, split2, split3.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    rows = ((e.path.as_posix(), e.label, e.class_name, e.group, *e.splits) for e in listing.entries)
-    return _write(path, _PLAN, rows)
-
-
-def write_failures(path: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Write (path, reason) of each file that failed; without any, there is no such file.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    path.unlink(missing_ok=True)
-    if failed:
-        _write(path, ("path", "reason"), failed)
-
-
-def read_failures(path: Path) -> list[tuple[str, str]]:
-    """What `write_failures` wrote."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(from_cell(row["path"]), from_cell(row["reason"])) for row in csv.DictReader(file)]
-
-
-def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    """Write what the checks found, one line each; without any, there is no such file.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    path.unlink(missing_ok=True)
-    if findings:
-        _write(path, ("check", "what", "detail"), ((f.check, f.what, f.detail) for f in findings))
-
-
-def _write(path: Path | str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+def _write_csv(path: Path | str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     return write_whole(path, csv_text([names, *rows]).encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""What the names of clips tell about scenes and persons where nobody has named groups."""
+"""Warnings from the names of clips: they look as if clips showed the same scene or person, but no groups were given."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import PurePath
 from videokd.preparation.folder_parts import part_of
 from videokd.preparation.groups import DEFAULT_GROUP
 
-_MOST_CLIPS = 200_000  # more tell no more
+_MOST_CLIPS = 200_000  # of a larger dataset, a sample is looked at
 _ENOUGH = 0.8  # share of the clips whose names must follow a pattern
-#: Words before a number that name who is seen, or where; those of persons count across classes too.
+#: Words before a number that stand for a person or a scene; a person can be in several classes.
 _PERSONS = "subject|subj|sub|person|people|actor|actress|user|performer|player|volunteer|participant|id|s|p"
 _SCENES = "scene|group|grp|video|vid|film|movie|session|sess|sequence|seq|source|src|match|game|g|v"
 
@@ -23,24 +23,24 @@ class _Rule:
     """A way to read a group from a clip's name.
 
     Args:
-        pattern: for --group-pattern; None where it would not help.
-        of: the group, or None.
-        persons: whether a group that is in several classes, once in each, is one too.
+        pattern: for --group-pattern; None where no pattern can find the group.
+        group_of: the group by a clip's path; None where there is none.
+        persons: whether the same group may be in several classes.
     """
 
     pattern: str | None
-    of: Callable[[PurePath], str | None]
+    group_of: Callable[[PurePath], str | None]
     persons: bool = False
 
 
 @dataclass(frozen=True)
 class Clue:
-    """Names that look as if clips belonged together.
+    """A sign in the names of clips that some of them belong together.
 
     Args:
-        examples: two groups, as the names have them.
-        num_groups: how many there are.
-        num_clips: clips whose names have one.
+        examples: two groups, as they are written in the names.
+        num_groups: number of groups.
+        num_clips: number of clips whose names have a group.
         pattern: for --group-pattern, or None.
         groups: {path: group}.
     """
@@ -53,11 +53,11 @@ class Clue:
 
 
 def grouping_clue(paths: Sequence[PurePath], class_names: Sequence[str]) -> Clue | None:
-    """How the names of clips that have no groups look as if they should have some; None where they do not.
+    """The groups that the names of clips suggest; None where they suggest none, or have UCF101's group numbers.
 
     Args:
-        paths: of the clips, relative to the dataset's folder.
-        class_names: of each clip.
+        paths: the clips' paths, relative to the dataset's folder.
+        class_names: the class of each clip.
 
     >>> names = [f"{action}/a{number}_s{person}_t1.mp4" for number, action in enumerate(("clap", "wave")) for person in range(8)]
     >>> clue = grouping_clue([PurePath(name) for name in names], [name.split("/")[0] for name in names])
@@ -70,12 +70,12 @@ def grouping_clue(paths: Sequence[PurePath], class_names: Sequence[str]) -> Clue
         return None
     named = dict(zip(paths, class_names, strict=True))
     for rule in _rules():
-        groups = {path: group for path in paths if (group := rule.of(path)) is not None}
+        groups = {path: group for path in paths if (group := rule.group_of(path)) is not None}
         in_class = {(name, groups[path]) for path, name in named.items() if path in groups}
         num_groups = len(set(groups.values()))
         if len(groups) < _ENOUGH * len(paths) or num_groups < 2:
             continue
-        # Numbers that count the clips of each class from 1 are no persons, unless a word says so
+        # Numbers that only count the clips of each class from 1 are not persons, unless a word says so
         units = Counter(
             groups[path] if rule.persons else (name, groups[path]) for path, name in named.items() if path in groups
         )
@@ -86,34 +86,34 @@ def grouping_clue(paths: Sequence[PurePath], class_names: Sequence[str]) -> Clue
     return None
 
 
-def warning_of(clue: Clue, parts: Mapping[PurePath, str] | None = None) -> str:
-    """One line for a person.
+def grouping_warning(clue: Clue, parts: Mapping[PurePath, str] | None = None) -> str:
+    """The warning to print for a clue: one line.
 
     Args:
         clue: from `grouping_clue`.
-        parts: {path: train or test}, where the folders decide.
+        parts: {path: train or test}, where the folders give the parts.
     """
     pattern = f"--group-pattern '{clue.pattern}'" if clue.pattern else "--groups CSV"
     divided: dict[str, set[str]] = defaultdict(set)
     for path, part in (parts or {}).items():
         divided[clue.groups.get(path, "")].add(part)
-    torn = sorted(group for group, found in divided.items() if group and {"train", "test"} <= found)
-    seen = f"; {len(torn)} of them are in training and test ({torn[0]})" if torn else ""
+    on_both_sides = sorted(group for group, found in divided.items() if group and {"train", "test"} <= found)
+    seen = f"; {len(on_both_sides)} of them are in training and test ({on_both_sides[0]})" if on_both_sides else ""
     return (
         f"the names of {clue.num_clips} clips look as if they show {clue.num_groups} scenes or persons "
-        f"({', '.join(clue.examples)} …), and no groups were given: clips of one may be trained on and validated or tested on, "
-        f"and accuracies are then too high{seen}. If they are, pass {pattern}."
+        f"({', '.join(clue.examples)} …), and no groups were given: clips of the same one may then be in training and in validation "
+        f"or test, and accuracies come out too high{seen}. If this is right, pass {pattern}."
     )
 
 
-def part_in_names(paths: Sequence[PurePath]) -> str | None:
-    """A warning where files are named after parts (train_01.mp4 beside test_01.mp4), which counts for nothing."""
+def part_names_warning(paths: Sequence[PurePath]) -> str | None:
+    """A warning where files are named after parts (train_01.mp4 beside test_01.mp4), because such names are ignored."""
     named = {path: part for path in paths if (part := part_of(path.stem)) is not None}
     if len(set(named.values())) < 2 or "train" not in named.values() or len(named) < _ENOUGH * len(paths):
         return None
     return (
-        f"{len(named)} clips are named after a part of the dataset ({next(iter(named)).as_posix()}): names count for nothing, the "
-        "splits are made anew. Put the clips into folders train and test, or name the splits in a CSV file for --groups."
+        f"{len(named)} clips are named after a part of the dataset ({next(iter(named)).as_posix()}): such names are "
+        "ignored, and new splits are made. Move the clips into folders train and test, or give the splits in a CSV file with --groups."
     )
 
 
@@ -121,14 +121,14 @@ def _rules() -> list[_Rule]:
     rules = []
     for words, persons in ((_PERSONS, True), (_SCENES, False)):
         for word in words.split("|"):
-            # The word itself stands in the pattern that is proposed, so that it can be read
+            # One pattern per word, so that the pattern that is proposed is easy to read
             pattern = rf"(?i)(?:^|[^a-z])({word}[-_ ]?[0-9]+)"
-            rules.append(_Rule(pattern, _search(re.compile(pattern)), persons))
+            rules.append(_Rule(pattern, _group_by_search(re.compile(pattern)), persons))
     ntu = r"S[0-9]{3}C[0-9]{3}(P[0-9]{3})"
     return [
-        _Rule(ntu, _search(re.compile(ntu)), persons=True),
+        _Rule(ntu, _group_by_search(re.compile(ntu)), persons=True),
         *rules,
-        *(_Rule(pattern, _search(re.compile(pattern))) for pattern in _NUMBERED),
+        *(_Rule(pattern, _group_by_search(re.compile(pattern))) for pattern in _NUMBERED),
         _Rule(None, _subfolder),
         _Rule(r"^([A-Za-z]+)[-_ ]", _first_word, persons=True),
     ]
@@ -142,7 +142,7 @@ _NUMBERED = (
 )
 
 
-def _search(pattern: re.Pattern[str]) -> Callable[[PurePath], str | None]:
+def _group_by_search(pattern: re.Pattern[str]) -> Callable[[PurePath], str | None]:
     def group(path: PurePath) -> str | None:
         match = pattern.search(path.name)
         return match[1] if match else None
@@ -151,12 +151,12 @@ def _search(pattern: re.Pattern[str]) -> Callable[[PurePath], str | None]:
 
 
 def _subfolder(path: PurePath) -> str | None:
-    """The folder of clips that do not lie in their class's own."""
+    """The folder between a clip and its class's folder."""
     inside = [name for name in path.parts[1:-1] if part_of(name) is None]
     return inside[-1] if inside and part_of(path.parts[0]) is None else inside[1] if len(inside) > 1 else None
 
 
 def _first_word(path: PurePath) -> str | None:
-    """daria_walk.mp4: a name, if it is not the class's."""
+    """The first word of a file name, such as a person in daria_walk.mp4; None where it is the class's name."""
     match = re.match(r"([A-Za-z]+)[-_ ]", path.name)
     return match[1].lower() if match and match[1].lower() not in path.parent.name.lower() else None

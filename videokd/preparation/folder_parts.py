@@ -1,4 +1,4 @@
-"""What the folders of a tree of clips mean: classes, or the parts train, val and test. Looks at names alone."""
+"""Whether the folders of a tree of clips are classes or the parts train, val and test. Only names are looked at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPELLINGS = {
     "test": ("test", "tests", "testing", "tst"),
 }
 _PARTS = {spelling: part for part, spellings in _SPELLINGS.items() for spelling in spellings}
-#: Words beside a part that say nothing: train_set, ValData, Test_Videos.
+#: Words beside the name of a part that carry no meaning: train_set, ValData, Test_Videos.
 _FILLERS = {"set", "sets", "data", "dataset", "split", "part", "subset", "video", "videos", "clip", "clips", "folder"}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _FOLD = re.compile(r"(split|fold|cv)s?\W*_*\d+", re.IGNORECASE)
@@ -29,12 +29,12 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class DividedTree:
-    """A tree whose folders say what is trained on.
+    """A tree of clips that is divided into train, val and test by its folders.
 
     Args:
         classes: {class: its clips}.
         parts: {clip: train, val or test}.
-        inner: whether the parts lie in the classes' folders, not the classes in the parts'.
+        inner: True for class/part/clip, False for part/class/clip.
     """
 
     classes: Mapping[str, Sequence[Path]]
@@ -43,7 +43,7 @@ class DividedTree:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a folder's name stands for, in the usual spellings and any case.
+    """The part that a folder's name stands for, in the usual spellings and any case; None for other names.
 
     >>> [part_of(name) for name in ("Train", "validation", "test_set", "TestVideos", "train2017", "training_dog", "wave")]
     ['train', 'val', 'test', 'test', 'train', None, None]
@@ -53,14 +53,14 @@ def part_of(name: str) -> str | None:
 
 
 def divided_tree(root: Path, folders: Mapping[str, Sequence[Path]]) -> DividedTree | None:
-    """The parts that a tree's folders name; None for a tree of classes only.
+    """The tree with its parts; None for a tree whose folders are only classes.
 
     Args:
-        root: the tree.
+        root: the dataset's folder.
         folders: {folder in the root: the clips in it, at any depth}.
 
     Raises:
-        DataError: the tree can be read in more than one way.
+        DataError: the tree is ambiguous, lacks a part, or has clips outside of class folders.
     """
     filled = {name: paths for name, paths in folders.items() if paths}
     named = {name: part for name in filled if (part := part_of(name)) is not None}
@@ -72,22 +72,22 @@ def divided_tree(root: Path, folders: Mapping[str, Sequence[Path]]) -> DividedTr
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint at the name that a misspelt one is closest to, or nothing.
+    """A hint at the name that is closest to a misspelt one; an empty text where none is close.
 
     >>> did_you_mean("Jmp", ["Jump", "Run"]), did_you_mean("run", ["Jump", "Run"]), did_you_mean("Sit", ["Jump", "Run"])
     (' Did you mean Jump?', ' Did you mean Run?', '')
     """
-    plain = {_plain(other): other for other in names if other != name}
-    close = difflib.get_close_matches(_plain(name), plain, n=1)
+    by_simple_name = {_simplified(other): other for other in names if other != name}
+    close = difflib.get_close_matches(_simplified(name), by_simple_name, n=1)
     if not close:
         return ""
-    meant = plain[close[0]]
+    meant = by_simple_name[close[0]]
     if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", meant):
-        return f" It looks like {meant}, but its accents are encoded in another way (Unicode NFC and NFD)."
+        return f" It looks like {meant}, but its accents are encoded differently (Unicode NFC and NFD)."
     return f" Did you mean {meant}?"
 
 
-def _plain(name: str) -> str:
+def _simplified(name: str) -> str:
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -104,7 +104,7 @@ def _inside(root: Path, path: Path) -> tuple[str, ...]:
 
 
 def _train_is_a_class(root: Path, filled: Mapping[str, Sequence[Path]], named: Mapping[str, str]) -> bool:
-    """Whether the one folder `train` stands beside `plane` and holds its own clips: the vehicle."""
+    """Whether `train` is the vehicle: the only folder named like a part, with clips directly in it, beside other classes."""
     lies_flat = all(len(_inside(root, path)) == 1 for name in named for path in filled[name])
     return [name.casefold() for name in named] in (["train"], ["trains"]) and len(filled) > 1 and lies_flat
 
@@ -114,8 +114,8 @@ def _outer_parts(root: Path, filled: Mapping[str, Sequence[Path]], named: Mappin
     others = sorted(set(filled) - set(named))
     if others:
         raise DataError(
-            f"{root}: {shown} may be parts of the dataset or classes, because {_some(others)} with clips lie beside them ({_ACCEPTED}). "
-            "Move clips that belong to a part into its class folders; give a class another name; move other folders out of the tree."
+            f"{root}: {shown} may be parts of the dataset or classes, because there are folders with clips beside them: {_first_names(others)} ({_ACCEPTED}). "
+            "Move clips that belong to a part into its class folders, rename a class, or move other folders out of the tree."
         )
     _check_parts(root, named)
     classes: dict[str, list[Path]] = defaultdict(list)
@@ -125,7 +125,7 @@ def _outer_parts(root: Path, filled: Mapping[str, Sequence[Path]], named: Mappin
             inside = _inside(root, path)
             if len(inside) < 2:
                 raise DataError(
-                    f"{root}: {name}/{path.name} lies in no class folder ({_ACCEPTED}). Put it into {name}/<class>."
+                    f"{root}: {name}/{path.name} is not in a class folder ({_ACCEPTED}). Move it into {name}/<class>."
                 )
             _refuse_deeper_parts(root, path, inside[1:])
             classes[inside[1]].append(path)
@@ -150,16 +150,16 @@ def _inner_parts(root: Path, filled: Mapping[str, Sequence[Path]]) -> DividedTre
         return None
     if without:
         raise DataError(
-            f"{root}: {next(iter(parts)).relative_to(root).as_posix()} lies in a folder of a part, and "
-            f"{without[0].relative_to(root).as_posix()} does not ({len(without)} such clips; {_ACCEPTED}). "
-            "Move all clips into folders of parts, or give these folders other names."
+            f"{root}: {next(iter(parts)).relative_to(root).as_posix()} is in a folder named like a part, and "
+            f"{without[0].relative_to(root).as_posix()} is not ({len(without)} such clips; {_ACCEPTED}). "
+            "Move all clips into such folders, or rename these folders."
         )
     _check_parts(root, names, of_class=True)
     return DividedTree({name: list(paths) for name, paths in filled.items()}, parts, inner=True)
 
 
 def _check_parts(root: Path, named: Mapping[str, str], *, of_class: bool = False) -> None:
-    """See that there is one spelling for each part, and something to train and to test on."""
+    """Checks that each part has one spelling, and that there are clips to train and to test on."""
     spelt: dict[str, set[str]] = defaultdict(set)
     for name, part in named.items():
         # Each class may spell its folders in its own case
@@ -168,18 +168,18 @@ def _check_parts(root: Path, named: Mapping[str, str], *, of_class: bool = False
         if len(names) > 1:
             raise DataError(
                 f"{root}: {' and '.join(sorted(names))} both stand for {part} (accepted: one folder for each part). "
-                "Put their clips into one, or move one out of the tree."
+                "Move their clips into one, or move one out of the tree."
             )
     if set(spelt) == {"train"} and not of_class:
         raise DataError(
             f"{root} has only the part {next(iter(named))} (accepted: val or test beside it). Add one, or prepare "
-            f"{root / next(iter(named))}, which is then divided by groups."
+            f"{root / next(iter(named))}, which is then split by groups."
         )
     if "train" not in spelt or len(spelt) < 2:
         given = ", ".join(sorted(named))
         raise DataError(
             f"{root} has only the part{'s' if len(named) > 1 else ''} {given} (accepted: train, and val or test). "
-            "Add the others, or give the folders names that are no parts."
+            "Add the others, or rename the folders if they are classes."
         )
 
 
@@ -188,20 +188,20 @@ def _refuse_deeper_parts(root: Path, path: Path, inside: Sequence[str]) -> None:
     if deeper is not None:
         raise DataError(
             f"{path.relative_to(root).as_posix()}: {deeper} may be a part of the dataset ({_ACCEPTED}). "
-            f"Prepare the folder that holds the parts, or give {deeper} another name."
+            f"Prepare the folder that holds the parts, or rename {deeper}."
         )
 
 
 def _refuse_folds(root: Path, filled: Mapping[str, Sequence[Path]]) -> None:
     if filled and all(_FOLD.fullmatch(name) for name in filled):
         raise DataError(
-            f"{root}: {_some(sorted(filled))} look like splits of one dataset, not like classes ({_ACCEPTED}). "
-            "Prepare one of them, or name the splits in a CSV file for --groups."
+            f"{root}: {_first_names(sorted(filled))} look like splits of one dataset, not like classes ({_ACCEPTED}). "
+            "Prepare one of them, or give the splits in a CSV file with --groups."
         )
 
 
 def _refuse_parts_of_names(root: Path, filled: Mapping[str, Sequence[Path]]) -> None:
-    """`ucf_train` beside `ucf_test`: the same name but for the part."""
+    """Refuses `ucf_train` beside `ucf_test`: names that are the same except for the part."""
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for name in sorted(filled):
         words = _words(name)
@@ -212,9 +212,9 @@ def _refuse_parts_of_names(root: Path, filled: Mapping[str, Sequence[Path]]) -> 
         if len(names) > 1:
             raise DataError(
                 f"{root}: {' and '.join(names.values())} differ only in the part ({_ACCEPTED}). "
-                "Rename the folders, so that the part or the class is a folder of its own."
+                "Move the clips into folders part/class or class/part."
             )
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more folders"

@@ -1,4 +1,4 @@
-"""The CSV file that names groups and splits: an edited plan, or a table of one's own."""
+"""The CSV file that gives groups and splits: an edited plan, or your own table."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from videokd.errors import ConfigError, DataError
 from videokd.files import from_cell
 
 _SPLIT_COLUMNS = tuple(f"split{number + 1}" for number in range(NUM_SPLITS))
-#: A plan's own columns; `label` and `class_name` say what the folders say, and cannot change it.
+#: The columns of a plan. `label` and `class_name` repeat what the folders say; they cannot change it.
 _COLUMNS = ("path", "group", *_SPLIT_COLUMNS, "label", "class_name")
-_SHAPE = "a CSV file with columns path and group, and maybe split1 to split3"
+_FORMAT = "a CSV file with columns path and group, optionally split1 to split3"
 
 
 @dataclass(frozen=True)
 class GroupsFile:
-    """A CSV file with the columns path (relative to the dataset's root) and group, and maybe split1, split2, split3.
+    """A CSV file with the columns path (relative to the dataset's root) and group, and optionally split1, split2, split3.
 
-    Clips with the same group belong together, in whatever classes they are: `s3` is one person. A scene that only one class
-    has is named with it: `wave/g01`. With columns of splits, these are the splits, and a split without a column is
-    unused. What `prepare --plan` writes is such a file; its columns label and class_name must be those of the folders.
+    Clips with the same group belong together, in whatever classes they are: `s3` is one person. The name of a scene of only
+    one class starts with the class: `wave/g01`. If the file has split columns, they are the splits, and a split without a
+    column is unused. `prepare --plan` writes such a file; its columns label and class_name must agree with the folders.
 
-    Separators are `,`, `;` or tabs; the file is UTF-8, with or without a mark, or UTF-16 with one.
+    Separators are `,`, `;` or tabs. The file is UTF-8, with or without a byte order mark, or UTF-16 with one.
 
     Args:
         file: the CSV file.
@@ -43,13 +43,16 @@ class GroupsFile:
 
     @classmethod
     def read(cls, file: Path) -> GroupsFile:
-        """The content of such a file.
+        """Reads and checks such a file.
+
+        Args:
+            file: the CSV file.
 
         Raises:
-            ConfigError: it cannot be read, lacks a column or has an unknown one, names a clip twice, or a part that is none.
+            ConfigError: the file cannot be read, a column is missing or unknown, a clip is listed twice, or a part is unknown.
         """
         try:
-            text = _text(file)
+            text = _decoded_text(file)
             lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
             header = tuple(name.strip().lower() for name in next(lines, ()))
             _check_columns(file, header)
@@ -58,19 +61,19 @@ class GroupsFile:
             ]
         except (OSError, ValueError, csv.Error) as error:
             raise ConfigError(
-                f"{file} has no groups (accepted: {_SHAPE}; found: {_reason(error)}). Correct it."
+                f"{file} does not list groups (accepted: {_FORMAT}; found: {_reason(error)}). Correct it."
             ) from error
         rows: dict[str, Mapping[str, str]] = {}
         for number, cells in found:
             if len(cells) != len(header):
                 raise ConfigError(
                     f"{file}, line {number}: {len(cells)} values for {len(header)} columns (accepted: one each; quote values that "
-                    'hold the separator, as in "a,b"). Correct it.'
+                    'contain the separator, as in "a,b"). Correct it.'
                 )
             row = dict(zip(header, cells, strict=True))
             path = row["path"].replace("\\", "/").removeprefix("./")
             if path in rows:
-                raise ConfigError(f"{file} names {path} twice (accepted: one line a clip). Remove one.")
+                raise ConfigError(f"{file} lists {path} twice (accepted: one line per clip). Remove one.")
             for name in _SPLIT_COLUMNS:
                 if row.get(name, "unused") not in get_args(Part):
                     raise ConfigError(
@@ -81,27 +84,27 @@ class GroupsFile:
 
     @property
     def has_splits(self) -> bool:
-        """Whether it has columns of splits."""
+        """Whether the file has split columns."""
         return bool(set(_SPLIT_COLUMNS) & set(self.columns))
 
     def groups_of(self, root: Path, classes: Mapping[str, Sequence[Path]]) -> dict[Path, str]:
         """The group of each clip.
 
         Args:
-            root: of the dataset.
+            root: the dataset's folder.
             classes: {class: its clips}.
 
         Raises:
             DataError: clips are not in the file, or have no group there.
-            ConfigError: the file has another label or class for a clip than its folder.
+            ConfigError: a clip's label or class in the file differs from its folder's.
         """
         named = {path: path.relative_to(root).as_posix() for paths in classes.values() for path in paths}
-        lost = [name for name in named.values() if not self.rows.get(name, {}).get("group")]
-        if lost:
-            close = difflib.get_close_matches(lost[0], set(self.rows) - set(named.values()), n=1)
-            hint = f" It has {close[0]}, which is not there: correct that path." if close else ""
+        without_group = [name for name in named.values() if not self.rows.get(name, {}).get("group")]
+        if without_group:
+            close = difflib.get_close_matches(without_group[0], set(self.rows) - set(named.values()), n=1)
+            hint = f" It lists {close[0]}, which does not exist: correct that path." if close else ""
             raise DataError(
-                f"{self.file} names no group for {lost[0]} ({len(lost)} of {len(named)} clips have none).{hint} "
+                f"{self.file} gives no group for {without_group[0]} ({len(without_group)} of {len(named)} clips have none).{hint} "
                 "Add a line for each, or move them out of the dataset."
             )
         for label, class_name in enumerate(sorted(classes)):
@@ -114,19 +117,19 @@ class GroupsFile:
         for column, value in (("class_name", class_name), ("label", str(label))):
             if row.get(column) and row[column] != value:
                 raise ConfigError(
-                    f"{self.file}: {column} of {name} is {row[column]!r}, and its folder says {value!r} (accepted: the same; the folder "
-                    "decides). Move the clip into the class's folder, or restore the value."
+                    f"{self.file}: {column} of {name} is {row[column]!r}, but by its folder it is {value!r} (accepted: the same as "
+                    "the folder's). Move the clip into the folder of its class, or restore the value."
                 )
 
     def splits_of(self, root: Path, classes: Mapping[str, Sequence[Path]]) -> dict[Path, Splits] | None:
-        """Each clip's parts, "unused" where a split has no column; None where the file leaves the splits to videokd.
+        """Each clip's part in each split, "unused" where a split has no column; None where the file has no split columns.
 
         Args:
-            root: of the dataset.
-            classes: {class: its clips}, each named in the file.
+            root: the dataset's folder.
+            classes: {class: its clips}, all of them in the file.
 
         Raises:
-            DataError: a class has nothing to train on in a split that the file describes, or no split tests anything.
+            DataError: in a split that the file gives, a class has no clips to train on.
         """
         if not self.has_splits:
             return None
@@ -139,25 +142,24 @@ class GroupsFile:
             untrained = [name for name, parts in found.items() if "train" not in parts]
             if untrained and any(parts != {"unused"} for parts in found.values()):
                 raise DataError(
-                    f"{self.file}: split{number + 1} has nothing to train {len(untrained)} of {len(classes)} classes on "
+                    f"{self.file}: split{number + 1} has no training clips for {len(untrained)} of {len(classes)} classes "
                     f"(first: {untrained[0]}). Mark some of its clips `train`."
                 )
         return splits
 
-    def unused(self, root: Path, paths: Sequence[Path]) -> list[str]:
-        """The paths in the file that are no clips of the dataset.
+    def unknown_paths(self, paths: Sequence[Path]) -> list[str]:
+        """The paths in the file that are not clips of the dataset.
 
         Args:
-            root: of the dataset.
-            paths: of its clips, relative to the root.
+            paths: the dataset's clips, relative to its folder.
         """
         known = {path.as_posix() for path in paths}
         return [name for name in self.rows if name not in known]
 
 
-def _text(file: Path) -> str:
+def _decoded_text(file: Path) -> str:
     content = file.read_bytes()
-    # Spreadsheets put a mark in front: Excel's "Unicode text" is UTF-16
+    # Spreadsheets write a byte order mark: Excel's "Unicode text" is UTF-16
     return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
@@ -176,7 +178,9 @@ def _check_columns(file: Path, header: Sequence[str]) -> None:
     missing = [name for name in ("path", "group") if name not in header]
     if missing:
         given = ", ".join(header) or "no columns"
-        raise ConfigError(f"{file} has no groups (accepted: {_SHAPE}; found: {given}). Add the column {missing[0]}.")
+        raise ConfigError(
+            f"{file} does not list groups (accepted: {_FORMAT}; found: {given}). Add the column {missing[0]}."
+        )
     unknown = [name for name in header if name not in _COLUMNS]
     if unknown:
         close = difflib.get_close_matches(unknown[0], sorted(_COLUMNS, key=len), n=1)

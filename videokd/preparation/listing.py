@@ -1,4 +1,4 @@
-"""A dataset as it lies on disk, before it is prepared: its videos, with class, group and splits."""
+"""A dataset on disk before it is prepared: its videos with class, group and splits, and the search for videos in folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from videokd.datasets.splits import Splits
 from videokd.errors import DataError
+from videokd.preparation.shards import Shard
 from videokd.types import NO_LABEL
 
 
@@ -20,12 +21,12 @@ class ListedClip:
     Args:
         path: relative to the dataset's root.
         video_id: unique in the dataset: the path without its suffix, with "/" between folders (with the suffix where
-            two files of a folder differ in nothing else).
+            two files of a folder differ only in the suffix).
         label: class number, from 0; -1 without a label.
         class_name: the class's name; empty without a label.
-        group: clips of one group show the same scene, person or film and must not be divided between training and test.
-            Starts with the class where classes have groups of their own, as in "Archery/g01"; a person who acts in
-            several classes is one group, "s3".
+        group: clips of one group show the same scene, person or film; a group is never divided between training and
+            test. The name starts with the class where each class has its own groups ("Archery/g01"); a person who acts
+            in several classes is one group ("s3").
         splits: for splits 1, 2 and 3: "train", "test" or "unused".
     """
 
@@ -39,25 +40,32 @@ class ListedClip:
 
 @dataclass(frozen=True)
 class Listing:
-    """A dataset as it lies on disk.
+    """A dataset on disk.
 
     Args:
-        root: the folder that the entries' paths start from.
-        entries: its videos, from one of the layouts.
+        root: the dataset's folder; the clips' paths are relative to it.
+        clips: all its videos, from one of the layouts.
         flip: whether a clip mirrored left to right still shows its class.
-        official_clips: {class: clips it must have}, of a published dataset.
+        official_clips: {class: number of clips}, for a published dataset.
+        shard: the part of the dataset to prepare; None: all of it.
     """
 
     root: Path
-    entries: tuple[ListedClip, ...]
+    clips: tuple[ListedClip, ...]
     flip: bool = True
     official_clips: Mapping[str, int] | None = None
+    shard: Shard | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each label."""
-        names = {entry.label: entry.class_name for entry in self.entries if entry.label != NO_LABEL}
+        names = {clip.label: clip.class_name for clip in self.clips if clip.label != NO_LABEL}
         return tuple(names[label] for label in sorted(names))
+
+    @property
+    def clips_of_shard(self) -> tuple[ListedClip, ...]:
+        """The clips to prepare: those of the shard, or all."""
+        return tuple(clip for clip in self.clips if self.shard is None or self.shard.holds(clip.video_id))
 
 
 # fmt: off
@@ -67,95 +75,87 @@ VIDEO_SUFFIXES = (
     ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".swf", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 )
 # fmt: on
-_MOST_KINDS = 6
+_MOST_SUFFIXES_SHOWN = 6
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """Everything in a folder, at any depth, that has the name of a video, sorted.
+    """Every path in a folder, at any depth, that has the suffix of a video; sorted.
 
-    A link that leads nowhere, a pipe, and a folder that is named like a video and holds none are listed too, so that preparing
-    reports them instead of losing a clip in silence.
+    Broken links, pipes, and folders that are named like a video but hold none are listed too, so that `prepare` reports them
+    and no clip is lost silently.
     """
-    found, named_like_videos = [], []
+    found, folders_named_like_videos = [], []
     for place, folders, files in _walk(folder):
         found += [place / name for name in files if _is_video(name)]
-        named_like_videos += [place / name for name in folders if _is_video(name)]
-    return sorted(found + [path for path in named_like_videos if not any(path in video.parents for video in found)])
+        folders_named_like_videos += [place / name for name in folders if _is_video(name)]
+    return sorted(
+        found + [path for path in folders_named_like_videos if not any(path in video.parents for video in found)]
+    )
 
 
 def unreadable_folders(root: Path) -> list[tuple[Path, str]]:
-    """(folder, reason) of each folder that the system refuses to list, at any depth."""
+    """(folder, reason) for each folder, at any depth, whose files cannot be listed."""
     refused: list[OSError] = []
     for _ in _walk(root, refused):
         pass
     return sorted((Path(error.filename), error.strerror or str(error)) for error in refused)
 
 
-def not_taken(folders: Iterable[Path]) -> str | None:
-    """Says how many files in these folders have not the name of a video, and which suffixes; None if all have."""
-    kinds = Counter(
+def ignored_files(folders: Iterable[Path]) -> str | None:
+    """A message about files in these folders that do not have the suffix of a video: how many, and which suffixes.
+
+    None if there are no such files.
+    """
+    suffixes = Counter(
         Path(name).suffix.lower() or "no suffix"
         for folder in folders
         for _, _, files in _walk(folder)
         for name in files
         if not name.startswith(".") and not _is_video(name)
     )
-    if not kinds:
+    if not suffixes:
         return None
-    shown = ", ".join(f"{count} with {kind}" for kind, count in kinds.most_common(_MOST_KINDS))
-    more = ", …" if len(kinds) > _MOST_KINDS else ""
+    shown = ", ".join(f"{count} with {suffix}" for suffix, count in suffixes.most_common(_MOST_SUFFIXES_SHOWN))
+    more = ", …" if len(suffixes) > _MOST_SUFFIXES_SHOWN else ""
     return (
-        f"{kinds.total()} files beside the clips are not taken, as they are not named like videos ({shown}{more}). "
+        f"{suffixes.total()} files are ignored, because they do not have the suffix of a video ({shown}{more}). "
         "If they are videos, give them a suffix such as .mp4 or .mkv."
     )
 
 
-def _is_video(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-
-
-def _walk(folder: Path, refused: list[OSError] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `os.walk`; links to folders are followed, but neither twice nor upwards, to where other classes are."""
-    real = folder.resolve()
-    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, real.parents)}
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=None if refused is None else refused.append):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        yield Path(place), folders, files
-
-
 def checked_root(root: Path | str) -> Path:
-    """The dataset's folder.
+    """The dataset's folder as a path, after a check that it is a folder.
 
     Raises:
-        DataError: it is not there, or is a file.
+        DataError: it does not exist, or is a file.
     """
     root = Path(root)
     if not root.exists():
         raise DataError(f"{root}: no such folder. Check the path; data/README.md says how to get the datasets.")
     if not root.is_dir():
-        raise DataError(f"{root} is a file (accepted: a folder with one folder a class). Name the folder.")
+        raise DataError(f"{root} is a file (accepted: a folder with one folder per class). Name the folder.")
     return root
 
 
 def folders_in(root: Path) -> list[Path]:
-    """Folders in a folder, but for hidden ones, in the order of their names."""
+    """The folders in a folder, sorted by name, without hidden ones."""
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def check_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
-    """Checks that there are two classes or more, each with a video.
+    """Checks that there are at least two classes, each with a video.
+
+    Args:
+        root: the dataset's folder, for messages.
+        classes: {class: paths of its videos}.
 
     Raises:
-        DataError: there are not.
+        DataError: there are no videos, there is only one class, or a class has no videos.
     """
     if not any(classes.values()):
         raise DataError(
             f"{root} holds no videos in folders (accepted: <class>/<clip>, suffixes such as .mp4, .mkv, .avi). "
-            "Put each class's clips into a folder with the class's name."
+            "Put the clips of each class into a folder with the class's name."
         )
     if len(classes) < 2:
         only = next(iter(classes))
@@ -178,7 +178,7 @@ def listed_clips(
     groups: Mapping[Path, str],
     splits: Mapping[Path, Splits],
 ) -> tuple[ListedClip, ...]:
-    """The clips of all classes, with names of their own.
+    """The clips of all classes, each with a unique id.
 
     Args:
         root: the dataset's folder.
@@ -186,15 +186,34 @@ def listed_clips(
         classes: {class: paths of its videos}.
         groups: {path: group}.
         splits: {path: part in each split}.
+
+    Returns:
+        The clips, by label, then path.
     """
     stems: dict[Path, list[str]] = defaultdict(list)
     for path in groups:
         stems[path.parent].append(path.stem.lower())
     ambiguous = {folder for folder, names in stems.items() if len(set(names)) < len(names)}
-    entries = []
+    clips = []
     for label, name in enumerate(class_names):
         for path in sorted(classes[name]):
             relative = path.relative_to(root)
             named = relative if path.parent in ambiguous else relative.with_name(path.stem)
-            entries.append(ListedClip(relative, named.as_posix(), label, name, groups[path], splits[path]))
-    return tuple(entries)
+            clips.append(ListedClip(relative, named.as_posix(), label, name, groups[path], splits[path]))
+    return tuple(clips)
+
+
+def _is_video(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _walk(folder: Path, refused: list[OSError] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Like `os.walk`. Links to folders are followed, but no folder is visited twice, and no parent, where other classes are."""
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, folder.resolve().parents)}
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=None if refused is None else refused.append):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield Path(place), folders, files

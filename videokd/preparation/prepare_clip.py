@@ -1,4 +1,4 @@
-"""One video of a dataset: into the training form, or kept as it is; and a note that it is done."""
+"""Prepares one clip: transcodes it or keeps it as it is, indexes it, and records that it is done."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
 from videokd.files import sha256_of, write_whole
 
-_SAME_RATE = 0.001
+_SAME_RATE = 0.001  # relative difference of two frame rates that count as equal
 RowValues = dict[str, Any]
-"""Columns of the manifest that are known once a clip is made."""
+"""{column: value} of the manifest's columns that are known once a clip is prepared."""
 
 
 @dataclass(frozen=True)
 class ClipTask:
-    """What a worker needs to make one clip.
+    """What a worker needs to prepare one clip.
 
     Args:
-        video_id: names the clip within its dataset.
-        root: the folder of the manifest, from which the clip's path starts.
-        source: the video as it came.
-        target: where the prepared one goes.
-        row: the note of what is known of the finished clip; written last, so its presence means that the clip is whole.
-        encoding: how it is encoded.
-        keep: take the source as it is, where its codec exports motion vectors; transcode it otherwise.
+        video_id: the clip's id in its dataset.
+        root: the manifest's folder; the clip's path is relative to it.
+        source: the video to prepare.
+        target: the prepared video.
+        row: the JSON file of the clip's row values; written last, so if it exists, the prepared video is complete.
+        encoding: how to encode.
+        keep: keep the source as it is where its codec exports motion vectors; transcode it otherwise.
     """
 
     video_id: str
@@ -51,57 +51,66 @@ class ClipTask:
 
 
 def prepare_clip(task: ClipTask) -> RowValues:
-    """Makes one clip, indexes it, notes that it is done.
+    """Prepares one clip, indexes it, and writes its row values.
+
+    Args:
+        task: the clip.
+
+    Returns:
+        The row values.
 
     Raises:
-        DecodeError: the source is no video, damaged, or has one picture alone.
-        DataError: the clip cannot be written, or not read again.
+        DecodeError: the source is missing, not a video, damaged, or has only one picture.
+        DataError: the clip cannot be written, or is not complete when it is read again.
     """
     if not os.path.exists(task.source):
         raise DecodeError(
-            f"{task.source}: no such file. It went away after the folder was listed, or is a broken link."
+            f"{task.source}: no such file. It was removed after the folder was listed, or is a broken link."
         )
     check_path(task.source)
     try:
-        made_from = _made_from(task)
-        facts = (_kept(task) if task.keep else None) or _transcoded(task)
+        made_from = _inputs_of(task)
+        values = (_kept(task) if task.keep else None) or _transcoded(task)
     except VideoKDError:
         raise
-    except Exception as error:  # whatever a file of a strange kind brings about: the others are prepared
+    except Exception as error:  # whatever error an odd file causes, the others are prepared
         raise DecodeError(
-            f"{task.source} cannot be prepared ({type(error).__name__}: {error}). Leave it out, and report this."
+            f"{task.source} cannot be prepared ({type(error).__name__}: {error}). Remove the file, and report this."
         ) from error
-    content = json.dumps({"made_from": made_from, "facts": facts}).encode()
-    write_whole(task.row, content)
-    return facts
+    write_whole(task.row, json.dumps({"made_from": made_from, "facts": values}).encode())
+    return values
 
 
-def finished_clip(task: ClipTask) -> RowValues | None:
-    """What is known of a clip that an earlier run made, if it still is what this run would make."""
+def reusable_values(task: ClipTask) -> RowValues | None:
+    """The row values of a clip that an earlier run prepared; None if it must be prepared, or prepared again."""
     try:
         row = json.loads(task.row.read_text(encoding="utf-8"))
-        path = task.root / row["facts"]["path"]
-        if row["made_from"] == _made_from(task) and path.stat().st_size == row["facts"]["bytes"]:
-            facts: RowValues = row["facts"]
-            return facts
+        values: RowValues = row["facts"]
+        path = task.root / values["path"]
+        if row["made_from"] == _inputs_of(task) and path.stat().st_size == values["bytes"]:
+            return values
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # missing, or written by something else: made again
+        pass  # missing, or written by another program
     return None
 
 
 @lru_cache
-def describe_task(encoding: Encoding) -> Mapping[str, object]:
-    """An encoding as the manifest notes it."""
+def encoding_settings(encoding: Encoding) -> Mapping[str, object]:
+    """An encoding as the manifest's settings have it."""
     values = {**asdict(encoding), "quality": encoding.resolved_quality}
     if encoding.resample is None:
-        del values["resample"]  # as before there was such a setting: finished clips stay finished
+        del values["resample"]  # as before this setting existed, so that older clips are not prepared again
     return values
 
 
 def frame_rates_of(clips: Sequence[Clip], encoding: Mapping[str, object]) -> list[float]:
-    """The lowest and the highest number of pictures a second of the middle 90 % of clips; empty where no file states one.
+    """The lowest and highest frame rate of the middle 90 % of clips, in pictures per second; empty where none is known.
 
-    Where a nominal rate was stamped on the files, it is their sources' that counts: how fast things move in them.
+    If only the nominal rate was changed, the sources' rates count, because they say how fast things move.
+
+    Args:
+        clips: the dataset's clips.
+        encoding: from `encoding_settings`.
     """
     if "resample" in encoding:
         return [float(str(encoding["resample"]))] * 2
@@ -110,14 +119,14 @@ def frame_rates_of(clips: Sequence[Clip], encoding: Mapping[str, object]) -> lis
     return [round(rates[place], 4) for place in (outliers, -1 - outliers)] if rates else []
 
 
-def _made_from(task: ClipTask) -> dict[str, object]:
-    """What a finished clip depends on."""
+def _inputs_of(task: ClipTask) -> dict[str, object]:
+    """What a prepared clip depends on: if any of it changes, the clip is prepared again."""
     status = task.source.stat()
     return {
         "video_id": task.video_id,
         "size": status.st_size,
         "modified_ns": status.st_mtime_ns,
-        "encoding": describe_task(task.encoding),
+        "encoding": encoding_settings(task.encoding),
         **({"keep": True} if task.keep else {}),
     }
 
@@ -126,20 +135,22 @@ def _transcoded(task: ClipTask) -> RowValues:
     form = transcode(task.source, task.target, task.encoding)
     if form.num_written < 2:
         task.target.unlink()
-        raise DecodeError(f"{task.source} has one picture alone (accepted: two or more, to see motion). Leave it out.")
+        raise DecodeError(
+            f"{task.source} has only one picture (accepted: two or more, to see motion). Remove the file."
+        )
     index = index_video(task.target)
     if index.num_frames != form.num_written or not index.exact:
         raise DataError(
-            f"{task.target}: {form.num_written} pictures were written, {index.num_frames} found. Check the disk."
+            f"{task.target}: {form.num_written} pictures were written, but {index.num_frames} were found. Check the disk."
         )
     return _row_values(task, task.target, index, form)
 
 
 def _kept(task: ClipTask) -> RowValues | None:
-    """The facts of a source that stays as it is; None where it must be transcoded to have motion, or to look like the others.
+    """The row values of a source that is kept as it is; None where it must be transcoded.
 
-    That is a file which gives no motion vectors or cannot be read at random, one that is to be turned, mirrored or widened, and
-    one of another rate where all shall have one.
+    That is a source without motion vectors or random access, one that must be rotated, mirrored or widened to be shown, and
+    one with another frame rate than `encoding.resample`.
     """
     try:
         form = form_of(task.source)
@@ -149,13 +160,13 @@ def _kept(task: ClipTask) -> RowValues | None:
         if index.codec not in MOTION_CODECS or not any(gop.num_positions > 1 for gop in index.gops):
             return None
         with open_video(task.source, index=index) as video:
-            for _ in video.iterate(streams=("motion",)):  # read it through once, so that damage shows now
+            for _ in video.iterate(streams=("motion",)):  # decode all of it once, to find damage now
                 pass
     except NeedsTranscoding:
         return None
     order = sorted(zip(index.display or range(index.num_frames), index.types.replace("-", ""), strict=True))
     types = "".join(kind.upper() for _, kind in order)
-    task.target.unlink(missing_ok=True)  # of an earlier run that transcoded it
+    task.target.unlink(missing_ok=True)  # from an earlier run that transcoded it
     return _row_values(task, task.source, index, SourceForm(index.codec, form.frame_rate, types, index.num_frames))
 
 

@@ -1,4 +1,4 @@
-"""Many tasks at the same time: processes of this machine, or a Ray cluster."""
+"""Runs many tasks in parallel, on processes of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Engine = Literal["local", "ray"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_WAITING_PER_JOB = 4  # tasks handed out ahead of the one in work: few enough for memory, enough that no worker waits
-_MOST_DEATHS = 8  # of workers one after the other, before it is the machine that is at fault
+_QUEUED_PER_JOB = 4  # tasks submitted for each worker: few enough for memory, enough that no worker waits
+_MOST_DEATHS = 8  # of workers in a row; then the machine is at fault, not the files
 _CONNECT_SECONDS = 10
-_RETRIES = 3  # of a bundle whose Ray worker died
-# Ray takes about a millisecond for each task, whatever is in it: one at a time, a driver could not keep hundreds of cores at work
+_RETRIES = 3  # of a bundle of tasks whose Ray worker died
+# Ray needs about a millisecond per task, whatever it does; with one clip per task, it could not keep hundreds of cores busy
 _LARGEST_BUNDLE = 16
-_BUNDLES_PER_CPU = 64  # at least, where bundles are larger than one: what the last ones cost is little
+_BUNDLES_PER_CPU = 64  # at least, so that CPUs that are done do not wait long for the last bundles
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who does the work.
+    """Where tasks run, and how many at a time.
 
     Args:
-        engine: local (processes of this machine) or ray (the workers of an existing Ray cluster, which see the same paths
-            and have videokd installed).
-        jobs: tasks done at the same time; None: one for each CPU that this process may use, or that the cluster has.
-        address: of the Ray cluster, as `ray.init` takes it; None: RAY_ADDRESS, or the cluster this machine belongs to.
+        engine: local (processes of this machine) or ray (an existing Ray cluster, whose workers see the same paths and have
+            videokd installed).
+        jobs: tasks run at the same time; None: one per CPU that this process may use, or that the cluster has.
+        address: the Ray cluster's, as `ray.init` takes it; None: RAY_ADDRESS, or the cluster this machine belongs to.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -59,18 +59,18 @@ class Workers:
     def outcomes(
         self, function: Callable[[Task], Result], tasks: Sequence[Task]
     ) -> Iterator[tuple[Task, Result | DecodeError]]:
-        """Each task with what the function gave, in the order of completion.
+        """Runs a function on each task, and yields each result when it is there.
 
         Args:
-            function: at the top of a module, so that other processes find it.
-            tasks: its arguments.
+            function: of one argument; defined at the top of a module, so that other processes can import it.
+            tasks: the arguments.
 
         Yields:
-            (task, result); the result is a DecodeError where the function raised one, or where workers died of the task
-            again.
+            (task, result), in order of completion. The result is a DecodeError where the function raised one, or where the
+            worker died again when it repeated the task.
 
         Raises:
-            VideoKDError: any other error that the function raises; one local worker after the other died; there is no Ray.
+            VideoKDError: the function raised another error; several local workers in a row died; there is no Ray cluster.
         """
         if not tasks:
             return iter(())
@@ -81,7 +81,7 @@ class Workers:
 
 
 def _attempt(function: Callable[[Task], Result], task: Task) -> Result | DecodeError:
-    """Bad sources are results, to be reported together; a full disk is an exception, and ends the run."""
+    """The result; a DecodeError is returned, to be reported with the others. Other errors, such as a full disk, end the run."""
     try:
         return function(task)
     except DecodeError as error:
@@ -95,7 +95,7 @@ def _num_cpus() -> int:
 def _in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
 ) -> Iterator[tuple[Task, Result | DecodeError]]:
-    """Where a worker dies, the tasks in work are done again, each with a worker of its own: that shows whose fault it was."""
+    """Runs tasks in a pool. If a worker dies, its pool's tasks are repeated, each in a pool of its own, to find the cause."""
     waiting, deaths = iter(tasks), 0
     while lost := (yield from _in_pool(function, waiting, jobs)):
         for task in lost:
@@ -103,28 +103,28 @@ def _in_processes(
             deaths = deaths + 1 if died else 0
             if deaths == _MOST_DEATHS:
                 raise DataError(
-                    f"{deaths} worker processes died one after the other: out of memory, or FFmpeg crashed. "
+                    f"{deaths} worker processes in a row died: out of memory, or FFmpeg crashed. "
                     "Run the same command again with fewer `jobs`."
                 )
             if died:
                 yield (
                     task,
-                    DecodeError("The worker process that took this file died: out of memory, or FFmpeg crashed."),
+                    DecodeError("The worker process of this file died: out of memory, or FFmpeg crashed."),
                 )
 
 
 def _in_pool(
     function: Callable[[Task], Result], waiting: Iterator[Task], jobs: int
 ) -> Generator[tuple[Task, Result | DecodeError], None, list[Task]]:
-    """The outcomes; returns the tasks that were handed out when a worker died, none at the end."""
-    # Spawned, because a forked copy of a process with threads (torch, FFmpeg) can deadlock.
+    """Yields the outcomes; returns the tasks that have none because a worker died, or an empty list."""
+    # Spawned: a forked copy of a process with threads (torch, FFmpeg) can deadlock
     executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
     running: dict[Future[Result | DecodeError], Task] = {}
     task: Task | None = None
     try:
         while True:
             with interrupts_held_back():
-                while len(running) < jobs * _WAITING_PER_JOB and (task := next(waiting, None)) is not None:
+                while len(running) < jobs * _QUEUED_PER_JOB and (task := next(waiting, None)) is not None:
                     running[executor.submit(_attempt, function, task)] = task
                     task = None
             if not running:
@@ -142,21 +142,21 @@ def _in_pool(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends."""
+    """Ignores Ctrl-C, which the parent handles, and makes this process end when its parent ends, in whatever way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _follow(parent: Any) -> None:
+def _exit_after(parent: Any) -> None:
     parent.join()
     os._exit(1)
 
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, and processes started meanwhile do not see it before they can ignore it."""
+    """Delays Ctrl-C until the block ends, so that processes started in it are not interrupted before they ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -175,42 +175,44 @@ def _on_ray(
         for task in bundle:
             try:
                 outcomes.append(function(task))
-            except VideoKDError as error:  # as a value: raised, it would arrive wrapped in Ray's own error
+            except VideoKDError as error:  # returned: if it were raised, it would arrive wrapped in Ray's own error
                 outcomes.append(error)
         return outcomes
 
     with _cluster(address) as ray:
         remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(attempt)
         cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        limit = jobs or _WAITING_PER_JOB * cpus
+        limit = jobs or _QUEUED_PER_JOB * cpus
         size = min(max(len(tasks) // (_BUNDLES_PER_CPU * cpus), 1), _LARGEST_BUNDLE)
         waiting = iter([tasks[start : start + size] for start in range(0, len(tasks), size)])
-        again: list[Sequence[Task]] = []
+        repeated: list[Sequence[Task]] = []
         running: dict[Any, Sequence[Task]] = {}
         while True:
-            while len(running) < limit and (bundle := again.pop() if again else next(waiting, None)) is not None:
+            while len(running) < limit and (bundle := repeated.pop() if repeated else next(waiting, None)) is not None:
                 running[remote.remote(list(bundle))] = bundle
             if not running:
                 return
             for reference in ray.wait(list(running))[0]:
                 bundle = running.pop(reference)
-                outcomes = _fetched(ray, reference)
+                outcomes = _bundle_outcomes(ray, reference)
                 if outcomes is not None:
                     yield from zip(bundle, outcomes, strict=True)
                 elif len(bundle) > 1:
-                    again += [bundle[at : at + 1] for at in range(len(bundle))]  # which of them was it?
+                    repeated += [
+                        bundle[at : at + 1] for at in range(len(bundle))
+                    ]  # one by one, to find the task that is the cause
                 else:
                     yield (
                         bundle[0],
                         DecodeError(
-                            f"{_RETRIES + 1} Ray workers that took this file died. Leave it out, or give them more memory."
+                            f"{_RETRIES + 1} Ray workers died with this file. Remove the file, or give the workers more memory."
                         ),
                     )
 
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster; a connection that was there before stays."""
+    """The module ray, connected to a cluster; a connection that existed before is used and kept."""
     try:
         import ray
     except ImportError as error:
@@ -219,7 +221,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -232,15 +234,15 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Sees that somebody listens at host:port; Ray itself would try for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raises an OSError where nothing listens at host:port; Ray itself would try for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _fetched(ray: Any, reference: Any) -> Any:
-    """The outcomes of a bundle; None where its workers died."""
+def _bundle_outcomes(ray: Any, reference: Any) -> Any:
+    """The outcomes of a bundle of tasks; None where its workers died."""
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     try:
         outcomes = ray.get(reference)

@@ -14,7 +14,7 @@ from videokd.evaluation.metrics import differences
 from videokd.evaluation.results import read_results
 from videokd.evaluation.scores import Scores
 from videokd.messages import say
-from videokd.preparation.synthetic import generate_actions
+from videokd.preparation.synthetic import Scenes, generate_actions
 from videokd.recipes import distill, evaluate, export, fuse, prepare, report, show, teach
 from videokd.recipes.command_line import parse
 
@@ -73,7 +73,7 @@ def demo(settings: Demo) -> Path:
     say(
         f"[1/{len(commands) + 1}] generating clips of six actions: {clips}{6 * settings.scenes} without, 162 to test on"
     )
-    generate_actions(out / "clips", seed=settings.seed, unlabelled_scenes=settings.scenes)
+    generate_actions(out / "clips", seed=settings.seed, scenes=Scenes(unlabelled=settings.scenes))
     for number, (command, result) in enumerate(commands, start=2):
         shown = f"[{number}/{len(commands) + 1}] videokd {shlex.join(command)}"
         # what comes after a result that had to be made again is made again too

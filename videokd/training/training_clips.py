@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, JoinedClips, training_batches
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
-from videokd.files import read_json, write_whole
+from videokd.files import SHA256, read_json, write_whole
 from videokd.training.ranks import Ranks
 from videokd.training.run_settings import Distill, Teach
 from videokd.training.settings import DataSettings
@@ -137,7 +136,6 @@ def training_clips(
 FILE_NAME = "trained_on.json"
 _VERSION = 1
 _MOST_BYTES = 1_000_000_000  # 140 bytes a clip: seven million clips
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 #: A clip by content: sha256 of its file, sha256 of the file it was made from, label.
 Key = tuple[str, str, int]
@@ -347,7 +345,7 @@ def _key(clip: Clip) -> Key:
 
 def _read_key(sha256: Any, source_sha256: Any, label: Any) -> Key:
     for digest in (sha256, source_sha256):
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        if not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise ValueError(f"{digest!r:.40} is not a sha256")
     return sha256, source_sha256, int(label)
 
