@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ import pytest
 
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import encode
+from videokd.datasets.manifest import Manifest
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
+from videokd.preparation.prepare_dataset import prepare
+from videokd.preparation.workers import Workers
 
 
 def write_clip(path: Path, *, num_frames: int = 14, seed: int = 0, gop: int = 250, frame_rate: float = 20) -> Path:
@@ -25,6 +30,15 @@ def write_clip(path: Path, *, num_frames: int = 14, seed: int = 0, gop: int = 25
 
 def listing(root: Path, *, flip: bool = True) -> Listing:
     return Listing(root, folder_layout(root), flip)
+
+
+def prepared_clips(folder: Path, make_clip: Callable[..., Path], count: int) -> Manifest:
+    """Clips of 20 frames of two classes, two in each group, prepared with a short side of 64."""
+    for number in range(count):
+        path = folder / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(make_clip("mpeg4", num_frames=20, seed=number), path)
+    return prepare(listing(folder / "in"), folder / "out", encoding=Encoding(short_side=64), workers=Workers(jobs=1))
 
 
 def digests(folder: Path) -> dict[str, str]:

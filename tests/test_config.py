@@ -173,7 +173,7 @@ def test_the_environment_sets_nothing(tmp_path: Path) -> None:
         tmp_path, [["teach", "--manifest=x", "--out=o", "--stream=motion"]], JSONARGPARSE_DEFAULT_ENV="true", **named
     )
     assert found == [(2, False)]
-    assert "x: no manifest there" in lines[0]  # everything else was accepted
+    assert "x: no such manifest" in lines[0]  # everything else was accepted
 
 
 @pytest.fixture

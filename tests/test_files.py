@@ -27,7 +27,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatc
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(DataError, match=r"b\.txt could not be written \(disk full\); an older one is unchanged"):
+    with pytest.raises(DataError, match=r"b\.txt could not be written \(disk full\); an older one is untouched"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]

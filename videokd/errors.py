@@ -1,14 +1,14 @@
-"""The errors videokd raises: each says what was given, what is accepted and what to do next."""
+"""The errors that videokd raises: each message says what was given, what is accepted and what to do next."""
 
 from __future__ import annotations
 
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # of letters and of emoji: they move nothing but their neighbours
+_JOINERS = "\u200c\u200d"  # join letters or emoji, and affect nothing else
 
 
 class VideoKDError(Exception):
-    """Base of every error that the user of videokd can fix."""
+    """Base class of all errors that a user of videokd can fix."""
 
 
 class DecodeError(VideoKDError):
@@ -16,32 +16,35 @@ class DecodeError(VideoKDError):
 
 
 class NeedsTranscoding(DecodeError):
-    """A file plays, but its streams cannot be read as they are; those of a transcoded copy can."""
+    """A file can be played, but its streams can only be read after transcoding."""
 
 
 class DataError(VideoKDError):
-    """A dataset, manifest or run folder is not what it should be."""
+    """A dataset, manifest or run folder is missing, damaged or not valid."""
 
 
 class ConfigError(VideoKDError):
-    """A setting is unknown, misspelt, or does not fit the others."""
+    """A setting is unknown, out of its range, or in conflict with another."""
 
 
 def printable(text: str) -> str:
-    """The text on one line, what would move a terminal's cursor or turn its text around written as JSON does.
+    """The text on one line, safe to print: characters that control a terminal or the direction of text are escaped as in JSON.
 
-    Names of files and classes come from strangers. Control characters, line breaks, direction marks and bytes that are no
-    UTF-8 are escaped; letters of all scripts stay. What was JSON still is, of the same value.
+    Names of files and classes are not trusted. Control characters, line breaks, direction marks and bytes that are not
+    UTF-8 are escaped; letters of all scripts are kept. JSON stays JSON, with the same value.
+
+    Args:
+        text: any text.
 
     >>> print(printable("a\\x1b[2Jb\\u202ec é.mp4"))
     a\\u001b[2Jb\\u202ec é.mp4
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(letter) if _moves(letter) else letter for letter in text)
+    return "".join(_escaped(letter) if _is_control(letter) else letter for letter in text)
 
 
-def _moves(letter: str) -> bool:
+def _is_control(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in _JOINERS
 
 

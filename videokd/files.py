@@ -39,7 +39,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         The path to write to, in the same folder.
 
     Raises:
-        DataError: the file cannot be written, for example because the disk is full; an older one is unchanged.
+        DataError: the file cannot be written, for example because the disk is full; an older one is untouched.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "runs" / "a.txt"
@@ -63,7 +63,7 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise DataError(
-            f"{path} could not be written ({reason}); an older one is unchanged. Check free space and permissions, then try again."
+            f"{path} could not be written ({reason}); an older one is untouched. Check free space and permissions, then try again."
         ) from error
     finally:
         with suppress(OSError):  # its folder could not be made, or is a file

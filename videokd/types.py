@@ -1,4 +1,4 @@
-"""The few values that cross the borders between codec, datasets, models and recipes."""
+"""The values that codec, datasets, models and recipes pass to each other, and the table of streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: The label of a clip whose class nobody has named: it has no cross-entropy, and is never validated or tested on.
+#: The label of a clip without a class: it has no cross-entropy, and is never used to validate or test.
 NO_LABEL = -1
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,23 +24,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """Everything that sets one stream apart from the others; a row of `STREAMS`.
+    """Everything in which one stream differs from the others; a row of `STREAMS`.
 
-    A stream's values travel as uint8: u = clip(trunc(value · gain) + offset, 0, 255); the network then computes
-    (u/255 − mean) / std, and where `input_batch_norm` is set normalises the result over the batch (CoViAR, Wu et al. 2018).
+    A stream's values are passed on as uint8: u = clip(trunc(value · gain) + offset, 0, 255). The network then computes
+    (u/255 − mean) / std, and with `input_batch_norm` normalises the result over the batch (CoViAR, Wu et al. 2018).
 
     Args:
-        name: the key of the stream in Streams, Batch, weights, checkpoints, settings and on the command line.
+        name: the stream's key in Streams, Batch, weights, checkpoints, settings and on the command line.
         channels: number of channels.
-        first_position: the first position of a GOP at which the stream carries anything.
-        flip_signs: what each channel is multiplied with when the picture is mirrored left to right.
+        first_position: the first position of a GOP at which the stream carries information.
+        flip_signs: factor of each channel when the picture is mirrored left to right.
         gain: factor before quantising.
         offset: added after quantising.
         mean: per channel, of u/255.
         std: per channel, of u/255.
         input_batch_norm: whether the network starts with a BatchNorm over its input.
         default_backbone: timm's name of the backbone that CoViAR uses for this stream.
-        from_pictures: whether it is taken from the decoded pictures (`codec/rgb.py`), not from what the codec holds.
+        from_pictures: whether the stream is the decoded pictures (`codec/rgb.py`), not data of the codec.
     """
 
     name: str
@@ -68,7 +68,11 @@ STREAMS: Mapping[str, StreamSpec] = {
 
 
 def check_streams(names: Iterable[str], *, where: str) -> tuple[str, ...]:
-    """The names as a tuple, each once and each known.
+    """Checks names of streams, and returns them as a tuple.
+
+    Args:
+        names: the names.
+        where: what they belong to, for the message.
 
     Raises:
         ConfigError: a name is unknown or appears twice, or there is none.
@@ -104,7 +108,7 @@ class _ShapesInRepr:
 
 @dataclass(frozen=True)
 class Gop:
-    """A group of pictures: an I-frame (position 0) and the P-frames up to the next I-frame; B-frames are no positions.
+    """A group of pictures: an I-frame (position 0) and the P-frames before the next I-frame; B-frames have no position.
 
     Args:
         index: number of the GOP in its video, from 0.
@@ -118,13 +122,13 @@ class Gop:
 
     @property
     def num_positions(self) -> int:
-        """The I-frame and its P-frames."""
+        """Number of positions: the I-frame and its P-frames."""
         return len(self.frame_numbers)
 
 
 @dataclass(frozen=True, repr=False)
 class Streams(_ShapesInRepr):
-    """What the codec holds at one position of one GOP; a stream that was not asked for is None.
+    """The streams at one position of one GOP; a stream that was not read is None.
 
     Args:
         gop: number of the GOP.
@@ -147,12 +151,12 @@ class Streams(_ShapesInRepr):
 
 @dataclass(frozen=True, repr=False)
 class Sample(_ShapesInRepr):
-    """One clip as the networks see it.
+    """One clip as input of the networks.
 
     Args:
         streams: {stream: uint8 [S, C, H, W]}.
         label: class number, from 0; -1 without a label.
-        video_id: names the clip within its dataset.
+        video_id: the clip's id in its dataset.
     """
 
     streams: Mapping[str, npt.NDArray[np.uint8]]
@@ -167,12 +171,12 @@ class Sample(_ShapesInRepr):
 
 @dataclass(frozen=True, repr=False)
 class Batch(_ShapesInRepr):
-    """Samples side by side.
+    """Samples joined along a batch dimension.
 
     Args:
         streams: {stream: uint8 [B, S, C, H, W]}.
         label: int64 [B]; -1 without a label.
-        video_ids: B names.
+        video_ids: B ids.
     """
 
     streams: Mapping[str, Tensor]
@@ -188,7 +192,7 @@ class Batch(_ShapesInRepr):
         return len(self.label)
 
     def split(self, pieces: int) -> list[Batch]:
-        """The batch in at most `pieces` parts of nearly equal size, in order."""
+        """At most `pieces` parts of nearly equal size, in order."""
         size = -(-len(self) // pieces)
         return [
             Batch(
@@ -200,24 +204,24 @@ class Batch(_ShapesInRepr):
         ]
 
     def pin_memory(self) -> Batch:
-        """Page-locked, for asynchronous copies to a GPU (called by DataLoader)."""
+        """The batch in page-locked memory, for asynchronous copies to a GPU (called by DataLoader)."""
         streams = {name: values.pin_memory() for name, values in self.streams.items()}
         return Batch(streams, self.label.pin_memory(), self.video_ids)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; the copy is asynchronous where the memory is pinned."""
+        """The batch on another device; the copy is asynchronous if the memory is page-locked."""
         streams = {name: values.to(device, non_blocking=True) for name, values in self.streams.items()}
         return Batch(streams, self.label.to(device, non_blocking=True), self.video_ids)
 
 
 @dataclass(frozen=True, repr=False)
 class StudentOutput(_ShapesInRepr):
-    """What one student says of a batch, its segments already averaged.
+    """The output of one student for a batch, averaged over segments.
 
     Args:
-        logits: [B, K], of the deepest exit.
-        exits: {exit: [B, K]}, the shallow classifiers, if the student has any.
-        hints: {exit: (adapted, deepest)}, features of equal shape for the hint loss.
+        logits: [B, K], from the deepest exit.
+        exits: {exit: [B, K]}, the logits of the shallow exits; empty if there are none.
+        hints: {exit: (adapted, deepest)}, pairs of features with the same shape, for the hint loss.
     """
 
     logits: Tensor

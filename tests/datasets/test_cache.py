@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,12 @@ import pytest
 
 import videokd
 from tests.conftest import MakeClip
-from tests.small_datasets import listing
-from videokd.codec.mp4_writer import Encoding
+from tests.small_datasets import prepared_clips
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.view import Crop, apply_crop, sample_positions
 from videokd.errors import ConfigError, DataError
-from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.types import STREAMS
 
 ALL = ("iframe", "motion", "residual")
@@ -26,12 +22,7 @@ ALL = ("iframe", "motion", "residual")
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Manifest:
-    folder = tmp_path_factory.mktemp("cached")
-    for number in range(4):
-        path = folder / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(make_clip("mpeg4", num_frames=20, seed=number), path)
-    return prepare(listing(folder / "in"), folder / "out", encoding=Encoding(short_side=64), workers=Workers(jobs=1))
+    return prepared_clips(tmp_path_factory.mktemp("cached"), make_clip, 4)
 
 
 def dataset(manifest: Manifest, folder: Path, **changes: object) -> ClipDataset:

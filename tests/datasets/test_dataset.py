@@ -15,8 +15,7 @@ import torch
 
 import videokd
 from tests.conftest import MakeClip
-from tests.small_datasets import listing
-from videokd.codec.mp4_writer import Encoding
+from tests.small_datasets import prepared_clips
 from videokd.codec.rgb import read_rgb
 from videokd.datasets.dataset import (
     ClipDataset,
@@ -29,8 +28,6 @@ from videokd.datasets.dataset import (
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.view import apply_crop
 from videokd.errors import ConfigError, DataError, DecodeError
-from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.types import STREAMS, Batch
 
 ALL = ("iframe", "motion", "residual")
@@ -38,12 +35,7 @@ ALL = ("iframe", "motion", "residual")
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Manifest:
-    folder = tmp_path_factory.mktemp("loader")
-    for number in range(12):
-        path = folder / f"in/{'ab'[number % 2]}/x_g{number // 2:02d}_c1.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(make_clip("mpeg4", num_frames=20, seed=number), path)
-    return prepare(listing(folder / "in"), folder / "out", encoding=Encoding(short_side=64), workers=Workers(jobs=1))
+    return prepared_clips(tmp_path_factory.mktemp("loader"), make_clip, 12)
 
 
 def dataset(manifest: Manifest, **changes: object) -> ClipDataset:

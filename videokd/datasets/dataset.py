@@ -93,15 +93,11 @@ class ClipDataset(Dataset[Sample]):
             raw, crops = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
-        streams = {
-            name: _stacked_crops(
-                [
-                    apply_crop(values, crop, spec=STREAMS[name], size=self.input_size, quantised=self.cache is not None)
-                    for crop in crops
-                ]
-            )
-            for name, values in raw.items()
-        }
+        quantised, size = self.cache is not None, self.input_size
+        streams = {}
+        for name, values in raw.items():
+            parts = [apply_crop(values, crop, spec=STREAMS[name], size=size, quantised=quantised) for crop in crops]
+            streams[name] = _stacked_crops(parts)
         return Sample(streams, clip.label, clip.video_id)
 
     @property
@@ -326,10 +322,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Batches of every clip once, in order; arguments and errors as for `training_batches`."""
     count = len(dataset)
-    chunks = [
-        list(range(start, min(start + batch_size, count)))
-        for start in range(0, batch_size * math.ceil(count / batch_size), batch_size)
-    ]
+    chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
 
 

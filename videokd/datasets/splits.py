@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -26,7 +26,7 @@ def held_out_groups(groups_of: Mapping[str, Collection[str]], *, fraction: float
         for group in groups:
             classes_of[group].append(name)
     held_out: set[str] = set()
-    held = dict.fromkeys(groups_of, 0)
+    count_of: Counter[str] = Counter()  # groups of each class that are held out
     for class_name, groups in groups_of.items():
 
         def order(group: str, prefix: str = f"{class_name}/") -> bytes:
@@ -36,10 +36,9 @@ def held_out_groups(groups_of: Mapping[str, Collection[str]], *, fraction: float
 
         count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
         for group in sorted(groups, key=order):
-            if held[class_name] >= count:
+            if count_of[class_name] >= count:
                 break
-            if group not in held_out and all(held[name] + 1 < len(groups_of[name]) for name in classes_of[group]):
+            if group not in held_out and all(count_of[name] + 1 < len(groups_of[name]) for name in classes_of[group]):
                 held_out.add(group)
-                for name in classes_of[group]:
-                    held[name] += 1
+                count_of.update(classes_of[group])
     return held_out

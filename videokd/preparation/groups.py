@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def _greedy_choice(
 ) -> tuple[set[str], list[str]]:
     """The first groups of an order that fit, and the classes that are not tested yet."""
     chosen: set[str] = set()
-    count = dict.fromkeys(groups_of, 0)
+    count: Counter[str] = Counter()
     # First the groups that all their classes still want; then those of a class that is not tested yet
     for fits in (all, any):
         for group in order:
@@ -151,8 +151,7 @@ def _greedy_choice(
             lacking = (count[name] < (wanted[name] if fits is all else 1) for name in names)
             if group not in chosen and fits(lacking) and all(count[name] + 1 < len(groups_of[name]) for name in names):
                 chosen.add(group)
-                for name in names:
-                    count[name] += 1
+                count.update(names)
     return chosen, [name for name in groups_of if not count[name]]
 
 

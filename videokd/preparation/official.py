@@ -134,19 +134,11 @@ def read_hmdb51_lists(folder: Path) -> Lists:
     Raises:
         DataError: a list is missing, or a line does not end in 0, 1 or 2.
     """
-    flags: Mapping[str, Part] = {"0": "unused", "1": "train", "2": "test"}
     splits: list[dict[str, Part]] = []
     for split in range(1, NUM_SPLITS + 1):
         parts: dict[str, Part] = {}
         for name in HMDB51_CLASSES:
-            path = folder / f"{name}_test_split{split}.txt"
-            for line in _lines_of_list(path):
-                clip, _, flag = line.rpartition(" ")
-                if flag not in flags:
-                    raise DataError(
-                        f"{path}: the line {line!r} (accepted: <clip>.avi 0|1|2). Download the lists again."
-                    )
-                parts[clip_key(name, Path(clip))] = flags[flag]
+            parts |= _hmdb51_list(folder / f"{name}_test_split{split}.txt", name)
         splits.append(parts)
     return splits
 
@@ -217,6 +209,17 @@ def _ucf101_rule(path: Path) -> Splits:
     tested = (int(match["group"]) - 1) // 7  # 0, 1, 2: the split that tests the group; 3: none does
     first, second, third = ("test" if tested == split else "train" for split in range(3))
     return first, second, third  # type: ignore[return-value]
+
+
+def _hmdb51_list(path: Path, class_name: str) -> dict[str, Part]:
+    flags: Mapping[str, Part] = {"0": "unused", "1": "train", "2": "test"}
+    parts: dict[str, Part] = {}
+    for line in _lines_of_list(path):
+        clip, _, flag = line.rpartition(" ")
+        if flag not in flags:
+            raise DataError(f"{path}: the line {line!r} (accepted: <clip>.avi 0|1|2). Download the lists again.")
+        parts[clip_key(class_name, Path(clip))] = flags[flag]
+    return parts
 
 
 def _lines_of_list(path: Path) -> list[str]:
