@@ -51,14 +51,14 @@ def test_parts_in_any_spelling_outside_or_inside_of_the_classes(
         f"{label}/{part}/{clip}.mp4" if inner else f"{part}/{label}/{clip}.mp4"
         for part, label, clip in itertools.product(spelt, ("jump", "run"), (1, 2))
     ]
-    entries = folder_layout(touch(tmp_path, *names))
-    assert len(entries) == 8
-    for entry in entries:
-        assert entry.class_name in ("jump", "run")
-        assert entry.class_name in entry.path.parts
-        assert entry.splits == (("test",) * 3 if spelt[1] in entry.path.parts else ("train",) * 3)
+    clips = folder_layout(touch(tmp_path, *names))
+    assert len(clips) == 8
+    for clip in clips:
+        assert clip.class_name in ("jump", "run")
+        assert clip.class_name in clip.path.parts
+        assert clip.splits == (("test",) * 3 if spelt[1] in clip.path.parts else ("train",) * 3)
     # 1.mp4 to train on and 1.mp4 to test on are two clips, not one group that is divided
-    assert len({entry.group for entry in entries}) == 8
+    assert len({clip.group for clip in clips}) == 8
 
 
 @pytest.mark.parametrize("inner", [False, True])
@@ -66,7 +66,7 @@ def test_validation_is_trained_on_where_there_is_a_test_part(tmp_path: Path, inn
     for part, label in itertools.product(("Train", "Valid", "Test"), ("jump", "run")):
         touch(tmp_path, f"{label}/{part}/x/1.mp4" if inner else f"{part}/{label}/x/1.mp4")
     (tmp_path / "annotations").mkdir()
-    found = {(part, entry.splits[0]) for entry in folder_layout(tmp_path) for part in entry.path.parts[:2]}
+    found = {(part, clip.splits[0]) for clip in folder_layout(tmp_path) for part in clip.path.parts[:2]}
     assert {("Train", "train"), ("Valid", "train"), ("Test", "test")} <= found
 
 
@@ -127,4 +127,4 @@ def test_classes_whose_accents_are_encoded_in_two_ways(tmp_path: Path) -> None:
 
 def test_groups_of_a_divided_tree_may_be_given(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{part}/{c}/s{n}_x.mp4" for part, n in (("Train", 1), ("Test", 2)) for c in ("a", "b")))
-    assert {entry.group for entry in folder_layout(tmp_path, group_pattern=r"(s\d)")} == {"s1", "s2"}
+    assert {clip.group for clip in folder_layout(tmp_path, group_pattern=r"(s\d)")} == {"s1", "s2"}

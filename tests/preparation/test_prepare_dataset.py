@@ -321,7 +321,7 @@ def test_kill_9_at_random_moments_loses_nothing(command: list[str], tmp_path: Pa
         process.kill()
         process.wait()
         assert _session_ends(process.pid)
-        if (out / "manifest.parquet").exists():  # it was finished before: once more from the start
+        if (out / "manifest.parquet").exists():  # it was complete before it was killed: start again
             assert digests(tmp_path / "reference") == digests(out)
             shutil.rmtree(out)
     subprocess.run([*command, str(out), "256"], check=True, timeout=120)

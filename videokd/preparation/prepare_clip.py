@@ -69,7 +69,7 @@ def prepare_clip(task: ClipTask) -> RowValues:
         )
     check_path(task.source)
     try:
-        made_from = _inputs_of(task)
+        inputs = _inputs_of(task)
         values = (_kept(task) if task.keep else None) or _transcoded(task)
     except VideoKDError:
         raise
@@ -77,7 +77,8 @@ def prepare_clip(task: ClipTask) -> RowValues:
         raise DecodeError(
             f"{task.source} cannot be prepared ({type(error).__name__}: {error}). Remove the file, and report this."
         ) from error
-    write_whole(task.row, json.dumps({"made_from": made_from, "facts": values}).encode())
+    # The keys of the first version, so that clips that it prepared are not prepared again
+    write_whole(task.row, json.dumps({"made_from": inputs, "facts": values}).encode())
     return values
 
 
