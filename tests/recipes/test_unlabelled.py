@@ -109,11 +109,11 @@ def test_they_do_not_serve_where_labels_are_needed(
 ) -> None:
     out = f"--out={tmp_path / 'run'}"
     assert main(["teach", "--stream=motion", f"--manifest={unlabelled}", out, *TINY]) == 2
-    assert "holds clips without labels" in refused(capsys)
+    assert "has clips without labels" in refused(capsys)
     assert main(["evaluate", str(teacher_runs["motion"]), f"--manifest={unlabelled}"]) == 2
-    assert "holds clips without labels" in refused(capsys)
+    assert "has clips without labels" in refused(capsys)
     assert distill(prepared, prepared, tmp_path / "run", ONE, *teachers(teacher_runs)) == 2
-    assert "holds clips with labels" in refused(capsys)
+    assert "has clips with labels" in refused(capsys)
 
 
 def test_without_anybody_to_follow_they_are_refused(
