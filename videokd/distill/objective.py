@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ from videokd.distill.losses import (
 from videokd.distill.mixup import GroundTruth
 from videokd.errors import ConfigError
 from videokd.types import StudentOutput
+
+#: How the students follow the teachers' target.
+TargetLoss = Literal["kd", "dist", "dkd"]
+# Those with two terms, and their default weights
+_TWO_TERMS: Mapping[str, tuple[float, float]] = {"dist": (1.0, 1.0), "dkd": (1.0, 8.0)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Objective:
     peers: Literal["separate", "ensemble"] = "separate"
     gamma: float = 0.05
     hint_weight: float = 0.03
-    target_loss: Literal["kd", "dist", "dkd"] = "kd"
+    target_loss: TargetLoss = "kd"
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
 
@@ -73,7 +78,7 @@ class Objective:
             "peers": (self.peers in ("separate", "ensemble"), "separate, ensemble"),
             "gamma": (0 <= self.gamma <= 1, "0 to 1"),
             "hint_weight": (0 <= self.hint_weight < math.inf, "0 or more"),
-            "target_loss": (self.target_loss in ("kd", "dist", "dkd"), "kd, dist, dkd"),
+            "target_loss": (self.target_loss in get_args(TargetLoss), ", ".join(get_args(TargetLoss))),
             "target_weights": (
                 _fits(self.target_weights, self.target_loss),
                 "two, 0 or more, for dist and dkd; else none",
@@ -159,12 +164,12 @@ class Objective:
         if self.standardise:
             logits, target = standardise(logits), standardise(target)
         if self.target_loss == "dist":
-            over_classes, over_batch = self.target_weights or (1.0, 1.0)
+            over_classes, over_batch = self.target_weights or _TWO_TERMS["dist"]
             return dist_loss(
                 logits, target, temperature=self.temperature, over_classes=over_classes, over_batch=over_batch
             )
         if self.target_loss == "dkd":
-            of_label, of_others = self.target_weights or (1.0, 8.0)
+            of_label, of_others = self.target_weights or _TWO_TERMS["dkd"]
             return dkd_loss(
                 logits, target, label, temperature=self.temperature, target_class=of_label, other_classes=of_others
             )
@@ -174,4 +179,4 @@ class Objective:
 def _fits(weights: tuple[float, float] | None, target_loss: str) -> bool:
     if weights is None:
         return True
-    return target_loss != "kd" and len(weights) == 2 and all(0 <= weight < math.inf for weight in weights)
+    return target_loss in _TWO_TERMS and len(weights) == 2 and all(0 <= weight < math.inf for weight in weights)

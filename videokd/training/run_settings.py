@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.config import built, checked, read_yaml, without_retired
-from videokd.distill.objective import Objective
+from videokd.distill.objective import Objective, TargetLoss
 from videokd.errors import ConfigError, DataError
 from videokd.training.settings import (
     DataSettings,
@@ -103,7 +103,7 @@ class ObjectiveSettings:
     alpha: float | None = None
     beta: float | None = None
     temperature: float = Objective.temperature
-    target_loss: Literal["kd", "dist", "dkd"] = Objective.target_loss
+    target_loss: TargetLoss = Objective.target_loss
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
     peers: Literal["separate", "ensemble"] = Objective.peers
