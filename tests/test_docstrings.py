@@ -65,9 +65,9 @@ def gaps(where: str, node: Definition) -> list[str]:
         return [f"{where}: no docstring"]
     found = []
     described = set(re.findall(r"^    (\*{0,2}\w+(?:, \w+)*):", docstring.partition("Args:")[2], flags=re.MULTILINE))
-    described = {name for group in described for name in group.split(", ")}
+    described = {name for group in described for name in group.split(", ")} | set(re.findall(r"`(\w+)`", docstring))
     names = [name for name in parameters_of(node) if name not in ("self", "cls") and not name.startswith("_")]
-    missing = [name for name in names if name not in described]
+    missing = [] if re.search(r"arguments\b.* as for `", docstring) else [n for n in names if n not in described]
     if missing and (
         len(names) > 1 or isinstance(node, ast.ClassDef)
     ):  # the summary speaks of a function's only parameter

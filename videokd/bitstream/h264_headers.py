@@ -105,6 +105,10 @@ def h264_starts(packet: bytes, length_size: int) -> bool:
 
     That holds for an IDR picture, and for a recovery point with recovery_frame_cnt 0. Demuxers flag other I-pictures as keyframes
     too, but x264 lets P-pictures after those refer to pictures before.
+
+    Args:
+        packet: of one picture.
+        length_size: bytes of a unit's length prefix; 0: start codes.
     """
     for unit in nal_units(packet, length_size, count=_LONGEST_SEI):
         kind = unit[0] & 31 if unit else 0
