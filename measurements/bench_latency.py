@@ -45,7 +45,7 @@ from stopwatch import STAGES, Stopwatch
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import transcode
 from videokd.evaluation.figures import Point, cost_figure, pareto_front
-from videokd.evaluation.results import read_results
+from videokd.evaluation.results import as_plain, read_results
 from videokd.training.device import Precision, pick_device
 
 BATCH = 8
@@ -202,7 +202,7 @@ def accuracies(given: argparse.Namespace) -> dict[str, dict[str, float]]:
         if f"{folder}:{entry}" in study:
             found[system] = study[f"{folder}:{entry}"][given.dataset]
             continue
-        entries = read_results(folder)["entries"]
+        entries = as_plain(read_results(folder))["entries"]
         if entry and entry not in entries:
             raise SystemExit(f"{folder} has no entry {entry} (accepted: {', '.join(entries)})")
         found[system] = entries[entry or ("fused" if "fused" in entries else next(iter(entries)))]["metrics"]["top1"]

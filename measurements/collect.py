@@ -18,14 +18,14 @@ import yaml
 from record import provenance, write
 from videokd.datasets.manifest import Manifest
 from videokd.evaluation.metrics import paired_difference
-from videokd.evaluation.results import read_results
+from videokd.evaluation.results import as_plain, read_results
 from videokd.evaluation.scores import Scores
 
 KEPT = ("streams", "backbone", "parameters", "macs_per_video", "latency_ms")
 
 
 def rows_of(run: Path) -> list[dict[str, object]]:
-    results = read_results(run)
+    results = as_plain(read_results(run))
     rows = []
     for name, entry in results["entries"].items():
         alone = len(results["entries"]) == 1
@@ -51,7 +51,8 @@ def comparisons_of(pairs: Iterable[str], runs: dict[str, Path], groups: dict[str
     for pair in pairs:
         names = dict(zip("ab", pair.split(":"), strict=True))
         a, b = (fused_scores_of(runs[name]) for name in names.values())
-        found.append(names | {"top1_difference": paired_difference(a, b, [groups[video] for video in a.video_ids])})
+        difference = paired_difference(a, b, [groups[video] for video in a.video_ids])
+        found.append(names | {"top1_difference": as_plain(difference)})
     return found
 
 
@@ -69,7 +70,7 @@ def collect(kind: str, folders: Sequence[Path], *, title: str, note: str, compar
         The file's path.
     """
     runs = {run.name: run for run in folders}
-    first = read_results(folders[0])
+    first = as_plain(read_results(folders[0]))
     manifest = first["dataset"]["manifest"]
     groups = {clip.video_id: clip.group for clip in Manifest.read(manifest).clips}
     configs = {name: run / "config.yaml" for name, run in runs.items()}
@@ -79,7 +80,7 @@ def collect(kind: str, folders: Sequence[Path], *, title: str, note: str, compar
         "dataset": {key: value for key, value in first["dataset"].items() if key != "manifest"},
         "rows": [row for run in folders for row in rows_of(run)],
         "comparisons": comparisons_of(compare, runs, groups),
-        "commands": {name: read_results(run)["command"] for name, run in runs.items()},
+        "commands": {name: read_results(run).command for name, run in runs.items()},
         "settings": {name: yaml.safe_load(path.read_text()) for name, path in configs.items() if path.exists()},
     }
     text = json.dumps(found, ensure_ascii=False).replace(manifest, f"runs/{kind}/prepared")

@@ -108,9 +108,9 @@ def rows_of(given: argparse.Namespace, students: Students) -> list[dict[str, Any
 
 def evaluated(run: Path) -> float:
     """Top-1 of a run's students, fused where there are several, in per cent."""
-    entries = read_results(run)["entries"]
+    entries = read_results(run).entries
     name = "fused" if "fused" in entries else next(iter(entries))
-    return 100 * float(entries[name]["metrics"]["top1"]["value"])
+    return 100 * entries[name].metrics.top1.value
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -29,7 +29,7 @@ from record import CODEC_STREAMS as STREAMS
 from record import RESULTS, provenance, write
 from timing import processor_seconds
 from videokd.datasets.manifest import Manifest
-from videokd.evaluation.results import read_results
+from videokd.evaluation.results import as_plain, read_results
 from videokd.recipes.command_line import preset_names, preset_text
 
 STOPPED = 130  # exit status of a run that was asked to stop, and saved
@@ -128,7 +128,7 @@ def run_preset(name: str, preset: dict[str, Any], given: argparse.Namespace) -> 
     early = ["--exit_threshold", "0.9"] if exits else []
     (prediction,) = json.loads(videokd("predict", file, "--students", str(exported), "--format", "json", *early))
     seconds["all"] = time.perf_counter() - started
-    results = read_results(run)
+    results = as_plain(read_results(run))
     made = {
         "command": "videokd " + shlex.join(command),
         **trained,
@@ -162,7 +162,7 @@ def teach(stream: str, given: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     videokd(*command)
     videokd("evaluate", str(run), "--views", "quick", "--timed_videos", "0", "--pictures", "0", "--workers", "1")
-    entry = read_results(run)["entries"][stream]
+    entry = as_plain(read_results(run))["entries"][stream]
     made = {
         "command": "videokd " + shlex.join(command),
         "top1": entry["metrics"]["top1"],

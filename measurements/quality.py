@@ -39,6 +39,7 @@ from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
 from videokd.evaluation.metrics import paired_difference, top1
+from videokd.evaluation.results import as_plain
 from videokd.evaluation.scores import Scores, align
 from videokd.files import write_whole
 from videokd.preparation.folders import folder_layout
@@ -156,8 +157,8 @@ def row_of(
     together = of_all_seeds(fused)
     of_groups = [groups[video.rpartition("#")[0]] for video in together.video_ids]
     row = {
-        "streams": {s: top1(of_all_seeds([each[s] for each in found]), groups=of_groups) for s in STREAMS},
-        "fused": top1(together, groups=of_groups),
+        "streams": {s: as_plain(top1(of_all_seeds([each[s] for each in found]), groups=of_groups)) for s in STREAMS},
+        "fused": as_plain(top1(together, groups=of_groups)),
     }
     return row, together, of_groups
 
@@ -225,7 +226,8 @@ def main() -> None:
     for quality in given.qualities:
         row, together, groups = row_of(out, quality, given.seeds, manifests[quality])
         first = first or together
-        rows.append(costs[quality] | row | {"fused_minus_first": paired_difference(together, first, groups)})
+        difference = as_plain(paired_difference(together, first, groups))
+        rows.append(costs[quality] | row | {"fused_minus_first": difference})
     report = report_of(given, manifests[given.qualities[0]], rows)
     print(json.dumps(report, indent=1))
     print(write("quality", report, folder=given.results))

@@ -18,6 +18,7 @@ from record import machine, today, versions
 from study_records import RECORDS, CellKey
 from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
+from videokd.evaluation.results import as_plain
 from videokd.evaluation.scores import Scores, align
 from videokd.recipes.command_line import parse
 from videokd.recipes.distill import distill
@@ -208,7 +209,7 @@ def scores_of(
     """Evaluates a run: {network: scores}, and its results."""
     command = evaluation_command(run, part=part, segments=segments)
     settings = parse(Evaluate, command[1:], verb="evaluate", positional=("run",))
-    results = evaluate(settings, command="videokd " + shlex.join(command))
+    results = as_plain(evaluate(settings, command="videokd " + shlex.join(command)))
     return {n: Scores.load(run / f"scores-{n.replace(':', '-')}.npz") for n in results["entries"]}, results
 
 

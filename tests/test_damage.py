@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from tests.datasets.test_manifest import manifest_of
-from videokd.evaluation.results import write_results
 from videokd.evaluation.scores import Scores
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
@@ -124,7 +123,7 @@ def make(kind: str, folder: Path) -> Path:
         logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
         Scores(logits, np.array([0, 1, 2, 1]), ("v0", "v1", "v2", "é")).save(path)
     elif kind == "results.json":
-        write_results(path, results())
+        path.write_text(json.dumps(results()))
         make("scores-iframe.npz", folder)
     elif kind == "manifest.parquet":
         manifest_of(folder, groups=3).write()

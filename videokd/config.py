@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, VideoKDError
 
 _LONGEST = 100_000
 _SCALARS: dict[object, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -205,28 +205,63 @@ def _checked_fields(settings: Any, value: Any, *, where: str) -> dict[str, Any]:
     return {key: checked(hints[key], item, where=f"{where}.{key}") for key, item in value.items()}
 
 
-def built(hint: Any, value: Any) -> Any:
+def known_part(hint: Any, value: Any, *, where: str) -> Any:
+    """A JSON value without the keys that its type does not have; 2e9 is a whole number too, as JSON has one kind of number.
+
+    Args:
+        hint: as for `checked`.
+        value: plain, as JSON holds it.
+        where: it comes from, for the error.
+
+    Raises:
+        ConfigError: a key is missing whose field has no default value; a default factory serves only whoever makes a new one.
+    """
+    hint, _ = _without_none(hint)
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        hints = _hints(hint)
+        missing = [each.name for each in fields(hint) if each.default is MISSING and each.name not in value]
+        if missing:
+            raise ConfigError(f"{where} lacks {', '.join(missing)} (accepted: {', '.join(hints)}). Correct it.")
+        return {key: known_part(hints[key], value[key], where=f"{where}.{key}") for key in hints if key in value}
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: known_part(arguments[1], item, where=f"{where}.{key:.80}") for key, item in value.items()}
+    if origin is tuple and arguments[-1] is Ellipsis and isinstance(value, list):
+        return [known_part(arguments[0], item, where=f"{where}[{i}]") for i, item in enumerate(value)]
+    return int(value) if hint is int and isinstance(value, float) and value.is_integer() else value
+
+
+def built(hint: Any, value: Any, *, where: str = "") -> Any:
     """The dataclass, tuple or mapping that a checked value describes; fields that are missing take their defaults.
 
     Args:
         hint: as for `checked`.
         value: what `checked` returned.
+        where: it comes from; what a dataclass refuses is then named by its place.
 
     Raises:
         TypeError: a field without a default is missing.
+        VideoKDError: a dataclass refuses its values.
     """
     hint, _ = _without_none(hint)
     if value is None:
         return None
     if is_dataclass(hint):
         hints = _hints(hint)
-        return hint(**{name: built(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+        values = {key: built(hints[key], item, where=where and f"{where}.{key}") for key, item in value.items()}
+        try:
+            return hint(**values)  # type: ignore[operator]
+        except VideoKDError as error:
+            if not where:
+                raise
+            raise type(error)(f"{where}: {error}") from error
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is dict:
-        return {key: built(arguments[1], item) for key, item in value.items()}
+        return {key: built(arguments[1], item, where=where and f"{where}.{key:.80}") for key, item in value.items()}
     if origin is tuple:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        return tuple(built(kind, item) for kind, item in zip(kinds, value, strict=True))
+        items = enumerate(zip(kinds, value, strict=True))
+        return tuple(built(kind, item, where=where and f"{where}[{i}]") for i, (kind, item) in items)
     return value
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from videokd.evaluation.metrics import metrics
-from videokd.evaluation.results import write_results
+from videokd.evaluation.results import (
+    Comparison,
+    EarlyExitPoint,
+    Entry,
+    Example,
+    Interval,
+    Latency,
+    Results,
+    ScoredPart,
+    read_results,
+    write_results,
+)
 from videokd.evaluation.scores import Scores
 
 CLASSES = ("Archery", "BabyCrawling", "BaseballPitch", "Biking", "Bowling", "CleanAndJerk")
@@ -22,18 +33,18 @@ def made_up_scores(skill: float, *, seed: int = 0, videos: int = 168, classes: i
     return Scores(logits.astype(np.float32), labels, tuple(f"video{number:03d}" for number in range(videos)))
 
 
-def made_up_entry(role: str, streams: tuple[str, ...], skill: float, *, seed: int, size: float) -> dict[str, Any]:
+def made_up_entry(role: str, streams: tuple[str, ...], skill: float, *, seed: int, size: float) -> Entry:
     scores = made_up_scores(skill, seed=seed)
     groups = [f"g{number // 24}" for number in range(len(scores))]
-    return {
-        "role": role,
-        "streams": list(streams),
-        "backbone": "resnet18" if size < 30e6 else "resnet50",
-        "parameters": int(size),
-        "macs_per_video": 100 * size,
-        "latency_ms": {"read": 4.0, "network": size / 1e6, "total": 4.0 + size / 1e6, "p95": 9.0},
-        "metrics": metrics(scores, class_names=CLASSES, groups=groups, bootstrap=50),
-    }
+    return Entry(
+        role=role,
+        streams=streams,
+        backbone="resnet18" if size < 30e6 else "resnet50",
+        parameters=int(size),
+        macs_per_video=int(100 * size),
+        latency_ms=Latency(4.0, size / 1e6, 4.0 + size / 1e6, 9.0),
+        metrics=metrics(scores, class_names=CLASSES, groups=groups, bootstrap=50),
+    )
 
 
 def made_up_run(folder: Path, *, name: str = "demo") -> Path:
@@ -45,62 +56,54 @@ def made_up_run(folder: Path, *, name: str = "demo") -> Path:
     entries["small"] = made_up_entry("student", parts, 2.7, seed=6, size=1.12e7)
     entries["tiny"] = made_up_entry("student", ("iframe", "motion"), 2.3, seed=7, size=3.1e6)
     entries["students"] = made_up_entry("students fused", parts, 3.1, seed=8, size=1.43e7)
-    results = {
-        "run": name,
-        "verb": "distill",
-        "command": f"videokd distill --out {name}",
-        "created": "2026-03-01T12:00:00+00:00",
-        "versions": {"videokd": "0.1.0", "torch": "2.6.0", "python": "3.11.7"},
-        "dataset": {
-            "manifest": "data/ucf101-6/manifest.parquet",
-            "split": 1,
-            "part": "test",
-            "num_videos": 168,
-            "class_names": list(CLASSES),
-        },
-        "views": "quick",
-        "num_segments": 25,
-        "entries": entries,
-        "comparisons": [
-            {"a": "students", "b": "teachers", "top1_difference": {"value": -0.021, "low": -0.04, "high": 0.003}},
-            {"a": "students", "b": "tiny", "top1_difference": {"value": 0.0834, "low": 0.041, "high": 0.122}},
-        ],
-    }
+    results = Results(
+        run=name,
+        verb="distill",
+        command=f"videokd distill --out {name}",
+        created="2026-03-01T12:00:00+00:00",
+        versions={"videokd": "0.1.0", "torch": "2.6.0", "python": "3.11.7"},
+        dataset=ScoredPart("data/ucf101-6/manifest.parquet", 1, "test", 168, CLASSES),
+        views="quick",
+        num_segments=25,
+        entries=entries,
+        comparisons=(
+            Comparison("students", "teachers", Interval(-0.021, -0.04, 0.003)),
+            Comparison("students", "tiny", Interval(0.0834, 0.041, 0.122)),
+        ),
+    )
     write_results(folder / "results.json", results)
     return folder
 
 
-def made_up_answers(folder: Path) -> None:
+def made_up_predictions(folder: Path) -> None:
     """Scores files of two of a made-up run's models, and an example clip."""
-    results = json.loads((folder / "results.json").read_text())
     for name, skill, seed in (("teachers", 3.4, 5), ("small", 2.7, 6)):
         made_up_scores(skill, seed=seed).save(folder / f"scores-{name}.npz")
-    results["examples"] = [
-        {"picture": "streams-01-Archery.png", "video_id": "video000", "class_name": "Archery"},
-        {"picture": "streams-02-Biking.png", "video_id": "video003", "class_name": "Biking"},
-    ]
-    write_results(folder / "results.json", results)
+    examples = (
+        Example("streams-01-Archery.png", "video000", "Archery"),
+        Example("streams-02-Biking.png", "video003", "Biking"),
+    )
+    write_results(folder / "results.json", replace(read_results(folder), examples=examples))
 
 
 def made_up_exits(folder: Path) -> None:
     """Two exits of one of a made-up run's students, and its early-exit curve."""
-    results = json.loads((folder / "results.json").read_text())
-    whole = results["entries"]["small"]["macs_per_video"]
+    results = read_results(folder)
+    entries, whole = dict(results.entries), results.entries["small"].macs_per_video
+    assert whole is not None
     for number, skill in enumerate((1.9, 2.3), start=1):
         entry = made_up_entry("exit", ("iframe", "motion", "residual"), skill, seed=20 + number, size=3e6 * number)
-        results["entries"][f"small:exit{number}"] = entry | {"macs_per_video": 0.3 * number * whole}
-    results["early_exit"] = {
-        "small": [
-            {
-                "threshold": threshold,
-                "top1": {"value": 0.7 + 0.2 * share, "low": 0.64 + 0.2 * share, "high": 0.76 + 0.2 * share},
-                "macs_per_video": (0.35 + 0.65 * share) * whole,
-                "exits": {"exit1": 1 - share, "exit2": 0.0, "deepest": share},
-            }
-            for threshold, share in ((0.5, 0.1), (0.8, 0.5), (1.0, 1.0))
-        ]
-    }
-    write_results(folder / "results.json", results)
+        entries[f"small:exit{number}"] = replace(entry, macs_per_video=int(0.3 * number * whole))
+    curve = tuple(
+        EarlyExitPoint(
+            threshold,
+            top1=Interval(0.7 + 0.2 * share, 0.64 + 0.2 * share, 0.76 + 0.2 * share),
+            macs_per_video=(0.35 + 0.65 * share) * whole,
+            exits={"exit1": 1 - share, "exit2": 0.0, "deepest": share},
+        )
+        for threshold, share in ((0.5, 0.1), (0.8, 0.5), (1.0, 1.0))
+    )
+    write_results(folder / "results.json", replace(results, entries=entries, early_exit={"small": curve}))
 
 
 def made_up_log(folder: Path, *, epochs: int = 8) -> None:

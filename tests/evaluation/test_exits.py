@@ -61,8 +61,8 @@ def test_what_an_exit_costs_is_what_lies_before_it(run: Path) -> None:
     network, exits = students.members["a"], students.exits["a"]
     before = [getattr(network.backbone, name) for name in ("conv1", "bn1", "layer1", "layer2")]
     expected = sum(p.numel() for module in (*before, exits.exit2) for p in module.parameters())
-    assert cost_of(path_to(students, "a:exit2"), view, num_views=3)["parameters"] == expected
-    once, thrice = (cost_of(path_to(students, "a:exit2"), view, num_views=v)["macs_per_video"] for v in (1, 3))
+    assert cost_of(path_to(students, "a:exit2"), view, num_views=3).parameters == expected
+    once, thrice = (cost_of(path_to(students, "a:exit2"), view, num_views=v).macs_per_video for v in (1, 3))
     assert thrice == 3 * once
     torch.testing.assert_close(PathToExit(students, "a", stop=DEEPEST)(view), network(view), rtol=1e-4, atol=1e-5)
 

@@ -9,7 +9,7 @@ import pytest
 
 from videokd.drawing.picture import save_picture
 from videokd.errors import DataError
-from videokd.evaluation.pictures import named_picture, png_of
+from videokd.evaluation.examples import named_picture, png_of
 
 
 @pytest.mark.parametrize(

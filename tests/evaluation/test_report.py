@@ -76,7 +76,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_up.made_up_run(tmp_path_factory.mktemp("runs") / "demo")
     made_up.made_up_log(folder)
-    made_up.made_up_answers(folder)
+    made_up.made_up_predictions(folder)
     (folder / "pictures").mkdir()
     for name, shade in (("streams-Archery", 0), ("streams-01-Archery", 80), ("streams-02-Biking", 160)):
         imsave(folder / "pictures" / f"{name}.png", np.full((4, 6, 3), shade, np.uint8))
@@ -102,33 +102,34 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, run: Path) -> None:
     assert not page.open
 
 
-def test_every_figure_of_the_headline_stands_in_its_table(page: Page, run: Path) -> None:
+def test_every_figure_of_the_models_stands_in_its_table(page: Page, run: Path) -> None:
     cells = page.tables[0]
-    for name, entry in read_results(run)["entries"].items():
+    for name, entry in read_results(run).entries.items():
         row = cells[next(number for number, cell in enumerate(cells) if cell.strip().startswith(f"{name} ")) :][:10]
-        assert row[0].split(maxsplit=1) == [name, entry["role"]]
-        assert row[9].strip() == f"{', '.join(entry['streams'])} {entry['backbone']}"
-        assert row[6].strip() == f"{entry['parameters'] / 1e6:.3g} M"
-        giga = entry["macs_per_video"] / 1e9
+        assert row[0].split(maxsplit=1) == [name, entry.role]
+        assert row[9].strip() == f"{', '.join(entry.streams)} {entry.backbone}"
+        assert row[6].strip() == f"{entry.parameters / 1e6:.3g} M"
+        giga = entry.macs_per_video / 1e9
         expected = (
             f"{giga:.3g} G {2 * giga:.3g} GFLOPs" if giga > 1 else f"{1000 * giga:.3g} M {2000 * giga:.3g} MFLOPs"
         )
         assert row[7].strip() == expected
-        took = entry["latency_ms"]
-        parts = f"read {took['read']:.1f} network {took['network']:.1f} p95 9.0"
-        assert " ".join(row[8].split()) == f"{took['total']:.1f} {parts}"
+        took = entry.latency_ms
+        parts = f"read {took.read:.1f} network {took.network:.1f} p95 9.0"
+        assert " ".join(row[8].split()) == f"{took.total:.1f} {parts}"
         for cell, metric in zip((row[1], *row[3:6]), METRICS, strict=True):
-            value, low, high = (100 * entry["metrics"][metric][key] for key in ("value", "low", "high"))
+            interval = getattr(entry.metrics, metric)
+            value, low, high = (100 * getattr(interval, key) for key in ("value", "low", "high"))
             assert cell.strip() == f"{value:.1f} {low:.1f}–{high:.1f}"
 
 
 def test_the_best_of_each_column_is_marked(run: Path) -> None:
     text = (run.parent / "page" / "report.html").read_text(encoding="utf-8")
     marked = re.findall(r'class="number best">.*?class="figure">([^<]*)<', text, flags=re.DOTALL)
-    entries = list(read_results(run)["entries"].values())
+    entries = list(read_results(run).entries.values())
     expected = ["3.1 M", "310 M", "7.1"]  # the tiny student's parameters, MACs and milliseconds
     for metric in METRICS:
-        values = [entry["metrics"][metric]["value"] for entry in entries]
+        values = [getattr(entry.metrics, metric).value for entry in entries]
         best = min(values) if metric == "calibration_error" else max(values)
         expected += [f"{100 * best:.1f}"] * values.count(best)
     assert sorted(marked) == sorted(expected)
@@ -141,24 +142,24 @@ def test_differences_and_classes_have_their_tables(page: Page, run: Path) -> Non
         *("small", "teachers", *_difference_by_hand(), "worse"),
     ]
     cells = [cell.strip() for cell in page.tables[2]]
-    entries = read_results(run)["entries"]
+    entries = read_results(run).entries
     assert cells[: 2 + len(entries)] == ["class", "videos", *entries]
     for number, name in enumerate(made_up.CLASSES, start=1):
         row = cells[number * (2 + len(entries)) :][: 2 + len(entries)]
-        accuracies = [entry["metrics"]["per_class"][name]["accuracy"] for entry in entries.values()]
+        accuracies = [entry.metrics.per_class[name].accuracy for entry in entries.values()]
         assert row == [name, "28", *(f"{100 * accuracy:.1f}" for accuracy in accuracies)]
 
 
 def _difference_by_hand() -> tuple[str, str]:
-    """Small minus teachers, of which alone there are scores; videos are drawn, as no groups are given."""
+    """Small minus teachers, the only models with scores; videos are drawn, as no groups are given."""
     small, teachers = (made_up.made_up_scores(skill, seed=seed) for skill, seed in ((2.7, 6), (3.4, 5)))
     gain = (small.logits.argmax(1) == small.labels) * 1.0 - (teachers.logits.argmax(1) == teachers.labels)
     interval = paired_difference(small, teachers)
-    low, high = (f"{100 * interval[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    low, high = (f"{100 * getattr(interval, end):+.1f}".replace("-", "−") for end in ("low", "high"))
     return f"{100 * gain.mean():+.1f}".replace("-", "−"), f"{low} to {high}"
 
 
-def test_examples_show_each_models_answer(page: Page, run: Path) -> None:
+def test_examples_show_each_models_prediction(page: Page, run: Path) -> None:
     words = " ".join(word.strip() for word in page.words if word.strip())
     for video, name in (("video000", "Archery"), ("video003", "Biking")):
         part = words[words.index(f"{name} {video}") :][:90]
@@ -171,18 +172,18 @@ def test_examples_show_each_models_answer(page: Page, run: Path) -> None:
     assert page.loaded.count(_data(run / "pictures" / "streams-01-Archery.png")) == 1
 
 
-def test_wrong_answers_are_marked(tmp_path: Path, run: Path) -> None:
+def test_wrong_predictions_are_marked(tmp_path: Path, run: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     scores = Scores.load(run / "scores-small.npz")
     wrong = int(np.flatnonzero(scores.logits.argmax(1) != scores.labels)[0])
     text = (run / "results.json").read_text().replace('"video000"', f'"video{wrong:03d}"')
     (tmp_path / "run" / "results.json").write_text(text)
     html = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
-    answers = re.findall(
-        r'<li( class="right")?>.*?aria-label="(\w+)".*?<span class="model">(\w+)<', html, flags=re.DOTALL
+    predictions = re.findall(
+        r'<li( class="correct")?>.*?aria-label="(\w+)".*?<span class="model">(\w+)<', html, flags=re.DOTALL
     )
-    assert ("", "wrong", "small") in answers
-    assert all((kind == "right") == bool(marked) for marked, kind, _ in answers)
+    assert ("", "wrong", "small") in predictions
+    assert all((kind == "correct") == bool(marked) for marked, kind, _ in predictions)
 
 
 def test_exits_have_a_section_of_their_own(tmp_path: Path, run: Path, page: Page) -> None:
@@ -191,11 +192,9 @@ def test_exits_have_a_section_of_their_own(tmp_path: Path, run: Path, page: Page
     with_exits = Page(write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8"))
     assert with_exits.tables[0] == page.tables[0]
     assert with_exits.tags.count("svg") == page.tags.count("svg") + 1
-    alone, thresholds = (
-        next(t for t in with_exits.tables if t[1].strip() == name) for name in ("exit alone", "threshold")
-    )
-    assert [cell.strip() for cell in alone[5::5]] == ["small"] * 3
-    assert [cell.strip() for cell in alone[6::5]] == ["exit1", "exit2", "the whole network"]
+    exits, thresholds = (next(t for t in with_exits.tables if t[1].strip() == name) for name in ("exit", "threshold"))
+    assert [cell.strip() for cell in exits[5::5]] == ["small"] * 3
+    assert [cell.strip() for cell in exits[6::5]] == ["exit1", "exit2", "the whole network"]
     assert [cell.strip() for cell in thresholds[5:10]] == [
         *("small", "0.5", "465 M", "72.0 66.0–78.0", "exit1 90 %, exit2 0 %, deepest 10 %")
     ]
@@ -206,7 +205,7 @@ def test_intervals_are_over_groups_where_these_are_given(tmp_path: Path, run: Pa
     page = Page(write_report([run], tmp_path / "report.html", groups=groups).read_text(encoding="utf-8"))
     small, teachers = (Scores.load(run / f"scores-{name}.npz") for name in ("small", "teachers"))
     interval = paired_difference(small, teachers, [groups[video] for video in small.video_ids])
-    low, high = (f"{100 * interval[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    low, high = (f"{100 * getattr(interval, end):+.1f}".replace("-", "−") for end in ("low", "high"))
     assert page.tables[1][-2].strip() == f"{low} to {high}"
 
 
@@ -233,8 +232,8 @@ def test_figures_pictures_and_settings_are_there(page: Page, run: Path) -> None:
         assert expected.replace("intervals", "interval") in words, expected
 
 
-def test_a_run_of_scores_alone_is_enough(tmp_path: Path, run: Path) -> None:
-    results = read_results(run)
+def test_a_run_with_only_accuracies_is_enough(tmp_path: Path, run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
     entry = results["entries"]["small"]
     entry |= {"backbone": None, "parameters": None, "macs_per_video": None, "latency_ms": None}
     entry["metrics"] = {name: entry["metrics"][name] for name in ("top1", "top5", "mean_class")}
@@ -258,7 +257,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, run: Path) -> None:
     words = "".join(page.words)
     assert "demo · small" in words
     assert "second · small" in words
-    assert "not measured alike" in words
+    assert "not measured in the same way" in words
     assert page.tags.count("img") == 3  # the same pictures of both runs are shown once
 
 
@@ -309,7 +308,7 @@ def test_validation_and_chance_stand_beside_the_test(tmp_path: Path, run: Path) 
         assert cells[row + 2].split()[0] == expected
     chance = cells.index("chance, 1 of 6 classes")
     assert cells[chance + 1] == "16.7"
-    assert html.index('id="headline"') < html.index('id="classes"') < html.index('id="examples"')
+    assert html.index('id="models"') < html.index('id="classes"') < html.index('id="examples"')
     # Only a validation part was evaluated: that is shown, and says so
     (tmp_path / "run" / "results.json").unlink()
     only = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from tests.evaluation.made_up_runs import made_up_answers, made_up_exits, made_up_log, made_up_run
+from tests.evaluation.made_up_runs import made_up_exits, made_up_log, made_up_predictions, made_up_run
 from videokd.evaluation.report import write_report
 
 FLAGS = (
@@ -31,7 +31,7 @@ def browser() -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_up_run(tmp_path_factory.mktemp("runs") / "demo")
     made_up_log(folder)
-    made_up_answers(folder)
+    made_up_predictions(folder)
     made_up_exits(folder)
     (folder / "pictures").mkdir()
     for name in ("streams-01-Archery", "streams-02-Biking"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from videokd.errors import DataError
 from videokd.evaluation.exits import early_exit_scores
 from videokd.evaluation.metrics import metrics, paired_difference, top1
+from videokd.evaluation.results import ClassAccuracy, Interval
 from videokd.evaluation.scores import Scores, align
 
 IDS = ("a", "b", "c")
@@ -143,17 +145,15 @@ def test_point_metrics_equal_loops(classes: int) -> None:
     scores = random_scores(classes=classes)
     result = metrics(scores, bootstrap=10)
     for name, value in slow_metrics(scores, list(range(len(scores)))).items():
-        assert result[name]["value"] == pytest.approx(value, abs=1e-6), name
+        assert getattr(result, name).value == pytest.approx(value, abs=1e-6), name
     confusion = [[0] * classes for _ in range(classes)]
     for label, logits in zip(scores.labels, scores.logits, strict=True):
         confusion[label][max(range(classes), key=lambda k: logits[k])] += 1
-    assert result["confusion"] == confusion
-    assert result["per_class"][str(classes - 1)] == {"accuracy": None, "videos": 0}
-    assert result["per_class"]["0"] == {
-        "accuracy": pytest.approx(confusion[0][0] / sum(confusion[0])),
-        "videos": sum(confusion[0]),
-    }
-    assert result["num_videos"] == 60
+    assert result.confusion == tuple(map(tuple, confusion))
+    assert result.per_class[str(classes - 1)] == ClassAccuracy(None, 0)
+    assert result.per_class["0"].accuracy == pytest.approx(confusion[0][0] / sum(confusion[0]))
+    assert result.per_class["0"].videos == sum(confusion[0])
+    assert result.num_videos == 60
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -172,37 +172,37 @@ def test_intervals_equal_resampling_with_loops(grouped: bool) -> None:
     result = metrics(scores, groups=groups, bootstrap=4000, seed=3)
     for name in ("top1", "top5", "mean_class", "calibration_error"):
         low, high = np.percentile([values[name] for values in resampled], (2.5, 97.5))
-        assert result[name]["low"] == pytest.approx(low, abs=0.02), name
-        assert result[name]["high"] == pytest.approx(high, abs=0.02), name
-    assert result["intervals_over"] == ("groups" if grouped else "videos")
-    assert result["interval_units"] == (len(set(groups)) if grouped else len(scores))
+        assert getattr(result, name).low == pytest.approx(low, abs=0.02), name
+        assert getattr(result, name).high == pytest.approx(high, abs=0.02), name
+    assert result.intervals_over == ("groups" if grouped else "videos")
+    assert result.interval_units == (len(set(groups)) if grouped else len(scores))
 
 
 def test_a_seed_gives_the_same_intervals_and_one_group_gives_no_width() -> None:
     scores = random_scores()
     assert metrics(scores, bootstrap=100, seed=4) == metrics(scores, bootstrap=100, seed=4)
     assert metrics(scores, bootstrap=100, seed=4) != metrics(scores, bootstrap=100, seed=5)
-    top1 = metrics(scores, groups=["g"] * 60, bootstrap=20)["top1"]
-    assert top1["low"] == pytest.approx(top1["value"])
-    assert top1["high"] == pytest.approx(top1["value"])
+    top1 = metrics(scores, groups=["g"] * 60, bootstrap=20).top1
+    assert top1.low == pytest.approx(top1.value)
+    assert top1.high == pytest.approx(top1.value)
 
 
 def test_a_model_that_is_always_right_is_right_in_every_resample() -> None:
     logits = np.array([[1, 0], [0, 1], [0, 1]], np.float32)
     result = metrics(Scores(logits, np.array([0, 1, 1]), IDS), bootstrap=200)
     for name in ("top1", "top5", "mean_class"):
-        assert result[name] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        assert getattr(result, name) == Interval(1.0, 1.0, 1.0)
 
 
 def test_certain_predictions_have_a_bin() -> None:
     scores = Scores(np.array([[200, 0], [200, 0]], np.float32), np.array([0, 1]), ("a", "b"))
-    assert metrics(scores, bootstrap=10)["calibration_error"]["value"] == pytest.approx(0.5)
+    assert metrics(scores, bootstrap=10).calibration_error.value == pytest.approx(0.5)
 
 
 def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
     scores = Scores(np.array([[1.0, 0.0]], np.float32), np.array([0]), ("a",))
     expected = 1 - 1 / (1 + math.exp(-1))
-    assert metrics(scores, bootstrap=2)["calibration_error"]["value"] == pytest.approx(expected)
+    assert metrics(scores, bootstrap=2).calibration_error.value == pytest.approx(expected)
 
 
 def test_metrics_arguments_are_checked() -> None:
@@ -221,22 +221,22 @@ def test_paired_difference_by_hand() -> None:
     a = Scores(np.array([right, right, right, wrong], np.float32), labels, ids)
     b = Scores(np.array([wrong, right, wrong, wrong], np.float32)[::-1].copy(), labels, ids[::-1])
     difference = paired_difference(a, b, bootstrap=4000)
-    assert difference["value"] == 0.5
+    assert difference.value == 0.5
     # Drawing 4 of {1, 0, 1, 0}: all zeros or all ones come in 1/16 of the draws, more than 2.5%.
-    assert (difference["low"], difference["high"]) == (0.0, 1.0)
-    assert paired_difference(a, a) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert (difference.low, difference.high) == (0.0, 1.0)
+    assert paired_difference(a, a) == Interval(0.0, 0.0, 0.0)
     grouped = paired_difference(a, b, ["g", "g", "h", "h"])
-    assert grouped == {"value": 0.5, "low": 0.5, "high": 0.5}  # each group gains half of its videos
+    assert grouped == Interval(0.5, 0.5, 0.5)  # each group gains half of its videos
 
 
 def test_top1_is_that_of_the_metrics() -> None:
     scores = random_scores(40, 4)
     groups = [f"g{number % 7}" for number in range(40)]
     for given in (None, groups):
-        assert top1(scores, given) == pytest.approx(metrics(scores, groups=given)["top1"])
+        assert astuple(top1(scores, given)) == pytest.approx(astuple(metrics(scores, groups=given).top1))
 
 
-def test_each_video_takes_its_first_sure_exit() -> None:
+def test_each_video_takes_its_first_confident_exit() -> None:
     def of(*confidences):
         share = np.array(confidences)
         logits = np.log(np.stack([share, 1 - share], axis=1)).astype(np.float32)

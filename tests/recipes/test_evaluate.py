@@ -107,7 +107,7 @@ def test_a_finished_evaluation_says_so(
     capsys.readouterr()
     assert main(["evaluate", str(run), *QUICK]) == 0
     told = capsys.readouterr().err
-    assert "evaluated already" in told
+    assert "already evaluated" in told
     assert "motion: top-1" in told
     assert (run / "results.json").read_bytes() == before
     assert sum(batches) == videos

@@ -1,9 +1,8 @@
-"""What students with shallow exits give in the test protocol: each exit, all of a student's together, and early exit."""
+"""Students with shallow exits in the test protocol: each exit, all exits of a student together, and early exit."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +10,15 @@ from torch import Tensor, nn
 
 from videokd.distill.fusion import fuse
 from videokd.errors import DataError
-from videokd.evaluation.cost import macs
+from videokd.evaluation.cost import Cost, macs
 from videokd.evaluation.metrics import top1
+from videokd.evaluation.results import EarlyExitPoint
 from videokd.evaluation.scores import Scores
 from videokd.models.backbone import Network
-from videokd.models.exits import DEEPEST, Exits
+from videokd.models.exits import DEEPEST, Exits, first_confident_exit
 from videokd.models.students import Students
 
-#: How sure an exit must be in each point of the early-exit curve; nothing is surer than 1, so that is the whole network.
+#: The confidence that an exit must exceed at each point of the early-exit curve; none exceeds 1, so that is the whole network.
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 ENSEMBLE = "ensemble"
 
@@ -33,9 +33,9 @@ class PathToExit(nn.Module):
         through: further exits that are computed on the way.
 
     >>> from videokd.models.backbone import NetworkSpec
-    >>> from videokd.models.students import build_students
+    >>> from videokd.models.students import PredictionSpec, build_students
     >>> spec = NetworkSpec(("motion",), "test_resnet", 5, 32)
-    >>> students = build_students({"a": spec}, class_names="vwxyz", num_segments=3, seed=0, with_exits=True).eval()
+    >>> students = build_students({"a": spec}, PredictionSpec(tuple("vwxyz"), 3), seed=0, with_exits=True).eval()
     >>> PathToExit(students, "a", stop="exit1")({"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)}).shape
     torch.Size([2, 5])
     """
@@ -50,17 +50,17 @@ class PathToExit(nn.Module):
 
     def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, K] of the exit; what lies behind it is not computed."""
-        return self._computed(streams)[self._stop]
+        return self._logits_up_to_stop(streams)[self._stop]
 
     def num_parameters(self, streams: Mapping[str, Tensor]) -> int:
         """Number of parameters that take part in what is computed."""
         own = [parameter for parameter in self.parameters() if parameter.requires_grad]
         with torch.enable_grad():
-            outputs = torch.stack([*self._computed(streams).values()])
+            outputs = torch.stack([*self._logits_up_to_stop(streams).values()])
             gradients = torch.autograd.grad(outputs.sum(), own, allow_unused=True)
         return sum(p.numel() for p, gradient in zip(own, gradients, strict=True) if gradient is not None)
 
-    def _computed(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _logits_up_to_stop(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits: dict[str, Tensor] = {}
         for name, values in self.exits.stagewise(self.network, streams, names=self._names):
             logits[name] = values
@@ -91,15 +91,15 @@ def with_ensembles(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     return ordered
 
 
-def cost_of(path: PathToExit, view: Mapping[str, Tensor], *, num_views: int) -> dict[str, int]:
-    """{"parameters", "macs_per_video"} of an entry.
+def cost_of(path: PathToExit, view: Mapping[str, Tensor], *, num_views: int) -> Cost:
+    """What an exit costs.
 
     Args:
         path: from `path_to`.
         view: one video's first view, {stream: uint8 [1, S, C, H, W]}; the others cost the same.
         num_views: V.
     """
-    return {"parameters": path.num_parameters(view), "macs_per_video": num_views * macs(path, view)}
+    return Cost(path.num_parameters(view), num_views * macs(path, view))
 
 
 def early_exit_curves(
@@ -110,8 +110,8 @@ def early_exit_curves(
     num_views: int,
     groups: Sequence[str],
     thresholds: Sequence[float] = THRESHOLDS,
-) -> dict[str, list[dict[str, Any]]]:
-    """Accuracy against mean MACs a video, as `results.json` holds it under "early_exit"; nothing without exits.
+) -> dict[str, tuple[EarlyExitPoint, ...]]:
+    """Accuracy against mean MACs a video; empty without exits.
 
     Args:
         students: the trained ones.
@@ -128,23 +128,23 @@ def early_exit_curves(
         name: {stop: num_views * cost for stop, cost in _costs_of_leaving(students, name, view).items()}
         for name in students.specs
     }
-    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in (*exits, *(["fused"] if len(costs) > 1 else []))}
+    curves: dict[str, list[EarlyExitPoint]] = {name: [] for name in (*exits, *(["fused"] if len(costs) > 1 else []))}
     for threshold in thresholds:
-        left = {
-            name: early_exit_scores(
-                {stop: scores[name if stop == DEEPEST else f"{name}:{stop}"] for stop in of}, threshold=threshold
-            )
-            for name, of in costs.items()
-        }
-        spent = {name: np.array([costs[name][stop] for stop in stops]) for name, (_, stops) in left.items()}
-        shares = {name: {stop: left[name][1].count(stop) / len(groups) for stop in of} for name, of in costs.items()}
+        chosen, spent, shares = {}, {}, {}
+        for name, cost_of_exit in costs.items():
+            own = {stop: scores[name if stop == DEEPEST else f"{name}:{stop}"] for stop in cost_of_exit}
+            chosen[name], stops = early_exit_scores(own, threshold=threshold)
+            spent[name] = np.array([cost_of_exit[stop] for stop in stops])
+            shares[name] = {stop: stops.count(stop) / len(groups) for stop in cost_of_exit}
         for name in exits:
-            curves[name].append(_point(threshold, left[name][0], spent[name], shares[name], groups))
+            point = EarlyExitPoint(threshold, top1(chosen[name], groups), float(spent[name].mean()), shares[name])
+            curves[name].append(point)
         if "fused" in curves:
-            together = _fused(students, {name: chosen for name, (chosen, _) in left.items()})
-            mean = _mean_shares([shares[name] for name in exits])
-            curves["fused"].append(_point(threshold, together, np.sum([*spent.values()], axis=0), mean, groups))
-    return curves
+            accuracy = top1(_fused_scores(students, chosen), groups)
+            macs_per_video = float(np.sum([*spent.values()], axis=0).mean())
+            mean_shares = _mean_shares([shares[name] for name in exits])
+            curves["fused"].append(EarlyExitPoint(threshold, accuracy, macs_per_video, mean_shares))
+    return {name: tuple(points) for name, points in curves.items()}
 
 
 def _costs_of_leaving(students: Students, name: str, view: Mapping[str, Tensor]) -> dict[str, int]:
@@ -160,14 +160,7 @@ def _costs_of_leaving(students: Students, name: str, view: Mapping[str, Tensor])
     }
 
 
-def _point(
-    threshold: float, scores: Scores, spent: np.ndarray[Any, Any], exits: Mapping[str, float], groups: Sequence[str]
-) -> dict[str, Any]:
-    accuracy, mean = top1(scores, groups), float(spent.mean())
-    return {"threshold": threshold, "top1": accuracy, "macs_per_video": mean, "exits": dict(exits)}
-
-
-def _fused(students: Students, scores: Mapping[str, Scores]) -> Scores:
+def _fused_scores(students: Students, scores: Mapping[str, Scores]) -> Scores:
     logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
     fused = fuse(logits, students.weights, space=students.space)  # type: ignore[arg-type]
     first = next(iter(scores.values()))
@@ -180,10 +173,10 @@ def _mean_shares(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def early_exit_scores(exits: Mapping[str, Scores], *, threshold: float) -> tuple[Scores, tuple[str, ...]]:
-    """What a network says that stops at its first exit that is sure enough.
+    """The predictions of a network that stops at its first confident exit.
 
     Args:
-        exits: {exit: its scores}, the shallowest first, of the same videos in one order; the last is taken by those left.
+        exits: {exit: its scores}, the shallowest first, "deepest" last, of the same videos in one order.
         threshold: what an exit's largest probability must be above.
 
     Returns:
@@ -192,16 +185,18 @@ def early_exit_scores(exits: Mapping[str, Scores], *, threshold: float) -> tuple
     Raises:
         DataError: the videos or their order differ.
 
-    >>> unsure = Scores(np.array([[9, 0], [0, 1]], np.float32), np.array([0, 0]), ("a", "b"))
+    >>> exit1 = Scores(np.array([[9, 0], [0, 1]], np.float32), np.array([0, 0]), ("a", "b"))
     >>> deepest = Scores(np.array([[1, 0], [3, 0]], np.float32), np.array([0, 0]), ("a", "b"))
-    >>> early_exit_scores({"exit1": unsure, "deepest": deepest}, threshold=0.9)[1]
+    >>> early_exit_scores({"exit1": exit1, "deepest": deepest}, threshold=0.9)[1]
     ('exit1', 'deepest')
     """
-    *shallow, last = exits
-    logits, names = exits[last].logits.copy(), np.full(len(exits[last]), last, dtype=object)
-    for name in reversed(shallow):
-        if exits[name].video_ids != exits[last].video_ids:
-            raise DataError(f"exits {name} and {last} saw other videos, or in another order. Evaluate them together.")
-        sure = torch.from_numpy(exits[name].logits).double().softmax(1).amax(1).numpy() > threshold
-        logits[sure], names[sure] = exits[name].logits[sure], name
-    return Scores(logits, exits[last].labels, exits[last].video_ids), tuple(map(str, names))
+    deepest = exits[DEEPEST]
+    for name, each in exits.items():
+        if each.video_ids != deepest.video_ids:
+            raise DataError(
+                f"exits {name} and {DEEPEST} saw other videos, or in another order. Evaluate them together."
+            )
+    logits, names = first_confident_exit(
+        ((name, torch.from_numpy(each.logits)) for name, each in exits.items()), threshold=threshold
+    )
+    return Scores(logits.numpy(), deepest.labels, deepest.video_ids), names

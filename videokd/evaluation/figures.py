@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videokd.evaluation.metrics import Bin
+from videokd.evaluation.results import EarlyExitPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,12 +128,12 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, across
     return _svg(figure, label=f"{up} over {across}")
 
 
-def early_exit_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], exits: Mapping[str, Sequence[Point]]) -> str:
-    """Top-1 over the mean MACs of a video as the threshold changes, and what each exit alone gives.
+def early_exit_figure(curves: Mapping[str, Sequence[EarlyExitPoint]], exits: Mapping[str, Sequence[Point]]) -> str:
+    """Top-1 over the mean MACs of a video as the threshold changes, and that of each exit by itself.
 
     Args:
         curves: {student: points of results.json's `early_exit`}, one or more.
-        exits: {student: its exits alone, cheapest first}; students may be missing.
+        exits: {student: its exits, cheapest first}; students may be missing.
 
     Returns:
         An <svg> element.
@@ -142,14 +143,13 @@ def early_exit_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], exits: 
     figure, axes = _figure(width=6.4, height=4.0)
     for number, (name, points) in enumerate(curves.items()):
         colour = _CYCLE[number % len(_CYCLE)]
-        line = sorted(points, key=lambda point: float(point["macs_per_video"]))
-        x = [point["macs_per_video"] for point in line]
-        tops = [{key: 100 * value for key, value in point["top1"].items()} for point in line]
-        low, high = [top["low"] for top in tops], [top["high"] for top in tops]
+        line = sorted(points, key=lambda point: point.macs_per_video)
+        x, tops = [point.macs_per_video for point in line], [point.top1 for point in line]
+        low, high = [100 * top.low for top in tops], [100 * top.high for top in tops]
         axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
-        axes.plot(x, [top["value"] for top in tops], "o-", color=colour, linewidth=1.8, markersize=4.5, label=name)
-        alone = exits.get(name, ())
-        places = [point.cost for point in alone], [point.accuracy for point in alone]
+        axes.plot(x, [100 * top.value for top in tops], "o-", color=colour, linewidth=1.8, markersize=4.5, label=name)
+        own = exits.get(name, ())
+        places = [point.cost for point in own], [point.accuracy for point in own]
         axes.plot(*places, "D", color=colour, markersize=6, markerfacecolor="none", linestyle="none")
     axes.set_xlabel("MACs per video, mean")
     axes.set_ylabel("top-1 accuracy, %")
@@ -161,7 +161,7 @@ def early_exit_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], exits: 
 
 
 def reliability_figure(bins: Sequence[Bin], *, title: str) -> str:
-    """How often a model is right where it is so sure; the line of a calibrated one; how many videos, as faint bars.
+    """Accuracy over confidence; the line of a calibrated model; how many videos there are, as faint bars.
 
     Args:
         bins: one or more, in order.
@@ -176,13 +176,13 @@ def reliability_figure(bins: Sequence[Bin], *, title: str) -> str:
         width = 100 * (bin.high - bin.low)
         axes.bar(100 * bin.low, 22 * bin.videos / most, width, align="edge", color=_FAINT, alpha=0.22, linewidth=0)
     axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    sure, right = [100 * bin.confidence for bin in bins], [100 * bin.accuracy for bin in bins]
-    axes.vlines(sure, sure, right, color=_ACCENT, linewidth=1.6, alpha=0.35, zorder=2)
-    axes.plot(sure, right, "o-", color=_ACCENT, linewidth=1.4, markersize=4.5, zorder=3)
-    axes.set(xlim=(0, 101), ylim=(0, 102), xlabel="confidence, %", ylabel="right, %")
+    confidence, accuracy = [100 * bin.confidence for bin in bins], [100 * bin.accuracy for bin in bins]
+    axes.vlines(confidence, confidence, accuracy, color=_ACCENT, linewidth=1.6, alpha=0.35, zorder=2)
+    axes.plot(confidence, accuracy, "o-", color=_ACCENT, linewidth=1.4, markersize=4.5, zorder=3)
+    axes.set(xlim=(0, 101), ylim=(0, 102), xlabel="confidence, %", ylabel="accuracy, %")
     axes.set_xticks(range(0, 101, 25))
     axes.set_yticks(range(0, 101, 25))
-    return _svg(figure, label=f"Reliability of {title}: share of right answers over confidence")
+    return _svg(figure, label=f"Reliability of {title}: accuracy over confidence")
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str], *, title: str) -> str:
@@ -222,7 +222,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
 
 @contextmanager
 def without_glyph_warnings() -> Iterator[None]:
-    """Text stays text in the SVG, and the browser has the fonts: what Matplotlib's own lacks is no matter."""
+    """Ignores what Matplotlib's own font lacks: text stays text in the SVG, and the browser has the fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -280,7 +280,7 @@ def _svg(figure: Figure, *, label: str) -> str:
 
 
 def _plain_font(style: str) -> str:
-    """The size of a font alone: its family is the page's."""
+    """Only the size of a font: its family is the page's."""
     size = re.search(r"[\d.]+px", style)
     return f"font-size: {size.group()}; " if size else ""
 
@@ -300,8 +300,7 @@ def _ticks(low: float, high: float) -> Any:
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
     """Names beside the points, each at the first place where it covers no point, interval or other name.
 
-    A name that finds no such place is left out, unless the point is on the Pareto front: those come first, and have theirs
-    in any case.
+    A name that finds no such place is omitted, unless the point is on the Pareto front: those come first, and are always named.
     """
     with without_glyph_warnings():
         axes.figure.draw_without_rendering()  # type: ignore[union-attr]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,10 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from videokd.evaluation.scores import Scores, _Floats, align
+from videokd.evaluation.results import ClassAccuracy, Comparison, Interval, Metrics
+from videokd.evaluation.scores import Scores, align
+
+_Floats = npt.NDArray[np.float64]
 
 CALIBRATION_BINS = 15
 _RESAMPLES_AT_ONCE = 64  # bounds the memory of the bootstrap: [64, N] weights
@@ -29,7 +31,7 @@ def metrics(
     groups: Sequence[str] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Metrics:
     """Accuracy, calibration and confusion of one model, each figure with its 95% percentile bootstrap interval.
 
     Videos of one group (one scene, one person) are not independent, so where groups are given whole groups are drawn
@@ -45,18 +47,15 @@ def metrics(
         seed: of the resampling.
 
     Returns:
-        `top1`, `top5` (the min(5, K) best), `mean_class` (over classes that have videos) and `calibration_error`, each
-        {"value", "low", "high"} as fractions; `confusion`, K rows (label) of K counts (prediction); `per_class`,
-        {class: {"accuracy": fraction or None, "videos": count}}; `num_videos`; `intervals_over`, "groups" or "videos", and
-        `interval_units`, how many of them. Plain Python numbers, fit for JSON.
+        All of them, none missing.
 
     Raises:
         ValueError: the number of class names or groups does not fit, or bootstrap is not positive.
 
     >>> scores = Scores(np.array([[2, 1], [0, 3], [1, 0]], np.float32), np.array([0, 1, 1]), ("a", "b", "c"))
     >>> result = metrics(scores, class_names=("jump", "run"))
-    >>> round(result["top1"]["value"], 3), result["confusion"], result["per_class"]["run"]
-    (0.667, [[1, 0], [1, 1]], {'accuracy': 0.5, 'videos': 2})
+    >>> round(result.top1.value, 3), result.confusion, result.per_class["run"]
+    (0.667, ((1, 0), (1, 1)), ClassAccuracy(accuracy=0.5, videos=2))
     """
     num_classes = scores.num_classes
     names = tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
@@ -72,27 +71,25 @@ def metrics(
         "top5": float(top5),
         "mean_class": float(per_class[videos > 0].mean()),
         "calibration_error": float(
-            multiclass_calibration_error(logits.softmax(1), labels, num_classes, CALIBRATION_BINS)
+            multiclass_calibration_error(_float32_probabilities(scores), labels, num_classes, CALIBRATION_BINS)
         ),
     }
     resampled = _resample(scores, clusters, bootstrap=bootstrap, seed=seed)
     confusion = multiclass_confusion_matrix(logits, labels, num_classes)
-    return {
+    return Metrics(
         **{name: _interval(value, resampled[name]) for name, value in values.items()},
-        "confusion": confusion.tolist(),
-        "per_class": {
-            name: {"accuracy": float(accuracy) if count else None, "videos": int(count)}
+        confusion=tuple(map(tuple, confusion.tolist())),
+        per_class={
+            name: ClassAccuracy(float(accuracy) if count else None, int(count))
             for name, accuracy, count in zip(names, per_class, videos, strict=True)
         },
-        "num_videos": len(scores),
-        "intervals_over": "videos" if groups is None else "groups",
-        "interval_units": int(clusters.max()) + 1,
-    }
+        num_videos=len(scores),
+        intervals_over="videos" if groups is None else "groups",
+        interval_units=int(clusters.max()) + 1,
+    )
 
 
-def top1(
-    scores: Scores, groups: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0
-) -> dict[str, float]:
+def top1(scores: Scores, groups: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Interval:
     """Top-1 accuracy with its 95% percentile bootstrap interval: that of `metrics`, without the rest.
 
     Args:
@@ -101,22 +98,19 @@ def top1(
         bootstrap: number of resamples, ≥ 1.
         seed: of the resampling.
 
-    Returns:
-        {"value", "low", "high"}, as fractions.
-
     Raises:
         ValueError: the number of groups does not fit, or bootstrap is not positive.
 
     >>> scores = Scores(np.array([[2, 1], [0, 3]], np.float32), np.array([0, 0]), ("a", "b"))
-    >>> top1(scores)["value"]
+    >>> top1(scores).value
     0.5
     """
-    return _mean(_hits(scores, 1).astype(np.float64), _clusters(scores, groups), bootstrap=bootstrap, seed=seed)
+    return _mean(scores.correct().astype(np.float64), _clusters(scores, groups), bootstrap=bootstrap, seed=seed)
 
 
 def paired_difference(
     a: Scores, b: Scores, groups: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0
-) -> dict[str, float]:
+) -> Interval:
     """Top-1 of a minus top-1 of b on the same videos, with its 95% percentile bootstrap interval.
 
     Both are resampled alike, so what makes a video hard for both cancels out.
@@ -128,9 +122,6 @@ def paired_difference(
         bootstrap: number of resamples, ≥ 1.
         seed: of the resampling.
 
-    Returns:
-        {"value", "low", "high"}, as fractions.
-
     Raises:
         DataError: the two are not of the same videos.
         ValueError: the number of groups does not fit, or bootstrap is not positive.
@@ -138,23 +129,23 @@ def paired_difference(
     >>> labels, ids = np.array([0, 1]), ("x", "y")
     >>> a = Scores(np.array([[1, 0], [0, 1]], np.float32), labels, ids)
     >>> b = Scores(np.array([[1, 0], [1, 0]], np.float32), labels, ids)
-    >>> paired_difference(a, b)["value"]
+    >>> paired_difference(a, b).value
     0.5
     """
     a, b = align({"a": a, "b": b}).values()
-    gain = _hits(a, 1).astype(np.float64) - _hits(b, 1)
+    gain = a.correct().astype(np.float64) - b.correct()
     return _mean(gain, _clusters(a, groups), bootstrap=bootstrap, seed=seed)
 
 
-def _mean(values: _Floats, clusters: npt.NDArray[np.intp], *, bootstrap: int, seed: int) -> dict[str, float]:
+def _mean(values: _Floats, clusters: npt.NDArray[np.intp], *, bootstrap: int, seed: int) -> Interval:
     """The mean of a number for each video, with its interval."""
     resampled = [w @ values / w.sum(axis=1) for w in _weights(clusters, bootstrap=bootstrap, seed=seed)]
     return _interval(float(values.mean()), np.concatenate(resampled))
 
 
-def _interval(value: float, resampled: _Floats) -> dict[str, float]:
+def _interval(value: float, resampled: _Floats) -> Interval:
     low, high = np.percentile(resampled, (2.5, 97.5))
-    return {"value": value, "low": float(low), "high": float(high)}
+    return Interval(value, float(low), float(high))
 
 
 def _clusters(scores: Scores, groups: Sequence[str] | None) -> npt.NDArray[np.intp]:
@@ -179,22 +170,17 @@ def _weights(clusters: npt.NDArray[np.intp], *, bootstrap: int, seed: int) -> It
         yield counts[:, clusters].astype(np.float64)  # [R, N]
 
 
-def _hits(scores: Scores, best: int) -> npt.NDArray[np.bool_]:
-    """Whether the label is among the best classes, [N]; ties fall as they do in torchmetrics."""
-    if best == 1:
-        chosen = scores.logits.argmax(axis=1)[:, None]
-    else:
-        chosen = torch.from_numpy(scores.logits).topk(best, dim=1).indices.numpy()
-    hits: npt.NDArray[np.bool_] = (chosen == scores.labels[:, None]).any(axis=1)
-    return hits
+def _float32_probabilities(scores: Scores) -> torch.Tensor:
+    """[N, K]; in float32 a prediction beyond doubt has the probability 1, which torchmetrics counts in a bin of its own."""
+    return torch.from_numpy(scores.probabilities().astype(np.float32))
 
 
 def _calibration_gaps(scores: Scores) -> _Floats:
-    """For each video its hit minus its confidence, in the column of its bin, [N, bins + 1]: 1.0 has its own bin."""
-    confidence = torch.from_numpy(scores.logits).softmax(dim=1).max(dim=1).values
+    """For each video 1 or 0 for its prediction minus its confidence, in the column of its bin, [N, bins + 1]: 1.0 has its own bin."""
+    confidence = _float32_probabilities(scores).max(dim=1).values
     bins = torch.bucketize(confidence, torch.linspace(0, 1, CALIBRATION_BINS + 1), right=True).numpy() - 1
     gaps = np.zeros((len(scores), CALIBRATION_BINS + 1))
-    gaps[np.arange(len(scores)), bins] = _hits(scores, 1) - confidence.double().numpy()
+    gaps[np.arange(len(scores)), bins] = scores.correct() - confidence.double().numpy()
     return gaps
 
 
@@ -204,8 +190,8 @@ def _resample(
     """{metric: its value in each resample, [bootstrap]}."""
     order = np.argsort(scores.labels, kind="stable")  # videos of a class side by side, to be summed by reduceat
     starts = np.flatnonzero(np.diff(scores.labels[order], prepend=-1))
-    top1 = _hits(scores, 1)[order].astype(np.float64)
-    top5 = _hits(scores, min(5, scores.num_classes))[order].astype(np.float64)
+    top1 = scores.correct()[order].astype(np.float64)
+    top5 = scores.correct(top=min(5, scores.num_classes))[order].astype(np.float64)
     gaps = _calibration_gaps(scores)[order]
     parts: dict[str, list[_Floats]] = {"top1": [], "top5": [], "mean_class": [], "calibration_error": []}
     for weights in _weights(clusters[order], bootstrap=bootstrap, seed=seed):
@@ -220,18 +206,15 @@ def _resample(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-_EXIT_ROLES = ("exit", "exits together")
-
-
 @dataclass(frozen=True)
 class Bin:
-    """Videos of which a model is about equally sure.
+    """Videos that a model predicts with about the same confidence.
 
     Args:
         low: lower end of the bin, in confidence.
         high: its upper end.
         confidence: mean over its videos.
-        accuracy: share of its videos that are named rightly.
+        accuracy: share of its videos that are correctly classified.
         videos: how many there are.
     """
 
@@ -242,55 +225,34 @@ class Bin:
     videos: int
 
 
-def is_exit(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of results.json is a part of another one: a shallow exit, or a student's exits together."""
-    return entry["role"] in _EXIT_ROLES
-
-
-def probabilities(scores: Scores) -> npt.NDArray[np.float64]:
-    """Softmax over classes, [N, K].
-
-    >>> probabilities(Scores(np.array([[1, 1]], np.float32), np.array([0]), ("a",))).tolist()
-    [[0.5, 0.5]]
-    """
-    logits = scores.logits.astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
 def reliability(scores: Scores) -> list[Bin]:
-    """How often a model is right where it is so sure: the bins of the calibration error that have videos (Guo et al. 2017).
+    """Accuracy at each level of confidence: the bins of the calibration error that have videos (Guo et al. 2017).
 
-    >>> sure = Scores(np.array([[9, 0], [9, 0]], np.float32), np.array([0, 1]), ("a", "b"))
-    >>> [(round(bin.confidence, 2), bin.accuracy, bin.videos) for bin in reliability(sure)]
+    >>> confident = Scores(np.array([[9, 0], [9, 0]], np.float32), np.array([0, 1]), ("a", "b"))
+    >>> [(round(bin.confidence, 2), bin.accuracy, bin.videos) for bin in reliability(confident)]
     [(1.0, 0.5, 2)]
     """
-    confidence = probabilities(scores).max(axis=1)
-    hits = scores.logits.argmax(axis=1) == scores.labels
+    confidence, correct = scores.confidence(), scores.correct()
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = []
     for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
-            means = float(confidence[inside].mean()), float(hits[inside].mean())
+            means = float(confidence[inside].mean()), float(correct[inside].mean())
             bins.append(Bin(float(low), float(high), *means, int(inside.sum())))
     return bins
 
 
 def differences(
     models: Mapping[str, Scores], *, reference: str, groups: Mapping[str, str], known: Iterable[tuple[str, str]] = ()
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     """Top-1 of each model minus that of a reference, on the same videos.
 
     Args:
-        models: {name: scores}; those of other videos than the reference's are left out.
+        models: {name: scores}; those of other videos than the reference's are omitted.
         reference: one of them.
         groups: {video id: group}, drawn whole for the intervals if it has every video; otherwise videos are drawn.
-        known: pairs of names to leave out.
-
-    Returns:
-        {"a", "b", "top1_difference"} each, as in results.json.
+        known: pairs of names to omit.
     """
     known = set(known)
     ids = models[reference].video_ids
@@ -302,5 +264,5 @@ def differences(
             continue
         # the reference comes second, so its order of videos is not the one that groups must follow
         order = None if drawn is None else [groups[video] for video in scores.video_ids]
-        rows.append({"a": name, "b": reference, "top1_difference": paired_difference(scores, models[reference], order)})
+        rows.append(Comparison(name, reference, paired_difference(scores, models[reference], order)))
     return rows

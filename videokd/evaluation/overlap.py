@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
+from videokd.evaluation.results import Results
 from videokd.messages import say
 from videokd.training.run_folder import RunFolder, TrainedRun
 from videokd.training.run_settings import read_settings
@@ -122,7 +123,7 @@ def _check_view(name: str, run: TrainedRun, data: DataSettings) -> None:
         )
 
 
-def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Sequence[str]) -> None:
+def check_scores_file(path: Path, results: Results | None, video_ids: Sequence[str]) -> None:
     """Refuses a scores file of a run that was trained on some of its videos.
 
     Args:
@@ -134,11 +135,11 @@ def check_scores_file(path: Path, results: dict[str, Any] | None, video_ids: Seq
         DataError: the run was trained on some of the videos.
     """
     config = path.parent / "config.yaml"
-    if not config.is_file() or (results or {}).get("seen") == "score":
+    if not config.is_file() or (results is not None and results.seen == "score"):
         return
     try:
         settings = read_settings(RunFolder(path.parent).config)
-        manifest = Manifest.read(results["dataset"]["manifest"] if results else settings.manifest)
+        manifest = Manifest.read(results.dataset.manifest if results is not None else settings.manifest)
         known = trained_on(path.parent, settings)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         known = None

@@ -1,9 +1,10 @@
-"""The test protocol: which clips, in which views; their logits, resumed where an evaluation was interrupted; what results.json says of each network."""
+"""The test protocol: which clips, in which views; their logits, resumed where an evaluation was interrupted; each network's results."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,11 +21,20 @@ import videokd
 from videokd.datasets.dataset import ClipDataset, collate, evaluation_batches
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
-from videokd.evaluation.cost import macs, parameters, time_ms
+from videokd.evaluation.cost import Cost, macs, parameters, time_ms
 from videokd.evaluation.exits import ENSEMBLE, cost_of, early_exit_curves, path_to, with_ensembles
 from videokd.evaluation.metrics import metrics
 from videokd.evaluation.partial_scores import PartialScores
-from videokd.evaluation.results import read_results, results_name, scores_name
+from videokd.evaluation.results import (
+    EarlyExitPoint,
+    Entry,
+    Latency,
+    Results,
+    read_results,
+    results_name,
+    scores_name,
+    write_results,
+)
 from videokd.evaluation.scores import Scores, load_scores
 from videokd.messages import say
 from videokd.models.students import Students
@@ -65,22 +75,31 @@ def protocol_dataset(
     )
 
 
-def measure(
+def measure_networks(
     run: TrainedRun, scores: Mapping[str, Scores], dataset: ClipDataset, precision: Precision, *, timed_videos: int
-) -> dict[str, Any]:
-    """Accuracy and cost of each entry, and of early exits where there are exits; of so many videos the latency."""
-    groups = {clip.video_id: clip.group for clip in dataset.clips}
-    timing = latency_of(run.students, scores, dataset, precision, videos=timed_videos)
-    entries = {name: _entry_of(name, each, run, dataset, groups, timing) for name, each in scores.items()}
-    view = {name: values[:1] for name, values in one_video(dataset, precision.device).items()}
-    curves = early_exit_curves(
-        run.students, scores, view, num_views=dataset.num_views, groups=[clip.group for clip in dataset.clips]
-    )
-    return {"entries": entries} | ({"early_exit": curves} if curves else {})
+) -> tuple[dict[str, Entry], dict[str, tuple[EarlyExitPoint, ...]]]:
+    """Accuracy and cost of each network, and of early exit.
+
+    Args:
+        run: the trained networks, on their device.
+        scores: {network: its scores}, in the dataset's order.
+        dataset: the clips, as the protocol sees them.
+        precision: of the timed networks.
+        timed_videos: how many videos are timed from file to label.
+
+    Returns:
+        {network: its entry of results.json}; {student: its early-exit curve}, empty without exits.
+    """
+    latency = latency_of(run.students, scores, dataset, precision, videos=timed_videos)
+    entries = {name: _entry_of(name, each, run, dataset, latency.get(name)) for name, each in scores.items()}
+    first_view = {name: values[:1] for name, values in one_video(dataset, precision.device).items()}
+    groups = [clip.group for clip in dataset.clips]
+    curves = early_exit_curves(run.students, scores, first_view, num_views=dataset.num_views, groups=groups)
+    return entries, curves
 
 
-def check_file_names(scores: Mapping[str, Scores]) -> None:
-    """See that each network's scores have files of their own, in both parts."""
+def _check_file_names(scores: Mapping[str, Scores]) -> None:
+    """Refuses networks of which two would write their scores into the same file, in either part."""
     names = [(scores_name(name, part=part), name) for part in ("test", "val") for name in scores]
     owner: dict[str, str] = {}
     for file, name in names:
@@ -108,34 +127,33 @@ def protocol_clips(
     return clips
 
 
-def _entry_of(
-    name: str,
-    scores: Scores,
-    run: TrainedRun,
-    dataset: ClipDataset,
-    groups: Mapping[str, str],
-    timing: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    students = run.students
-    members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
+def _entry_of(name: str, scores: Scores, run: TrainedRun, dataset: ClipDataset, latency: Latency | None) -> Entry:
+    students, members = run.students, _members(run.students, name)
     views = one_video(dataset, next(students.parameters()).device)
     if ":" in name:
-        first = {stream: values[:1] for stream, values in views.items()}
-        cost = cost_of(path_to(students, name), first, num_views=dataset.num_views)
+        first_view = {stream: values[:1] for stream, values in views.items()}
+        cost = cost_of(path_to(students, name), first_view, num_views=dataset.num_views)
     else:
-        cost = {
-            "parameters": sum(parameters(students.members[member]) for member in members),
-            "macs_per_video": sum(macs(students.members[member], views) for member in members),
-        }
-    backbones = sorted({students.specs[member].backbone for member in members})
-    return {
-        "role": _role(name, run),
-        "streams": list(dict.fromkeys(s for member in members for s in students.specs[member].streams)),
-        "backbone": " + ".join(backbones),
-        **cost,
-        "latency_ms": dict(timing[name]) if name in timing else None,
-        "metrics": metrics(scores, class_names=students.class_names, groups=[groups[v] for v in scores.video_ids]),
-    }
+        networks = [students.members[member] for member in members]
+        cost = Cost(sum(map(parameters, networks)), sum(macs(network, views) for network in networks))
+    return Entry(
+        role=_role(name, run),
+        streams=_streams_of(students, members),
+        backbone=" + ".join(sorted({students.specs[member].backbone for member in members})),
+        parameters=cost.parameters,
+        macs_per_video=cost.macs_per_video,
+        latency_ms=latency,
+        metrics=metrics(scores, class_names=students.class_names, groups=[clip.group for clip in dataset.clips]),
+    )
+
+
+def _members(students: Students, name: str) -> list[str]:
+    """The students that an entry consists of."""
+    return list(students.specs) if name == "fused" else [name.partition(":")[0]]
+
+
+def _streams_of(students: Students, members: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(stream for member in members for stream in students.specs[member].streams))
 
 
 def _role(name: str, run: TrainedRun) -> str:
@@ -147,16 +165,23 @@ def _role(name: str, run: TrainedRun) -> str:
 _PARTIAL = ".partial-scores"
 
 
-def scores_key(weights: str, dataset: ClipDataset, precision: Precision) -> str:
-    """A name for what the logits depend on: the networks, the clips and how they are seen.
+def keys_of(
+    run: TrainedRun, dataset: ClipDataset, precision: Precision, *, settings: Mapping[str, object]
+) -> dict[str, str]:
+    """Names for what an evaluation depends on; with the same ones it need not be done again.
 
     Args:
-        weights: sha256 of the networks' file.
+        run: the trained networks.
         dataset: the clips, and their views.
         precision: of the computation.
+        settings: what the results depend on beside the scores.
+
+    Returns:
+        {"scores": of the networks, the clips and how they are seen; "settings": of the settings, the clips' groups and the machine
+        that latency is measured on}.
     """
     seen = {
-        "weights": weights,
+        "weights": run.weights,
         "clips": [(clip.video_id, clip.sha256, clip.label) for clip in dataset.clips],
         "streams": dataset.streams,
         "views": dataset.views,
@@ -166,30 +191,52 @@ def scores_key(weights: str, dataset: ClipDataset, precision: Precision) -> str:
         "precision": [precision.name, precision.device.type],
         "versions": [videokd.__version__, torch.__version__],
     }
-    return key_of(seen)
+    machine = [platform.node(), str(precision.device), torch.get_num_threads()]
+    groups = [clip.group for clip in dataset.clips]
+    return {"scores": _short_name(seen), "settings": _short_name([settings, groups, machine])}
 
 
-def key_of(values: Any) -> str:
-    """A short name for values that JSON holds."""
+def _short_name(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:24]
 
 
-def finished_results(run: Path, *, part: str, key: str) -> dict[str, Any] | None:
+def finished_results(run: Path, *, part: str, key: str) -> Results | None:
     """The results of a run's part, if they come from the scores of this key."""
     try:
         results = read_results(run / results_name(part))
     except DataError:
         return None
-    made_from = results.get("made_from")
-    return results if isinstance(made_from, Mapping) and made_from.get("scores") == key else None
+    return results if (results.made_from or {}).get("scores") == key else None
 
 
-def pictures_are_there(run: Path, results: Mapping[str, Any]) -> bool:
+def pictures_are_there(run: Path, results: Results) -> bool:
     """Whether the pictures of all examples are in the run's folder."""
-    return all((run / "pictures" / example["picture"]).is_file() for example in results.get("examples", ()))
+    return all((run / "pictures" / example.picture).is_file() for example in results.examples or ())
 
 
-def finished_scores(run: Path, results: Mapping[str, Any], dataset: ClipDataset) -> dict[str, Scores] | None:
+def write_evaluation(run: Path, results: Results, scores: Mapping[str, Scores]) -> None:
+    """Writes each network's scores, then the results, into the run's folder.
+
+    Raises:
+        ConfigError: two networks' scores would have the same file.
+        DataError: they cannot be written.
+    """
+    _check_file_names(scores)
+    for name, each in scores.items():
+        each.save(run / scores_name(name, part=results.dataset.part))
+    write_results(run / results_name(results.dataset.part), results)
+
+
+def say_accuracies(results: Results) -> None:
+    """One line on stderr for each network: its top-1 with the interval."""
+    part = "" if results.dataset.part == "test" else f" on {results.dataset.part}"
+    for name, entry in results.entries.items():
+        top1 = entry.metrics.top1
+        interval = f"{100 * top1.low:.1f} to {100 * top1.high:.1f}"
+        say(f"{results.run}: {name}: top-1{part} {100 * top1.value:.1f}% ({interval})")
+
+
+def finished_scores(run: Path, results: Results, dataset: ClipDataset) -> dict[str, Scores] | None:
     """The scores of a finished evaluation; None where files are missing, damaged or of other clips."""
     try:
         scores = load_scores(run, results)
@@ -198,7 +245,7 @@ def finished_scores(run: Path, results: Mapping[str, Any], dataset: ClipDataset)
     ids = tuple(clip.video_id for clip in dataset.clips)
     labels = [clip.label for clip in dataset.clips]
     same = all(each.video_ids == ids and each.labels.tolist() == labels for each in scores.values())
-    return scores if same and list(scores) == list(results["entries"]) else None
+    return scores if same and list(scores) == list(results.entries) else None
 
 
 def partial_scores(run: Path, *, key: str, num_videos: int) -> PartialScores:
@@ -207,40 +254,45 @@ def partial_scores(run: Path, *, key: str, num_videos: int) -> PartialScores:
 
 
 def score(
-    students: Students,
+    run: TrainedRun,
     dataset: ClipDataset,
     precision: Precision,
     partial: PartialScores,
     *,
     batch_size: int,
     workers: int,
-    title: str,
 ) -> dict[str, Scores]:
-    """{network: scores}, and "fused" if there are several: one row of logits a video, the mean over its views.
+    """One row of logits a video: the mean over its views.
 
-    Where students have exits, there are `student:exit1` and so on, and `student:ensemble`, too. Stopped by Ctrl-C, it keeps the
-    batches that are finished.
+    Interrupted by Ctrl-C, it keeps the batches that are finished.
+
+    Args:
+        run: the trained networks, on their device.
+        dataset: the clips, as the protocol sees them.
+        precision: of the networks.
+        partial: what has been scored before; the rest is added to it.
+        batch_size: videos at a time.
+        workers: processes that load videos.
+
+    Returns:
+        {network: scores}, and "fused" if there are several; where students have exits, `student:exit1` and so on, and
+        `student:ensemble`, too.
+
+    Raises:
+        DataError: a network's logits are not finite.
     """
-    done = partial.num_done
+    students, title, done = run.students, run.path.name, partial.num_done
     if done:
         say(f"{title}: resumes after {done} of {len(dataset)} videos")
     rest = replace(dataset, clips=dataset.clips[done:])
-    shown = tqdm(
-        predict_batches(
-            students,
-            evaluation_batches(rest, batch_size=batch_size, workers=workers) if len(rest) else iter(()),
-            precision,
-            num_views=dataset.num_views,
-            with_exits=True,
-        ),
-        initial=done // batch_size,
-        total=-(-len(dataset) // batch_size),
-        desc=f"{title}: evaluate",
-        unit="batch",
-        disable=None,
+    batches = evaluation_batches(rest, batch_size=batch_size, workers=workers) if len(rest) else iter(())
+    predictions = predict_batches(students, batches, precision, num_views=dataset.num_views, with_exits=True)
+    total = -(-len(dataset) // batch_size)
+    progress = tqdm(
+        predictions, initial=done // batch_size, total=total, desc=f"{title}: evaluate", unit="batch", disable=None
     )
     try:
-        for logits, _ in shown:
+        for logits, _ in progress:
             partial.add({name: values.numpy() for name, values in logits.items()})
     finally:
         partial.flush()
@@ -265,47 +317,39 @@ def one_video(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Ten
 
 def latency_of(
     students: Students, names: Iterable[str], dataset: ClipDataset, precision: Precision, *, videos: int
-) -> dict[str, dict[str, float]]:
-    """{network: milliseconds a video, from file to label}, one video at a time: medians, and the 95th percentile of the total.
-
-    A network's reading time is that of its own streams.
-    """
+) -> dict[str, Latency]:
+    """{network: its latency}, one video at a time, each network reading only its own streams; empty where no video is timed."""
     videos = min(videos, len(dataset))
     if not videos:
         return {}
-    timing = {}
+    latency = {}
     for name in names:
-        members = list(students.specs) if name == "fused" else [name.partition(":")[0]]
+        members = _members(students, name)
         networks = [path_to(students, name)] if ":" in name else [students.members[member] for member in members]
-        streams = tuple(dict.fromkeys(s for member in members for s in students.specs[member].streams))
-        own = ClipDataset(
-            dataset.manifest,
-            dataset.clips,
-            streams,
-            num_segments=dataset.num_segments,
-            input_size=dataset.input_size,
-            views=dataset.views,
-        )
-        timing[name] = _time_networks(networks, own, precision, videos=videos)
-    return timing
+        own_streams = replace(dataset, streams=_streams_of(students, members))
+        latency[name] = _time_networks(networks, own_streams, precision, videos=videos)
+    return latency
 
 
 def _time_networks(
     networks: Sequence[nn.Module], dataset: ClipDataset, precision: Precision, *, videos: int
-) -> dict[str, float]:
+) -> Latency:
     views = one_video(dataset, precision.device)
 
-    def network() -> None:
+    def compute_labels() -> None:
         with torch.no_grad(), precision.autocast():
-            for each in networks:
-                each(views)
+            for network in networks:
+                network(views)
 
     def milliseconds(work: Callable[[], object]) -> float:
         return time_ms(work, repeats=1, warmup=0, device=precision.device)["p50"]
 
-    shown = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
-    times = [(milliseconds(partial(dataset.__getitem__, at)), milliseconds(network)) for at in (shown[0], *shown)]
-    each_video = np.array(times[1:])  # [videos, 2]; the first went before to warm up
-    read, run = np.median(each_video, axis=0).tolist()
+    timed = np.linspace(0, len(dataset) - 1, videos).astype(int).tolist()
+    times = [
+        (milliseconds(partial(dataset.__getitem__, number)), milliseconds(compute_labels))
+        for number in (timed[0], *timed)  # the first warms up
+    ]
+    each_video = np.array(times[1:])  # [videos, 2]
+    read, network = np.median(each_video, axis=0).tolist()
     p50, p95 = np.percentile(each_video.sum(axis=1), (50, 95)).tolist()
-    return {"read": read, "network": run, "total": p50, "p95": p95}
+    return Latency(read, network, p50, p95)

@@ -1,4 +1,4 @@
-"""Logits per video, and what follows from them: metrics with intervals, differences between two models."""
+"""Logits per video, and what they predict: probabilities, classes, and which of these are correct."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from videokd.errors import DataError
 from videokd.evaluation.partial_scores import read_arrays
-from videokd.evaluation.results import scores_name
+from videokd.evaluation.results import Results, scores_name
 from videokd.files import write_whole
-
-_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +69,33 @@ class Scores:
         """K."""
         return int(self.logits.shape[1])
 
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """Softmax over classes, [N, K].
+
+        >>> Scores(np.array([[1, 1]], np.float32), np.array([0]), ("a",)).probabilities().tolist()
+        [[0.5, 0.5]]
+        """
+        logits = self.logits.astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """The probability of the predicted class, [N]."""
+        return self.probabilities().max(axis=1)
+
+    def predicted(self) -> npt.NDArray[np.intp]:
+        """The most probable class of each video, [N]."""
+        return self.logits.argmax(axis=1)
+
+    def correct(self, *, top: int = 1) -> npt.NDArray[np.bool_]:
+        """Whether the label is among the `top` most probable classes, [N]; ties are broken as torchmetrics does."""
+        if top == 1:
+            return self.predicted() == self.labels
+        best = torch.from_numpy(self.logits).topk(top, dim=1).indices.numpy()
+        found: npt.NDArray[np.bool_] = (best == self.labels[:, None]).any(axis=1)
+        return found
+
     def save(self, path: Path | str) -> Path:
         """Write `logits`, `labels` and `video_ids` into an .npz file, whole or not at all.
 
@@ -86,7 +111,7 @@ class Scores:
         """Read what `save` wrote; nothing in the file is executed.
 
         Raises:
-            DataError: the file is missing, is no scores file, or its arrays do not fit together.
+            DataError: the file is missing, is not a scores file, or its arrays do not fit together.
         """
         if not Path(path).exists():
             raise DataError(f"{path} is not there. Run `videokd evaluate RUN` to make a run's scores files.")
@@ -152,16 +177,16 @@ def align(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     return aligned
 
 
-def load_scores(folder: Path, results: Mapping[str, Any]) -> dict[str, Scores]:
+def load_scores(folder: Path, results: Results) -> dict[str, Scores]:
     """{entry: scores} of a run folder, of the entries whose files are there.
 
     Raises:
         DataError: a file is damaged, or has another number of classes than the results.
     """
     found = {}
-    num_classes = len(results["dataset"]["class_names"])
-    for name in results["entries"]:
-        path = folder / scores_name(name, part=results["dataset"]["part"])
+    num_classes = len(results.dataset.class_names)
+    for name in results.entries:
+        path = folder / scores_name(name, part=results.dataset.part)
         if not path.is_file():
             continue
         found[name] = Scores.load(path)

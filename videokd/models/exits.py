@@ -157,8 +157,8 @@ def first_confident_exit(exits: Iterator[tuple[str, Tensor]], *, threshold: floa
         Logits [B, K]; the name of each video's exit.
 
     >>> import torch
-    >>> sure, unsure = torch.tensor([9.0, 0.0]), torch.tensor([1.0, 0.9])
-    >>> logits, names = first_confident_exit(iter([("exit1", torch.stack([sure, unsure])), ("deepest", torch.zeros(2, 2))]), threshold=0.9)
+    >>> exit1, deepest = torch.tensor([[9.0, 0.0], [1.0, 0.9]]), torch.zeros(2, 2)
+    >>> logits, names = first_confident_exit(iter([("exit1", exit1), ("deepest", deepest)]), threshold=0.9)
     >>> logits.tolist(), names
     ([[9.0, 0.0], [0.0, 0.0]], ('exit1', 'deepest'))
     """
@@ -166,11 +166,11 @@ def first_confident_exit(exits: Iterator[tuple[str, Tensor]], *, threshold: floa
     names: list[str] = []
     for name, logits in exits:
         # float64: a probability below 1 must not be rounded up to it
-        sure = logits.double().softmax(1).amax(1) > threshold  # [B]
+        confident = logits.double().softmax(1).amax(1) > threshold  # [B]
         if chosen is None:
             chosen, names = logits.clone(), [""] * len(logits)
-        for video, left in enumerate(sure.tolist()):
-            if not names[video] and (left or name == DEEPEST):
+        for video, leaves in enumerate(confident.tolist()):
+            if not names[video] and (leaves or name == DEEPEST):
                 chosen[video], names[video] = logits[video], name
         if all(names):
             break

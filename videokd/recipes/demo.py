@@ -143,16 +143,17 @@ def _outcome(out: Path) -> list[str]:
     """Accuracies on the tested scenes, and what distilling adds, with intervals."""
     lines = ["", f"{'':<22}{'top-1 % (95 % interval)':>26}{'parameters':>13}"]
     for run in RUNS:
-        (entry,) = read_results(out / run)["entries"].values()
-        top1 = {key: 100 * value for key, value in entry["metrics"]["top1"].items()}
-        shown = f"{top1['value']:.1f} ({top1['low']:.1f} to {top1['high']:.1f})"
-        lines.append(f"{run:<22}{shown:>26}{entry['parameters']:>13,}")
+        (entry,) = read_results(out / run).entries.values()
+        top1 = entry.metrics.top1
+        shown = f"{100 * top1.value:.1f} ({100 * top1.low:.1f} to {100 * top1.high:.1f})"
+        lines.append(f"{run:<22}{shown:>26}{entry.parameters:>13,}")
     students = {run: Scores.load(out / run / "scores-iframe.npz") for run in RUNS[-2:]}
     clips = Manifest.read(out / "labelled").clips
     (gain,) = differences(students, reference="student-hard", groups={clip.video_id: clip.group for clip in clips})
-    points = {key: 100 * value for key, value in gain["top1_difference"].items()}
+    points = gain.top1_difference
+    interval = f"{100 * points.low:+.1f} to {100 * points.high:+.1f}"
     lines.append(
-        f"distilled minus hard labels: {points['value']:+.1f} points ({points['low']:+.1f} to {points['high']:+.1f}), on the same "
+        f"distilled minus hard labels: {100 * points.value:+.1f} points ({interval}), on the same "
         "clips, whole scenes drawn."
     )
     classes = len(json.loads((out / "student" / "students.json").read_text(encoding="utf-8"))["class_names"])

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from videokd.datasets.manifest import Clip, read_manifest
+from videokd.datasets.manifest import read_manifest
 from videokd.errors import ConfigError
 from videokd.evaluation.examples import choose_examples, draw_examples
 from videokd.evaluation.overlap import Seen, unseen_clips
 from videokd.evaluation.protocol import (
-    check_file_names,
     finished_results,
     finished_scores,
-    key_of,
-    measure,
+    keys_of,
+    measure_networks,
     partial_scores,
     pictures_are_there,
     protocol_clips,
     protocol_dataset,
+    say_accuracies,
     score,
-    scores_key,
+    write_evaluation,
 )
-from videokd.evaluation.results import about, describe_dataset, results_name, scores_name, write_results
+from videokd.evaluation.results import Results, ScoredPart, results_name
 from videokd.messages import say
 from videokd.recipes.command_line import parse
 from videokd.training.device import Precision, pick_device
-from videokd.training.run_folder import TrainedRun, check_same_classes, load_run
+from videokd.training.run_folder import check_same_classes, load_run
 from videokd.training.settings import Device, PrecisionName
 
 _MOST_PICTURES = 12
@@ -39,24 +36,24 @@ _MOST_PICTURES = 12
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Runs the test protocol on a run, and writes scores, results and pictures into it.
+    """Runs the test protocol on a run, and writes scores, results and pictures into its folder.
 
-    Stopped and started again, it resumes; each part has files of its own (`results-val.json`, `scores-val-*.npz`).
+    Interrupted and started again, it resumes; each part has files of its own (`results-val.json`, `scores-val-*.npz`).
 
     Args:
         run: folder of `videokd teach` or `videokd distill`.
-        manifest: other clips than those the run was trained on.
-        split: another split than the run's.
+        manifest: of the clips to test on; by default the run's own.
+        split: by default the run's own.
         part: test, or val: the clips held out in training.
-        seen: clips that the run was trained on: refuse them all, omit them, or score them all the same.
+        seen: clips that the run was trained on: refuse them all, omit them, or score them nevertheless.
         views: full is CoViAR's 25 segments and 10 crops (5 where mirroring is off); quick is 8 segments and 1 crop.
-        num_segments: another number of segments.
+        num_segments: places looked at in each video; by default as `views` says.
         batch_size: videos at a time.
         workers: processes that load videos.
         device: auto takes CUDA where there is one.
         precision: fp32, bf16, or fp16 (CUDA only).
-        timed_videos: how many videos are timed from file to label, one at a time; 0 times none.
-        pictures: of how many videos the streams are drawn: half of them such that were named wrongly, if there are as many.
+        timed_videos: how many videos are timed from file to label, one at a time; 0 for none.
+        pictures: how many videos' streams are drawn: half of them misclassified videos, if there are enough.
     """
 
     run: str
@@ -84,6 +81,11 @@ class Evaluate:
                 f"pictures is 0 to {_MOST_PICTURES}, workers 0 to 256, timed_videos 0 or more. Correct the settings."
             )
 
+    @property
+    def beside_scores(self) -> dict[str, object]:
+        """What the results depend on beside the scores: a change measures again, without scoring again."""
+        return {name: getattr(self, name) for name in ("part", "split", "seen", "timed_videos", "pictures")}
+
 
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
@@ -91,60 +93,48 @@ def main(arguments: Sequence[str]) -> None:
     evaluate(settings, command="videokd evaluate " + shlex.join(arguments))
 
 
-def evaluate(settings: Evaluate, *, command: str) -> dict[str, Any]:
-    """Evaluates every network of a run, and all together; returns what results.json holds."""
+def evaluate(settings: Evaluate, *, command: str) -> Results:
+    """Evaluates every network of a run, and all of them fused; returns what results.json holds."""
+    part = settings.part
     run = load_run(settings.run)
     manifest = read_manifest(settings.manifest or run.settings.manifest)
     check_same_classes(run, manifest)
     precision = Precision(settings.precision, pick_device(settings.device))
-    students = run.students.to(precision.device)
+    run.students.to(precision.device)
+
     split = settings.split or run.settings.split
-    clips = protocol_clips(manifest, run, part=settings.part, split=split)
-    clips, num_trained_on = unseen_clips(run, clips, part=settings.part, seen=settings.seen)
+    clips = protocol_clips(manifest, run, part=part, split=split)
+    clips, num_trained_on = unseen_clips(run, clips, part=part, seen=settings.seen)
     dataset = protocol_dataset(run, manifest, clips, views=settings.views, num_segments=settings.num_segments)
-    key = scores_key(run.weights, dataset, precision)
-    made_from = {"scores": key, "settings": _other_settings(settings, clips, precision)}
-    before = finished_results(run.path, part=settings.part, key=key)
-    if before is not None and before["made_from"] == made_from and pictures_are_there(run.path, before):
-        name = results_name(settings.part)
-        say(f"{run.path.name}: evaluated already, on {before['created']}. Delete {name} to measure again.")
-        _tell(run, before)
+
+    made_from = keys_of(run, dataset, precision, settings=settings.beside_scores)
+    before = finished_results(run.path, part=part, key=made_from["scores"])
+    if before is not None and before.made_from == made_from and pictures_are_there(run.path, before):
+        say(f"{run.path.name}: already evaluated on {before.created}. Delete {results_name(part)} to measure again.")
+        say_accuracies(before)
         return before
-    partial = partial_scores(run.path, key=key, num_videos=len(clips))
-    how = {"batch_size": settings.batch_size, "workers": settings.workers, "title": run.path.name}
+
+    partial = partial_scores(run.path, key=made_from["scores"], num_videos=len(clips))
     scores = finished_scores(run.path, before, dataset) if before is not None else None
-    scores = scores or score(students, dataset, precision, partial, **how)  # type: ignore[arg-type]
-    check_file_names(scores)
-    results = {
-        **about(run.path.name, verb="evaluate", command=command),
-        "dataset": describe_dataset(manifest, split=split, part=settings.part, num_videos=len(clips))
-        | ({"trained_on": num_trained_on} if num_trained_on else {}),
-        "seen": settings.seen,
-        "views": settings.views,
-        "num_segments": dataset.num_segments,
-        "made_from": made_from,
-        **measure(run, scores, dataset, precision, timed_videos=settings.timed_videos),
-    }
+    if scores is None:
+        scores = score(run, dataset, precision, partial, batch_size=settings.batch_size, workers=settings.workers)
+    entries, early_exit = measure_networks(run, scores, dataset, precision, timed_videos=settings.timed_videos)
     shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
-    results["examples"] = draw_examples(manifest, shown, run.path / "pictures", part=settings.part)
-    for name, each in scores.items():
-        each.save(run.path / scores_name(name, part=settings.part))
-    write_results(run.path / results_name(settings.part), results)
+
+    results = Results(
+        run=run.path.name,
+        verb="evaluate",
+        command=command,
+        dataset=ScoredPart(str(manifest.root), split, part, len(clips), manifest.class_names, num_trained_on or None),
+        seen=settings.seen,
+        views=settings.views,
+        num_segments=dataset.num_segments,
+        made_from=made_from,
+        entries=entries,
+        early_exit=early_exit or None,
+        examples=draw_examples(manifest, shown, run.path / "pictures", part=part),
+    )
+    write_evaluation(run.path, results, scores)
     partial.remove()
-    _tell(run, results)
+    say_accuracies(results)
     return results
-
-
-def _other_settings(settings: Evaluate, clips: Sequence[Clip], precision: Precision) -> str:
-    """A name for what the results depend on beside the scores."""
-    values = {name: getattr(settings, name) for name in ("part", "split", "seen", "timed_videos", "pictures")}
-    machine = [platform.node(), str(precision.device), torch.get_num_threads()]
-    return key_of([values, [clip.group for clip in clips], machine])
-
-
-def _tell(run: TrainedRun, results: Mapping[str, Any]) -> None:
-    part = "" if results["dataset"]["part"] == "test" else f" on {results['dataset']['part']}"
-    for name, entry in results["entries"].items():
-        top1 = entry["metrics"]["top1"]
-        interval = f"{100 * top1['low']:.1f} to {100 * top1['high']:.1f}"
-        say(f"{run.path.name}: {name}: top-1{part} {100 * top1['value']:.1f}% ({interval})")
