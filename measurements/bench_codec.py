@@ -19,16 +19,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from record import CODEC_STREAMS, RESULTS, provenance, write
-from timing import median_ratio
+from timing import in_turns, median_ratio
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
@@ -232,18 +231,6 @@ def peers() -> dict[str, str]:
     return found
 
 
-def timed(functions: dict[str, Callable[[], None]], *, repeats: int, clock: Callable[[], float], name: str) -> Any:
-    """Seconds of each function in each turn, without the first turn, which warms up."""
-    seconds: dict[str, list[float]] = {key: [] for key in functions}
-    for turn in tqdm(range(repeats + 1), desc=name[:40], unit="turn", disable=None):
-        for key, function in functions.items():
-            started = clock()
-            function()
-            if turn:
-                seconds[key].append(clock() - started)
-    return seconds
-
-
 def _loop(path: Path, start: Any, done: Any, rounds: int) -> None:
     clip = Clip(path)
     clip.three_streams()
@@ -280,9 +267,10 @@ def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: 
     works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone"]
     works += ["random_access", "seeking_alone", *found]
     functions = {work: getattr(clip, work) for work in works}
-    seconds = timed(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
+    seconds = in_turns(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
 
     def ratio(above: str, below: str) -> float:
+        """Median ratio of two pieces of work."""
         return median_ratio(seconds[above], seconds[below])
 
     positions = sum(gop.num_positions for gop in clip.index.gops)

@@ -77,6 +77,7 @@ def ratio(above: Sequence[dict[str, float]], below: Sequence[dict[str, float]], 
 
 
 def tasks_of(sources: Sequence[Path], out: Path, encoding: Encoding) -> list[ClipTask]:
+    """The tasks that prepare these clips into a folder."""
     (out / ".rows").mkdir(parents=True, exist_ok=True)
     return [
         ClipTask(path.stem, out, path, out / f"{n}.mp4", out / ".rows" / f"{n}.json", encoding, keep=False)
@@ -213,6 +214,7 @@ def read_each_at_random(files: Sequence[Path]) -> None:
 
 
 def read_at_random(path: Path) -> None:
+    """Reads three streams at three random positions of a file."""
     rng = np.random.default_rng(0)
     with open_video(path) as video:
         for _ in range(3):
@@ -257,6 +259,7 @@ def samples_and_batches(dataset: ClipDataset, numbers: Sequence[int], batch: int
 
 
 def bench_loader(manifest: Manifest, given: argparse.Namespace) -> dict[str, object]:
+    """Samples a second of the loader, against the codec and resizing alone, for three sets of streams."""
     result: dict[str, object] = {}
     count = given.rounds * given.batch
     for streams in (CODEC_STREAMS, ("motion",), ("iframe",)):
@@ -285,12 +288,14 @@ def bench_loader(manifest: Manifest, given: argparse.Namespace) -> dict[str, obj
 
 
 def alone_rate(pool: Any, dataset: ClipDataset, count: int, processes: int) -> dict[str, float]:
+    """Samples a second of `codec_and_resize` in several processes."""
     start = time.perf_counter()
     pool.starmap(codec_and_resize, [(dataset, range(n, count, processes)) for n in range(processes)])
     return {"samples_per_second": count / (time.perf_counter() - start)}
 
 
 def loader_rate(dataset: ClipDataset, workers: int, batch: int, count: int, *, seed: int) -> dict[str, float]:
+    """Samples a second of the loader, after its workers have started."""
     batches = training_batches(
         dataset, EpochBatches(len(dataset), min(batch, len(dataset)), seed=seed), workers=workers
     )
@@ -305,6 +310,7 @@ def loader_rate(dataset: ClipDataset, workers: int, batch: int, count: int, *, s
 
 
 def three_digits(value: float) -> float:
+    """A number rounded to three significant digits."""
     return float(f"{value:.3g}")
 
 
@@ -363,6 +369,7 @@ def main() -> None:
 
 
 def ffmpeg_version() -> str | None:
+    """Version of the ffmpeg program; None where there is none."""
     if not shutil.which("ffmpeg"):
         return None
     shown = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout

@@ -108,6 +108,7 @@ def arguments() -> argparse.Namespace:
 
 
 def clips_of(folder: Path, count: int) -> list[Path]:
+    """Clips evenly chosen from a folder and those below it."""
     suffixes = {".avi", ".mp4", ".mkv", ".mpg", ".mov"}
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not files:
@@ -116,6 +117,7 @@ def clips_of(folder: Path, count: int) -> list[Path]:
 
 
 def to_label(system: System, path: Path, watch: Stopwatch, precision: Precision) -> None:
+    """One video, from its file to its label, timed by stage."""
     watch.start()
     batch = system.read(path)
     with watch.stage("network"), torch.inference_mode(), precision.autocast():
@@ -163,6 +165,7 @@ def throughput(system: System, clips: Sequence[Path], given: argparse.Namespace,
 
 
 def summary(milliseconds: np.ndarray) -> dict[str, Any]:
+    """Median and 95th percentile of the time, and the median of each stage."""
     stages = {stage: float(np.median(milliseconds[..., at])) for at, stage in enumerate(STAGES)}
     p50, p95 = np.percentile(milliseconds.sum(axis=2), (50, 95))
     return {"p50_ms": float(p50), "p95_ms": float(p95), "stages_ms": stages}
@@ -182,6 +185,7 @@ def ratios(taken: Mapping[str, np.ndarray]) -> dict[str, float]:
 def measure(
     systems: Sequence[System], clips: Sequence[Path], given: argparse.Namespace, watch: Stopwatch, precision: Precision
 ) -> dict[str, Any]:
+    """Times, throughput and ratios of all systems on one form of the clips."""
     taken = latencies(systems, clips, given, watch, precision)
     measured = {system.name: {"about": system.about, **summary(taken[system.name])} for system in systems}
     if given.throughput_seconds:
@@ -234,6 +238,7 @@ def standalone(svg: str) -> str:
 
 
 def table(name: str, measured: Mapping[str, Any]) -> str:
+    """The figures of one form, as text."""
     lines = [
         f"\n{name}",
         f"  {'':<12}{'p50 ms':>9}{'p95 ms':>9}" + "".join(f"{s:>9}" for s in STAGES) + f"{'videos/s':>10}",

@@ -145,6 +145,7 @@ def rows_of(folder: Path, rows: int) -> Manifest:
 
 
 def writing(folder: Path, rows: int) -> dict[str, float]:
+    """Cost of writing and checking a manifest of many rows."""
     manifest = rows_of(folder, rows)
     seconds = seconds_of(manifest.write)
     checked = seconds_of(check_clips, manifest.clips, manifest.class_names)
@@ -157,6 +158,7 @@ def writing(folder: Path, rows: int) -> dict[str, float]:
 
 
 def reading(folder: Path, rows: int) -> dict[str, float]:
+    """Cost of reading a manifest of many rows, and of selecting from it."""
     before = resident_bytes("VmRSS")
     kept: list[Manifest] = []
     seconds = seconds_of(lambda: kept.append(Manifest.read(folder)))
@@ -171,6 +173,7 @@ def reading(folder: Path, rows: int) -> dict[str, float]:
 
 
 def nothing(number: int) -> int:
+    """A task without work."""
     return number
 
 
@@ -184,6 +187,7 @@ def handing_out(workers: Workers, tasks: int) -> float:
 
 
 def handing_out_on_ray(tasks: int) -> float | None:
+    """As `handing_out`, by Ray; None where Ray is not installed."""
     try:
         import ray
     except ImportError:
@@ -209,6 +213,7 @@ def large_sources(folder: Path) -> dict[str, float]:
 
 
 def hashing(folder: Path) -> float:
+    """Megabytes a CPU second of SHA-256."""
     path = folder / "large"
     path.write_bytes(bytes(1 << 20) * 256)
     return round((256 << 20) / 1e6 / seconds_of(sha256_of, path))

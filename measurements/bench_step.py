@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from record import CODEC_STREAMS, RESULTS, provenance, write
-from timing import median_ratio
+from timing import in_turns, median_ratio
 from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
 from videokd.datasets.manifest import Manifest
 from videokd.distill.objective import Objective
@@ -131,6 +131,7 @@ class Step:
     precision: Precision
 
     def __call__(self) -> tuple[Updated, Mapping[str, torch.Tensor]]:
+        """One update of the students, and the teachers' predictions."""
         batch = self.batch
         target, predictions = (None, {}) if self.target is None else self.target(batch, batch.label, self.precision)
         return self.update(batch, batch.label, target, rate=RATE), predictions
@@ -171,21 +172,6 @@ def synchronise(device: torch.device) -> None:
     """Waits for the device's work, so that the clock includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def timed(functions: dict[str, Callable[[], object]], *, repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each function in each turn; the order shifts from turn to turn, and the first two turns are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    names = list(functions)
-    for turn in tqdm(range(-2, repeats), desc=device.type, unit="turn", disable=None):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            synchronise(device)
-            started = time.perf_counter()
-            functions[name]()
-            synchronise(device)
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def peak_memory_gib(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -234,7 +220,13 @@ def measure(given: argparse.Namespace, precision: Precision, *, compiled: bool) 
         "three students, exits": bench.step(3, exits=True),
         "three students, teachers, peers, exits": bench.step(3, taught=True, mutual=True, exits=True),
     }
-    turns = timed(functions, repeats=given.repeats, device=precision.device)
+    device = precision.device
+
+    def clock() -> float:
+        synchronise(device)
+        return time.perf_counter()
+
+    turns = in_turns(functions, repeats=given.repeats, clock=clock, name=device.type, warm_ups=2)
     seconds = {name: statistics.median(values) for name, values in turns.items()}
     log_seconds = logging_seconds(taught, repeats=given.repeats)
     result: dict[str, Any] = {
@@ -243,7 +235,7 @@ def measure(given: argparse.Namespace, precision: Precision, *, compiled: bool) 
         "ratios": {label: ratio(turns, of, *to) for label, (of, *to) in RATIOS.items()}
         | {"logging: share of a step": log_seconds / seconds["three students, teachers"]},
     }
-    if precision.device.type == "cuda":
+    if device.type == "cuda":
         result["peak_memory_gib"] = peak_memory_gib(functions)
     return result
 

@@ -30,6 +30,7 @@ def accuracy_table(results: Results) -> list[str]:
 
 
 def codec_head(results: Results) -> list[str]:
+    """Title and conditions of the tables of decoding speed."""
     return [
         "### Decoding speed",
         "",
@@ -75,6 +76,7 @@ def codec_table(results: Results) -> list[str]:
 
 
 def latency_table(results: Results) -> list[str]:
+    """Time by stage, throughput and ratios of all systems."""
     lines = [
         "### From file to label",
         "",
@@ -117,9 +119,9 @@ def short_latency_table(results: Results) -> list[str]:
     return [
         "### Accuracy and time",
         "",
-        f"The study's networks against what else could be run, one video at a time on one thread of {results['machine']['processor']}, "
+        f"The study's networks against other networks, one video at a time on one thread of {results['machine']['processor']}, "
         f"medians over {results['clips']} clips of UCF101 in the training form; accuracies from the study, hard labels for those on RGB frames and "
-        "optical flow. On the front: no other is as quick and more accurate.",
+        "optical flow. On the front: no other is as fast and more accurate.",
         "",
         *grid(head, rows),
         "",
@@ -152,6 +154,7 @@ def forms_table(results: Results) -> list[str]:
 
 
 def quality_table(results: Results) -> list[str]:
+    """Size, speed and accuracy at several qualities of the training form."""
     rows = [
         (
             str(row["quality"]) + (" (default)" if row["quality"] == results["settings"]["default_quality"] else ""),
@@ -179,6 +182,7 @@ def quality_table(results: Results) -> list[str]:
 
 
 def presets_table(results: Results) -> list[str]:
+    """Accuracy and time of every preset, made small."""
     rows = [(f"teacher: {n}", percent(t["top1"]), "", "") for n, t in results["teachers"].items()]
     for name, preset in results["presets"].items():
         best = preset["entries"].get("fused") or next(iter(preset["entries"].values()))
@@ -198,6 +202,7 @@ def presets_table(results: Results) -> list[str]:
 
 
 def step_table(results: Results) -> list[str]:
+    """Ratios of training steps, and the project's limits."""
     measured = results["measured"]
     names = list(next(iter(measured.values()))["ratios"])
     rows = [(name, *(f"{each['ratios'][name]:.3f}" for each in measured.values())) for name in names]
@@ -216,6 +221,7 @@ def step_table(results: Results) -> list[str]:
 
 
 def data_table(results: Results) -> list[str]:
+    """Transcoding against the ffmpeg program, and the loader's speed."""
     transcoding = [
         (codec, f"{each['times_as_fast']:.2f}", f"{each['videokd']['bytes'] / each['ffmpeg']['bytes']:.3f}")
         for codec, each in results["transcoding"].items()
@@ -244,6 +250,7 @@ def data_table(results: Results) -> list[str]:
 
 
 def fuzz_table(results: Results) -> list[str]:
+    """What became of damaged files."""
     kinds: dict[str, int] = {}
     for outcome, count in results["outcomes"].items():
         kind = outcome.split(":")[0]

@@ -25,6 +25,7 @@ KEPT = ("streams", "backbone", "parameters", "macs_per_video", "latency_ms")
 
 
 def rows_of(run: Path) -> list[dict[str, object]]:
+    """One row for each entry of a run."""
     results = as_plain(read_results(run))
     rows = []
     for name, entry in results["entries"].items():

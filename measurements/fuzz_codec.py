@@ -88,10 +88,12 @@ def flip_bits(data: bytearray, rng: np.random.Generator) -> bytes:
 
 
 def cut(data: bytearray, rng: np.random.Generator) -> bytes:
+    """The beginning of the file, up to a random byte."""
     return bytes(data[: int(rng.integers(0, len(data)))])
 
 
 def overwrite(data: bytearray, rng: np.random.Generator) -> bytes:
+    """Random bytes, zeros or ones in place of a piece."""
     at, length = int(rng.integers(len(data))), int(2 ** rng.uniform(0, 12))
     value = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
     data[at : at + length] = (value, b"\0" * length, b"\xff" * length)[int(rng.integers(3))]
@@ -148,6 +150,7 @@ def shuffle_packets(source: Path, target: Path, rng: np.random.Generator) -> Non
 
 
 def variants(files: list[Path], folder: Path, *, count: int, seed: int) -> Iterator[tuple[str, Path]]:
+    """(mutation, file) of each variant, written when asked for."""
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         source = files[number % len(files)]
@@ -228,11 +231,13 @@ class Worker:
         self.deadline = 0.0
 
     def start(self, job: tuple[str, Path]) -> None:
+        """Sends a job to the process."""
         self.job = job
         self.deadline = time.monotonic() + 4 * MOST_SECONDS  # a busy machine is no hang
         self.pipe.send(job[1])
 
     def stop(self) -> None:
+        """Ends the process at once."""
         self.process.kill()
         self.process.join()
         self.pipe.close()

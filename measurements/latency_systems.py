@@ -53,12 +53,14 @@ class System:
 
 
 def students_of(given: argparse.Namespace) -> Students:
+    """The students of the export that was given, or random ones."""
     if given.students:
         return videokd.load_students(given.students)
     return random_students(CODEC_STREAMS, given.backbone, given.size, [str(label) for label in range(6)])
 
 
 def random_students(streams: Sequence[str], backbone: str, size: int, names: Sequence[str]) -> Students:
+    """Students with random weights, one for each stream."""
     specs = {stream: NetworkSpec((stream,), backbone, len(names), size) for stream in streams}
     students = build_students(specs, PredictionSpec(names, 3), seed=SEED)
     return students.to(memory_format=torch.channels_last).eval()
@@ -76,6 +78,8 @@ def alone(students: Students, stream: str) -> Students:
 
 
 def on_streams(name: str, students: Students, given: argparse.Namespace, mode: Transcode, about: str) -> System:
+    """Students on codec streams, as `predict` reads them."""
+
     def read(path: Path) -> Batch:
         return read_streams(path, students, num_segments=given.segments, transcode=mode)[0]
 
@@ -110,6 +114,7 @@ def cropped(frames: Sequence[np.ndarray] | np.ndarray, stream: str, size: int, *
 
 
 def rgb_system(given: argparse.Namespace, students: Students, frames: Frames) -> System:
+    """One network on RGB frames."""
     backbone = next(iter(students.specs.values())).backbone
     network = random_students(("rgb",), backbone, students.input_size, students.class_names)
 
@@ -121,6 +126,7 @@ def rgb_system(given: argparse.Namespace, students: Students, frames: Frames) ->
 
 
 def r2plus1d_system(given: argparse.Namespace, students: Students, frames: Frames) -> System:
+    """A 3-D network on RGB frames."""
     network = r2plus1d_18(num_classes=len(students.class_names)).eval()
     mean, std = (
         torch.tensor(values).view(1, 3, 1, 1, 1)
@@ -140,6 +146,7 @@ def r2plus1d_system(given: argparse.Namespace, students: Students, frames: Frame
 
 
 def two_stream_systems(given: argparse.Namespace, students: Students, frames: Frames) -> list[System]:
+    """A network on RGB frames and one on optical flow, for each method of flow; none without OpenCV."""
     try:
         import cv2
 
@@ -191,6 +198,7 @@ def _about(students: Students, given: argparse.Namespace) -> str:
 
 
 def all_systems(given: argparse.Namespace, watch: Stopwatch) -> list[System]:
+    """All systems that the installed packages allow."""
     students, frames = students_of(given).to(given.device), Frames(watch)
     iframe, about = alone(students, "iframe"), _about(students, given)
     found = [

@@ -70,6 +70,7 @@ def matrix(a: int, b: int, c: int, d: int) -> bytes:
 
 
 def write_form(source: Path, target: Path, options: tuple[str, ...]) -> None:
+    """Writes one form of a clip."""
     command = ["ffmpeg", "-v", "error", "-y", "-i", str(source), "-an", *options, str(target)]
     subprocess.run(command, check=True, timeout=120)
     if "transpose=clock" in options:  # stored turned to the right; the header turns it back
@@ -79,6 +80,7 @@ def write_form(source: Path, target: Path, options: tuple[str, ...]) -> None:
 
 
 def row_of(form: str, clips: list[Clip], files: list[Path], students: Students) -> dict[str, Any]:
+    """Accuracy and time of `predict` on one form."""
     predictions = [predict(file, students) for file in files]
     correct = [p.labels[0].name == clip.class_name for p, clip in zip(predictions, clips, strict=True)]
     return {
@@ -92,6 +94,7 @@ def row_of(form: str, clips: list[Clip], files: list[Path], students: Students) 
 
 
 def rows_of(given: argparse.Namespace, students: Students) -> list[dict[str, Any]]:
+    """The rows of the table: the clips as prepared, then all forms."""
     manifest = Manifest.read(given.prepared)
     clips = [clip for clip in manifest.clips if clip.split1 == "test"][: given.limit]
     rows = [row_of("as prepared", clips, [manifest.file(clip) for clip in clips], students)]
@@ -114,6 +117,7 @@ def evaluated(run: Path) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """The rows, as text."""
     lines = [f"{'form':<28}{'top-1':>7}{'difference':>12}{'transcoded':>12}{'ms':>8}"]
     for row in rows:
         share = f"{row['transcoded']}/{row['clips']}"

@@ -63,6 +63,7 @@ def systems() -> dict[str, dict[str, Any]]:
 
 
 def common(given: argparse.Namespace, *, epochs: int) -> list[str]:
+    """Options that all trainings share."""
     return [
         *("--manifest", str(given.data), "--pretrained", "false", "--precision", "fp32", "--device", "cpu"),
         *("--data.input_size", str(given.size), "--data.batch_size", str(given.batch), "--data.workers", "1"),
@@ -80,6 +81,7 @@ def videokd(*command: str, expected: int = 0) -> str:
 
 
 def steps_in(run: Path) -> int:
+    """Steps that a run has logged."""
     log = run / "log.jsonl"
     return sum("loss/total" in line for line in log.read_text().splitlines()) if log.exists() else 0
 
@@ -106,6 +108,7 @@ def train_with_a_stop(command: list[str], run: Path, *, stop_after: int) -> dict
 
 
 def run_preset(name: str, preset: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Trains (with a stop), evaluates and exports the students of a preset, and predicts a clip with them."""
     run, exported = given.out / name, given.out / f"{name}-students"
     record = given.out / f"{name}.json"
     command = ["distill", "--config", name, "--out", str(run), *common(given, epochs=given.epochs)]
@@ -154,6 +157,7 @@ def recorded(record: Path, command: list[str]) -> dict[str, Any] | None:
 
 
 def teach(stream: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Trains and evaluates a stream's teacher."""
     run, record = given.out / stream, given.out / f"{stream}.json"
     command = ["teach", "--stream", stream, "--backbone", given.teacher, "--out", str(run)]
     command += common(given, epochs=given.teacher_epochs)

@@ -144,6 +144,7 @@ def of_all_seeds(scores: Sequence[Scores]) -> Scores:
 def row_of(
     out: Path, quality: int, seeds: Sequence[int], manifest: Manifest
 ) -> tuple[dict[str, Any], Scores, list[str]]:
+    """Accuracies at one quality; the fused scores of all seeds, and the group of each."""
     groups = {clip.video_id: clip.group for clip in manifest.clips}
     found = [
         align({s: Scores.load(run_folder(out, quality, s, seed) / f"scores-{s}.npz") for s in STREAMS})

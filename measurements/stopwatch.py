@@ -25,16 +25,19 @@ class Stopwatch:
         self.running = True
 
     def start(self) -> None:
+        """Sets all stages to zero."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._since = self._clock()
 
     def switch(self, stage: str) -> None:
+        """Adds the time since the last switch to a stage."""
         now = self._clock()
         self.seconds[stage] += now - self._since
         self._since = now
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Counts the block's time for a stage."""
         if not self.running:
             yield
             return
@@ -48,6 +51,8 @@ class Stopwatch:
             self.switch(self._stages.pop())
 
     def within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time counted for a stage."""
+
         def timed(*given: Any, **named: Any) -> Any:
             with self.stage(name):
                 return function(*given, **named)
@@ -55,6 +60,8 @@ class Stopwatch:
         return timed
 
     def packets(self, packets: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """The method that yields packets, the wait for each counted as reading."""
+
         def timed(decoder: Any) -> Iterator[Any]:
             waiting = packets(decoder)
             while True:

@@ -199,6 +199,7 @@ def perform(command: list[str]) -> Path:
 
 
 def evaluation_command(run: Path, *, part: str = "test", segments: int = TESTED_SEGMENTS) -> list[str]:
+    """The command that tests a run."""
     views = ["--views", "quick", "--num_segments", str(segments), "--part", part]
     return ["evaluate", str(run), *views, "--workers", "0", "--timed_videos", "0", "--pictures", "0", "--device", "cpu"]
 
@@ -220,6 +221,7 @@ def hits(scores: Scores) -> str:
 
 
 def fused_scores(scores: Mapping[str, Scores], weights: Mapping[str, float], space: str) -> Scores:
+    """The scores of several networks, fused."""
     together = align(scores)
     logits = fuse({n: torch.from_numpy(s.logits) for n, s in together.items()}, dict(weights), space=space)  # type: ignore[arg-type]
     first = next(iter(together.values()))

@@ -62,6 +62,7 @@ class Pool:
         self.num_groups = len(names)
 
     def hits(self, entry: Entry) -> np.ndarray:
+        """1 for each correctly classified video of all cells, 0 for each misclassified one."""
         run, name = entry
         if name == EACH:
             return np.mean([self.hits((run, stream)) for stream in STREAMS], axis=0)
@@ -107,6 +108,7 @@ def _is_in(cell: Mapping[str, Mapping[str, Any]], entry: Entry) -> bool:
 
 
 def entries_of(pools: Mapping[str, Pool]) -> Iterator[Entry]:
+    """Runs and their entries that any cell has, each once."""
     cells = [cell for pool in pools.values() for cell in pool.cells]
     runs = (*WHOLE, *sorted({run for cell in cells for run in cell} - set(WHOLE)))
     found = ((run, name) for run in runs for cell in cells if run in cell for name in cell[run]["entries"])
@@ -114,6 +116,7 @@ def entries_of(pools: Mapping[str, Pool]) -> Iterator[Entry]:
 
 
 def row(pools: Mapping[str, Pool], entry: Entry) -> dict[str, Any]:
+    """Accuracy, cost and commands of one entry."""
     run, name = entry
     having = with_entries(pools, entry)
     cells = [cell for pool in having.values() for cell in pool.cells]
@@ -132,6 +135,7 @@ def row(pools: Mapping[str, Pool], entry: Entry) -> dict[str, Any]:
 
 
 def difference(pools: Mapping[str, Pool], asked: str, a: Entry, b: Entry) -> dict[str, Any] | None:
+    """The difference of two entries on the cells that have both; None where there are none."""
     having = with_entries(pools, a, b)
     if not having:
         return None

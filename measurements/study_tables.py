@@ -11,20 +11,20 @@ from record import newest
 STUDY_COMMANDS = ("measurements/study.py", "measurements/study_sum.py")
 #: {run: what it trains}
 STUDY_RUNS = {
-    "hard": "students, hard labels alone",
-    "own": "students, each from its own stream's teacher",
+    "hard": "students, only hard labels",
+    "own": "students, each from the teacher of its stream",
     "fused": "students, from the fused teachers",
     "mutual": "students, from each other",
     "mutual-fused": "students, from each other and the fused teachers",
     "exits": "students with exits (self-distillation)",
-    "everything": "students, all of it together",
+    "everything": "students, with all of these",
     "one-hard": "one student on all streams, hard labels",
     "one-fused": "one student on all streams, from the fused teachers",
     "one-hard-longer": "one student on all streams, hard labels, twice as long",
     "one-fused-longer": "one student on all streams, from the fused teachers, twice as long",
-    "from-iframe": "students, from the I-frame teacher alone",
-    "from-motion": "students, from the motion teacher alone",
-    "from-residual": "students, from the residual teacher alone",
+    "from-iframe": "students, only from the I-frame teacher",
+    "from-motion": "students, only from the motion teacher",
+    "from-residual": "students, only from the residual teacher",
     "fitted": "students, from the teachers fused with fitted weights",
     "hard-mixup": "students, hard labels, mixup",
     "fused-mixup": "students, from the fused teachers, mixup",
@@ -39,7 +39,7 @@ STUDY_RUNS = {
 }
 
 
-#: Rows and differences that answer what is asked first; docs/study.md has all.
+#: Runs that docs/measured.md shows; docs/study.md has all.
 STUDY_SHORT = (
     "teachers",
     "hard",
@@ -99,14 +99,17 @@ def in_some_cells(counted: Mapping[str, int], cells: Mapping[str, int]) -> str:
 def in_columns(
     shown: Callable[[Mapping[str, float]], str], values: Mapping[str, Any], datasets: Iterable[str]
 ) -> list[str]:
+    """One cell for each dataset, empty where there is no value."""
     return [shown(values[dataset]) if dataset in values else "" for dataset in datasets]
 
 
 def in_short_study(run: str, entry: str) -> bool:
+    """Whether docs/measured.md shows the entry."""
     return run in STUDY_SHORT and (not entry.startswith("fused ") or entry in STUDY_FUSED)
 
 
 def study_rows(results: Results, chosen: Callable[[str, str], bool]) -> list[str]:
+    """The table of accuracies."""
     datasets = columns_of(results)
     rows = [
         (
@@ -122,12 +125,14 @@ def study_rows(results: Results, chosen: Callable[[str, str], bool]) -> list[str
 
 
 def columns_of(results: Results) -> list[str]:
+    """The datasets, and all together where there are several."""
     return [*results["cells"], *(["all"] if len(results["cells"]) > 1 else [])]
 
 
 def study_head(results: Results) -> str:
+    """Networks, clips and cells of the study, in words."""
     counted = ", ".join(
-        f"{name}: {results['videos'][name]} answers on {results['groups'][name]} groups, {cells} cells of split and seed"
+        f"{name}: {results['videos'][name]} predictions on {results['groups'][name]} groups, {cells} cells of split and seed"
         for name, cells in results["cells"].items()
     )
     return (
@@ -166,7 +171,7 @@ def study_table(results: Results) -> list[str]:
     )
     seconds = {row["run"]: row["seconds"] for row in results["rows"]}
     commands = [
-        (f"`{run}`", STUDY_RUNS.get(run, "the three teachers, alone and fused"), f"{seconds[run]:.0f}")
+        (f"`{run}`", STUDY_RUNS.get(run, "the three teachers, single and fused"), f"{seconds[run]:.0f}")
         for run in seconds
     ]
     return [
@@ -178,14 +183,14 @@ def study_table(results: Results) -> list[str]:
         "",
         "## Differences",
         "",
-        f"In points, paired by video; **bold** where the interval leaves zero out. Before any test, two seeds on held-out clips said "
-        f"that the whole study can detect {limits} points.",
+        f"In points, paired by video; **bold** where the interval excludes zero. Before any test, two seeds on held-out clips "
+        f"showed that the whole study can detect {limits} points.",
         "",
         *grid(("what it adds", *datasets), gains),
         "",
         "## Runs",
         "",
-        "`measurements/study.py run … --runs NAME` makes one; the third column is the median time of a cell, in seconds of one core.",
+        "`measurements/study.py run … --runs NAME` repeats one; the third column is the median time of a cell, in seconds of one core.",
         "",
         *grid(("name", "what it trains", "seconds"), commands),
         "",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec
+
+from tqdm import tqdm
 
 P = ParamSpec("P")
 
@@ -23,6 +25,37 @@ def timed(work: Callable[P, object], *given: P.args, **named: P.kwargs) -> dict[
     wall, used = time.perf_counter(), processor_seconds()
     work(*given, **named)
     return {"seconds": time.perf_counter() - wall, "processor_seconds": processor_seconds() - used}
+
+
+def in_turns(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    clock: Callable[[], float],
+    name: str,
+    warm_ups: int = 1,
+) -> dict[str, list[float]]:
+    """Times functions in turns, so that a busy machine slows all of them alike.
+
+    Args:
+        functions: {name: what is timed}; in each turn all are called once, in an order that shifts from turn to turn.
+        repeats: turns that count.
+        clock: gives seconds.
+        name: for the progress bar.
+        warm_ups: turns before those that count.
+
+    Returns:
+        {name: seconds of each turn}.
+    """
+    seconds: dict[str, list[float]] = {key: [] for key in functions}
+    keys = list(functions)
+    for turn in tqdm(range(-warm_ups, repeats), desc=name[:40], unit="turn", disable=None):
+        for key in keys[turn % len(keys) :] + keys[: turn % len(keys)]:
+            started = clock()
+            functions[key]()
+            if turn >= 0:
+                seconds[key].append(clock() - started)
+    return seconds
 
 
 def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
