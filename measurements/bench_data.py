@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,18 @@ def extrapolate(transcoding: dict[str, Any], frames: int) -> dict[str, object]:
     return result
 
 
+def sample_of(listing: Listing, count: int) -> Listing:
+    """Clips evenly chosen from a dataset.
+
+    Raises:
+        SystemExit: a class has none.
+    """
+    sample = replace(listing, clips=listing.clips[:: max(len(listing.clips) // count, 1)][:count])
+    if missing := sorted(set(listing.class_names) - set(sample.class_names)):
+        raise SystemExit(f"--clips {count} leaves no clip of {', '.join(missing)}. Raise --clips.")
+    return sample
+
+
 def main() -> None:
     """The program."""
     given = arguments()
@@ -336,12 +349,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = given.source or generate(folder / "generated", groups=4, clips_per_group=1, num_frames=160, size=256)
-        listing = Listing(source, folder_layout(source))
-        step = max(len(listing.clips) // given.clips, 1)
-        chosen = listing.clips[::step][: given.clips]
-        sources = [source / clip.path for clip in chosen]
+        sample = sample_of(Listing(source, folder_layout(source)), given.clips)
+        sources = [source / clip.path for clip in sample.clips]
         # All clips of a class may be in one part; the loader reads them all alike
-        manifest = prepare(Listing(source, chosen), folder / "prepared", workers=Workers(jobs=2))
+        manifest = prepare(sample, folder / "prepared", workers=Workers(jobs=2))
         frames = sum(clip.num_frames for clip in manifest.clips)
         about = provenance(("av", "torch"), threads=1)
         about["versions"]["ffmpeg"] = ffmpeg_version()
@@ -349,8 +360,8 @@ def main() -> None:
             **about,
             "settings": {key: value for key, value in vars(given).items() if key not in ("out", "parts")}
             | {"source": source.name if given.source else "generated", "seed": 0},
-            "sample": {"clips": len(chosen), "frames": frames, "widths": sorted({c.width for c in manifest.clips})},
-            "manifest_bytes_per_clip": round((folder / "prepared/manifest.parquet").stat().st_size / len(chosen)),
+            "sample": {"clips": len(sources), "frames": frames, "widths": sorted({c.width for c in manifest.clips})},
+            "manifest_bytes_per_clip": round((folder / "prepared/manifest.parquet").stat().st_size / len(sources)),
         }
         measures: dict[str, Callable[[], dict[str, object]]] = {
             "transcoding": lambda: bench_transcoding(sources, folder / "transcoded", given.repeats),
