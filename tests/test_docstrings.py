@@ -74,11 +74,7 @@ def gaps(where: str, node: Definition) -> list[str]:
         found.append(f"{where}: Args: lacks {', '.join(missing)}")
     if isinstance(node, ast.FunctionDef):
         returned = ast.unparse(node.returns) if node.returns else "None"
-        if (
-            re.match(r"(tuple|dict)\[", returned)
-            and "Returns:" not in docstring
-            and not re.search(r"[{(\[]", docstring)
-        ):
+        if re.match(r"(tuple|dict)\[", returned) and not re.search(r"Returns:|returns|[{(\[]", docstring):
             found.append(f"{where}: Returns: what {returned} holds")
         if raises(node) and "Raises:" not in docstring and "errors as for" not in docstring:
             found.append(f"{where}: Raises:")
