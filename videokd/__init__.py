@@ -29,7 +29,7 @@ _WHERE = {
     "ConfigError": "videokd.errors",
     "DataError": "videokd.errors",
     "DecodeError": "videokd.errors",
-    "Prediction": "videokd.recipes.predict",
+    "Prediction": "videokd.evaluation.prediction",
     "STREAMS": "videokd.types",
     "Streams": "videokd.types",
     "Students": "videokd.models.students",
@@ -38,7 +38,7 @@ _WHERE = {
     "fuse": "videokd.distill.fusion",
     "load_students": "videokd.models.students_file",
     "open": "videokd.codec.reader:open_video",
-    "predict": "videokd.recipes.predict",
+    "predict": "videokd.evaluation.prediction",
 }
 
 __all__ = [*_WHERE]  # noqa: PLE0604

@@ -28,15 +28,16 @@ from videokd.datasets.view import (
     Crop,
     Pictures,
     View,
-    apply_crop,
+    apply_crops,
     central_crop,
+    first_position_of,
     random_crop,
     read_pictures,
     sample_positions,
     ten_crops,
 )
 from videokd.errors import DataError, VideoKDError
-from videokd.types import STREAMS, Batch, Sample, check_streams
+from videokd.types import Batch, Sample, check_streams
 
 #: training: a random crop at random positions; quick and full: one crop, or ten, at the middle of each segment.
 Views = Literal["training", "quick", "full"]
@@ -93,11 +94,7 @@ class ClipDataset(Dataset[Sample]):
             raw, crops = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
-        quantised, size = self.cache is not None, self.input_size
-        streams = {}
-        for name, values in raw.items():
-            parts = [apply_crop(values, crop, spec=STREAMS[name], size=size, quantised=quantised) for crop in crops]
-            streams[name] = _stacked_crops(parts)
+        streams = apply_crops(raw, crops, size=self.input_size, quantised=self.cache is not None)
         return Sample(streams, clip.label, clip.video_id)
 
     @property
@@ -117,8 +114,7 @@ class ClipDataset(Dataset[Sample]):
             rng: randomness of a training view.
         """
         lengths = [gop.num_positions for gop in index.gops]
-        first_position = max(STREAMS[name].first_position for name in self.streams)
-        return self._view_of(lengths, first_position, (index.width, index.height), rng)
+        return self._view_of(lengths, first_position_of(self.streams), (index.width, index.height), rng)
 
     def _view_of(
         self, lengths: Sequence[int], first_position: int, size: tuple[int, int], rng: np.random.Generator
@@ -268,13 +264,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
                 streams[name] = _empty_batch(len(samples), *values.shape)
             streams[name].numpy()[number].transpose(0, 2, 3, 1)[...] = values.transpose(0, 2, 3, 1)
     return Batch(streams, torch.tensor(labels), tuple(video_ids))
-
-
-def _stacked_crops(crops: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Crops [S, C, H, W] one after the other as [n · S, C, H, W], in `channels_last` order."""
-    if len(crops) == 1:
-        return crops[0]
-    return np.concatenate([crop.transpose(0, 2, 3, 1) for crop in crops]).transpose(0, 3, 1, 2)
 
 
 def _empty_batch(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:

@@ -5,7 +5,7 @@ Sampling of positions, choice of crops, reading of pictures, and their conversio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -152,6 +152,37 @@ def apply_crop(
     resized = transforms.resize(torch.from_numpy(packed).permute(0, 3, 1, 2), [height, width], antialias=True)
     pictures: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [P, height, width, n · C]
     return _unpacked(pictures, len(values), spec.channels).transpose(0, 3, 1, 2)
+
+
+def apply_crops(
+    pictures: Mapping[str, Pictures], crops: Sequence[Crop], *, size: int, quantised: bool = False
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """Every stream through the same crops.
+
+    Args:
+        pictures: {stream: S pictures [H, W, C]}.
+        crops: of every picture, within it.
+        size: side of the result, in pixels.
+        quantised: as for `apply_crop`.
+
+    Returns:
+        {stream: uint8 [len(crops) · S, C, size, size]}, one crop after the other, in `channels_last` order.
+    """
+    cropped = {}
+    for name, values in pictures.items():
+        parts = [apply_crop(values, crop, spec=STREAMS[name], size=size, quantised=quantised) for crop in crops]
+        stacked = np.concatenate([part.transpose(0, 2, 3, 1) for part in parts]) if len(parts) > 1 else None
+        cropped[name] = parts[0] if stacked is None else stacked.transpose(0, 3, 1, 2)
+    return cropped
+
+
+def first_position_of(streams: Sequence[str]) -> int:
+    """The first position of a GOP at which all the streams carry something.
+
+    >>> first_position_of(("iframe",)), first_position_of(("iframe", "motion"))
+    (0, 1)
+    """
+    return max(STREAMS[name].first_position for name in streams)
 
 
 def read_pictures(

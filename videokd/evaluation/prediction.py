@@ -1,11 +1,13 @@
-"""`videokd.predict`: the action in one video."""
+"""`videokd.predict`: the action in one video, and predictions as tables, JSON and CSV."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,14 +17,14 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.codec.training_form import TrainingForm, form_of
 from videokd.codec.transcode import transcode as write_transcoded
-from videokd.datasets.view import apply_crop, central_crop, read_pictures, sample_positions
+from videokd.datasets.view import apply_crops, central_crop, first_position_of, read_pictures, sample_positions
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError
+from videokd.files import csv_text
+from videokd.models.onnx_file import random_videos
 from videokd.models.students import Students
 from videokd.models.students_file import load_students
-from videokd.training.device import Precision
 from videokd.training.validate import check_logits
-from videokd.types import STREAMS
 
 Transcode = Literal["auto", "always", "never"]
 _NUM_SEGMENTS = 8
@@ -43,13 +45,13 @@ class RankedLabel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the students say of one video.
+    """What the students predict of one video.
 
     Args:
         path: of the video.
-        labels: the likeliest first.
-        seconds: {"transcode", "read", "network"}: what it took; transcoding only where the file needed it.
-        exits: {student: the exit it left by}, "deepest" for the whole network; empty without a threshold.
+        labels: the most probable first.
+        seconds: {"transcode", "read", "network"}: the time each step took; 0 for transcoding where the file needed none.
+        exits: {student: the exit it stopped at}, "deepest" for the whole network; empty without a threshold.
     """
 
     path: str
@@ -66,20 +68,18 @@ def predict(
     num_segments: int | None = None,
     transcode: Transcode = "auto",
     exit_threshold: float | None = None,
-    precision: Precision | None = None,
 ) -> Prediction:
     """Names the action in one video.
 
     Args:
         path: a file in any container and codec that FFmpeg reads.
-        students: from `videokd.load_students`, or the folder, which is then loaded at each call.
+        students: from `videokd.load_students`, on the device to compute on; or the folder, which is then loaded at each call.
         top: how many labels.
         num_segments: places looked at, one crop each; by default 8, or as many as in training where students see their order.
         transcode: bring the video into the form that the students learned from: never, always, or (auto) where its form is
             another: codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
-            fused as ever. None: all go through the whole network.
-        precision: of the networks; by default fp32 on the CPU.
+            fused as without a threshold. None: every student computes its whole network.
 
     Raises:
         DecodeError: the file cannot be read.
@@ -90,16 +90,16 @@ def predict(
         raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
     if not isinstance(students, Students):
         students = load_students(students)
-    precision = precision or Precision("fp32", torch.device("cpu"))
     streams, seconds = read_streams(path, students, num_segments=num_segments, transcode=transcode)
     started = time.perf_counter()
-    left_by: dict[str, tuple[str, ...]] = {}
-    with torch.no_grad(), precision.autocast():
-        streams = {name: values.to(precision.device) for name, values in streams.items()}
+    device = next(students.parameters()).device
+    exits: dict[str, tuple[str, ...]] = {}
+    with torch.no_grad():
+        streams = {name: values.to(device) for name, values in streams.items()}
         if exit_threshold is None:
             logits = students.eval().logits(streams)
         else:
-            logits, left_by = students.eval().early_logits(streams, threshold=exit_threshold)
+            logits, exits = students.eval().early_logits(streams, threshold=exit_threshold)
     logits = {name: values.float() for name, values in logits.items()}
     check_logits(logits, video_ids=[str(path)])
     fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def predict(
     labels = tuple(
         RankedLabel(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)
     )
-    return Prediction(str(path), labels, seconds, {name: exit for name, (exit,) in left_by.items()})
+    return Prediction(str(path), labels, seconds, {name: exit for name, (exit,) in exits.items()})
 
 
 def read_streams(
@@ -127,7 +127,7 @@ def read_streams(
     num_segments = num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS)
     if transcode not in get_args(Transcode):
         raise ConfigError(f"transcode {transcode!r} (accepted: {', '.join(get_args(Transcode))}). Choose one of these.")
-    streams = None if transcode == "always" else _read_as_it_is(path, students, num_segments, transcode)
+    streams = None if transcode == "always" else _read_untranscoded(path, students, num_segments, transcode)
     if streams is not None:
         return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
     with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
@@ -136,11 +136,11 @@ def read_streams(
         write_transcoded(Path(path), target, form.encoding_for(form_of(path).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
-            streams = _sampled(video, students, num_segments=num_segments)
+            streams = _cropped_streams(video, students, num_segments=num_segments)
     return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}
 
 
-def _read_as_it_is(
+def _read_untranscoded(
     path: str | os.PathLike[str], students: Students, num_segments: int, transcode: Transcode
 ) -> dict[str, torch.Tensor] | None:
     """{stream: uint8 [1, S, C, H, W]}; None where the file must be transcoded first."""
@@ -152,31 +152,73 @@ def _read_as_it_is(
             with open_video(path) as video:
                 if as_in_training.gop_differences(video.index):
                     return None
-                return _sampled(video, students, num_segments=num_segments)
-        except (
-            DecodeError
-        ):  # what cannot be read at random may still play; transcoding says what is wrong with it otherwise
+                return _cropped_streams(video, students, num_segments=num_segments)
+        except DecodeError:  # a file that cannot be read at random places may still play; if not, transcoding says why
             return None
     with open_video(path) as video:
-        if video.codec not in MOTION_CODECS and max(STREAMS[name].first_position for name in students.streams):
+        if video.codec not in MOTION_CODECS and first_position_of(students.streams):
             raise DecodeError(
                 f"{video.path} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Pass `--transcode auto`."
             )
-        return _sampled(video, students, num_segments=num_segments)
+        return _cropped_streams(video, students, num_segments=num_segments)
 
 
-def _sampled(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
+def _cropped_streams(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
     """{stream: uint8 [1, S, C, H, W]}."""
-    names, crop = students.streams, central_crop(video.width, video.height)
-    positions = sample_positions(
-        [gop.num_positions for gop in video.gops],
-        num_segments=num_segments,
-        first_position=max(STREAMS[name].first_position for name in names),
-    )
-    pictures = read_pictures(video, names, positions)
-    cropped = {
-        name: apply_crop(pictures[name], crop, spec=STREAMS[name], size=students.input_size)  # [S, C, H, W]
-        for name in names
-    }
-    return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}
+    lengths = [gop.num_positions for gop in video.gops]
+    first_position = first_position_of(students.streams)
+    positions = sample_positions(lengths, num_segments=num_segments, first_position=first_position)
+    pictures = read_pictures(video, students.streams, positions)
+    cropped = apply_crops(pictures, (central_crop(video.width, video.height),), size=students.input_size)
+    return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}  # [1, S, C, H, W]
+
+
+def check_finite_predictions(students: Students, *, where: str) -> None:
+    """Refuses students whose weights are finite but too large: their logits for a random video are not.
+
+    Args:
+        students: in evaluation mode.
+        where: they come from, for the error.
+
+    Raises:
+        VideoKDError: a student's logits are not finite.
+    """
+    with torch.no_grad():
+        logits = students.logits(random_videos(students, batch=1, segments=students.num_segments), with_exits=True)
+    check_logits(logits, video_ids=[f"a random video ({where})"])
+
+
+def prediction_lines(predictions: Sequence[Prediction], *, layout: Literal["table", "json", "csv"]) -> list[str]:
+    """Predictions as the lines that `videokd predict` prints.
+
+    Args:
+        predictions: of any number of videos.
+        layout: a table to read, one JSON list, or CSV with one row a label.
+    """
+    if layout == "json":
+        return json.dumps([asdict(prediction) for prediction in predictions], indent=1).split("\n")
+    return _csv_lines(predictions) if layout == "csv" else _table_lines(predictions)
+
+
+def _table_lines(predictions: Sequence[Prediction]) -> list[str]:
+    lines = []
+    for prediction in predictions:
+        seconds = sum(prediction.seconds.values())
+        parts = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in prediction.seconds.items())
+        exits = "".join(f", {student} by {name}" for student, name in prediction.exits.items())
+        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts}{exits})")
+        lines += [f"  {100 * label.probability:5.1f} %  {label.name}" for label in prediction.labels]
+    return lines
+
+
+def _csv_lines(predictions: Sequence[Prediction]) -> list[str]:
+    students = list(predictions[0].exits) if predictions else []
+    columns = ["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"]
+    rows: list[list[object]] = [[*columns, *(f"exit_{student}" for student in students)]]
+    for prediction in predictions:
+        times = [f"{value:.4f}" for value in prediction.seconds.values()]
+        for rank, label in enumerate(prediction.labels, start=1):
+            numbers = [rank, label.name, f"{label.probability:.6f}", *times]
+            rows.append([prediction.path, *numbers, *prediction.exits.values()])
+    return csv_text(rows).removesuffix("\n").split("\n")

@@ -1,4 +1,4 @@
-"""`videokd export`: a run's students alone, to load and run anywhere."""
+"""`videokd export`: only a run's students, to load and run anywhere."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from videokd.errors import ConfigError
+from videokd.evaluation.prediction import check_finite_predictions
 from videokd.messages import say
-from videokd.models.onnx_file import export_onnx, random_videos
-from videokd.models.students import Students
+from videokd.models.onnx_file import export_onnx
 from videokd.models.students_file import save_students
 from videokd.recipes.command_line import parse
 from videokd.training.run_folder import load_run
-from videokd.training.validate import check_logits
 
 
 @dataclass(frozen=True)
@@ -38,18 +35,20 @@ class Export:
 
     def __post_init__(self) -> None:
         if self.exits and self.format == "onnx":
-            raise ConfigError("exits are for safetensors: an ONNX graph cannot stop early. Leave `--exits` away.")
+            raise ConfigError(
+                "exits are for safetensors: an ONNX graph cannot stop early (accepted: exits with safetensors). Omit `--exits`."
+            )
 
 
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Export, arguments, verb="export", positional=("run",))
     students = load_run(settings.run).students
-    _check_predicts(students, where=settings.run)
+    check_finite_predictions(students, where=settings.run)
     if settings.exits and not students.exits:
         raise ConfigError(
-            f"{settings.run} has no exits to keep (accepted: runs of `videokd distill` with `--objective.exits`). Leave `--exits` "
-            "away, or train with exits."
+            f"{settings.run} has no exits to keep (accepted: runs of `videokd distill` with `--objective.exits`). Omit `--exits`, "
+            "or train with exits."
         )
     if settings.format == "onnx":
         folder = export_onnx(students, Path(settings.out))
@@ -58,14 +57,3 @@ def main(arguments: Sequence[str]) -> None:
     folder = save_students(students, Path(settings.out), with_exits=settings.exits)
     kept = ", with exits" if settings.exits else ""
     say(f"{folder}: {', '.join(students.specs)}{kept}. Next: videokd predict FILE --students {folder}")
-
-
-def _check_predicts(students: Students, *, where: str) -> None:
-    """Weights may be finite and too large to predict with: so students of a random video tell before they are written.
-
-    Raises:
-        VideoKDError: a student's logits are not finite.
-    """
-    with torch.no_grad():
-        logits = students.logits(random_videos(students, batch=1, segments=students.num_segments), with_exits=True)
-    check_logits(logits, video_ids=[f"a random video ({where})"])
