@@ -36,6 +36,6 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(
 
     assert main(command) == 0
     again = capsys.readouterr().err
-    assert again.count("done already") == 9
+    assert again.count("already done") == 9
     assert again.count("trained already") == 5
     assert outcome(again) == outcome(shown)

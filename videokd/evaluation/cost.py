@@ -42,11 +42,11 @@ def macs(module: nn.Module, inputs: Any) -> int:
     """Multiply-accumulates of one forward pass in evaluation mode: half of its floating-point operations.
 
     Convolutions, matrix products and attention count; normalisation, activations and pooling do not, as in most papers
-    (many of which call MACs "FLOPs"). The module's modes and buffers are left as they were.
+    (many of which call MACs "FLOPs"). The module's modes and buffers do not change.
 
     Args:
         module: the network.
-        inputs: what it is called with; a tuple is spread over its arguments. MACs are those of the whole batch.
+        inputs: its argument, or a tuple of its arguments. MACs are those of the whole batch.
 
     Returns:
         MACs of the pass; FLOPs are twice as many.

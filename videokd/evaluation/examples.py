@@ -28,7 +28,7 @@ def choose_examples(scores: Scores, clips: Sequence[Clip], *, count: int) -> lis
     Args:
         scores: of these clips.
         clips: in any order.
-        count: how many are wanted.
+        count: how many to choose.
     """
     confidence, correct = scores.confidence(), scores.correct()
     right, wrong = np.flatnonzero(correct), np.flatnonzero(~correct)

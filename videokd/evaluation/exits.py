@@ -49,7 +49,7 @@ class PathToExit(nn.Module):
         self._stop, self._names = stop, {*through, stop}
 
     def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B, K] of the exit; what lies behind it is not computed."""
+        """Logits [B, K] of the exit; the layers after it are not computed."""
         return self._logits_up_to_stop(streams)[self._stop]
 
     def num_parameters(self, streams: Mapping[str, Tensor]) -> int:

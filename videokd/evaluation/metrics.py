@@ -35,7 +35,7 @@ def metrics(
     """Accuracy, calibration and confusion of one model, each figure with its 95% percentile bootstrap interval.
 
     Videos of one group (one scene, one person) are not independent, so where groups are given whole groups are drawn
-    (an interval over a single one has no width, and says nothing).
+    (an interval over a single group has no width and no meaning).
     The expected calibration error (Guo et al. 2017) has 15 bins of equal width over softmax confidence; resampling adds
     noise to it, so its interval sits somewhat above its value when there are few videos.
 
@@ -47,7 +47,7 @@ def metrics(
         seed: of the resampling.
 
     Returns:
-        All of them, none missing.
+        All metrics, none of them None.
 
     Raises:
         ValueError: the number of class names or groups does not fit, or bootstrap is not positive.

@@ -1,4 +1,4 @@
-"""Refuses scores of clips that a run was trained on, and teachers that know a student's test clips."""
+"""Refuses scores of clips that a run was trained on, and teachers that were trained on a student's test clips."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ Seen = Literal["refuse", "omit", "score"]
 
 
 def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: Seen) -> tuple[tuple[Clip, ...], int]:
-    """The clips to score a run with: those that it was not trained on; how many of them it was trained on all the same.
+    """The clips to score, without those that the run was trained on, unless these are asked for.
 
     Args:
         run: the trained networks.
         clips: of the part.
-        part: test or val; that test clips chose the best epoch is told.
-        seen: what to do with clips that the run was trained on.
+        part: test or val; a message says how many test clips chose the best epoch.
+        seen: what to do with clips that the run was trained on: refuse all, omit these, or score these too.
+
+    Returns:
+        The clips; how many of them the run was trained on.
 
     Raises:
         DataError: there are such clips, and they are refused, or no others are left.
@@ -34,7 +37,7 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
     if known is None:
         say(
             f"{run.path}: whether it was trained on these clips cannot be checked: it has no trained_on.json, and its manifest is not where "
-            "it was. Train it again if you are not sure."
+            "it was. Train it again if you do not know."
         )
         return tuple(clips), 0
     fitted = known.seen(clips)
@@ -43,7 +46,7 @@ def unseen_clips(run: TrainedRun, clips: Sequence[Clip], *, part: str, seen: See
     if fitted and (seen == "refuse" or (seen == "omit" and not left)):
         raise DataError(_refusal(run, fitted, len(clips)))
     if fitted:
-        what = "omitted" if seen == "omit" else "scored all the same: the accuracy is too high"
+        what = "omitted" if seen == "omit" else "scored nevertheless: the accuracy is too high"
         say(f"{run.path}: {len(fitted)} of {len(clips)} clips were in its training ({some(fitted)}); {what}.")
     chosen = known.chosen_with(clips) if part == "test" else []
     if chosen:
@@ -57,7 +60,7 @@ def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
     own, left = run.settings.split, total - len(fitted)
     others = f"; `--seen omit` scores only the other {left}" if left else ""
     return (
-        f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would say nothing. "
+        f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would be meaningless. "
         f"Evaluate it on split {own} of its own manifest, or train a run on the split that you test{others}."
     )
 
@@ -72,13 +75,13 @@ def check_teacher(
         run: its run.
         manifest: the student's clips.
         split: the student's.
-        data: what the student sees.
+        data: the student's data settings.
 
     Returns:
-        What the teacher was trained on, if that is known.
+        What the teacher was trained on; None where that is not known.
 
     Raises:
-        ConfigError: it sees clips in another way than the student.
+        ConfigError: it learned from another number of segments than the student.
         DataError: it was trained on clips that the student's split tests.
     """
     _check_view(name, run, data)
@@ -86,19 +89,19 @@ def check_teacher(
     if known is None:
         say(
             f"teachers.{name}: whether {run.path} was trained on this split's test clips cannot be checked: it has no trained_on.json, and its "
-            "manifest is not where it was. Train it again if you are not sure."
+            "manifest is not where it was. Train it again if you do not know."
         )
         return None
     fit, held_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)
     tested = tested_clips(manifest, split=split)
-    # what the split itself has on both sides is the student's own affair; `evaluate` tells
+    # clips that the split has on both sides are the student's own problem, which `evaluate` reports
     both_sides = {clip.video_id for clip in same_clips(tested, fit)}
     tested = tuple(clip for clip in tested if clip.video_id not in both_sides)
     fitted = known.seen(tested)
     if fitted:
         raise DataError(
             f"teachers.{name}: {run.path} was trained on {len(fitted)} of the {len(tested)} clips that split {split} of {manifest.root} tests "
-            f"({some(fitted)}): the student would learn its own test. Train the teacher with `--manifest {manifest.root} --split {split}`."
+            f"({some(fitted)}): the student would learn its own test clips. Train the teacher with `--manifest {manifest.root} --split {split}`."
         )
     for clips, what in ((known.seen(held_out), "knows"), (known.chosen_with(tested), "chose its best epoch with")):
         if clips:

@@ -25,7 +25,7 @@ class PartialScores:
     """Rows of logits in the order of an evaluation's videos, in chunks: each file holds consecutive videos.
 
     Args:
-        folder: of the chunks of this evaluation; what must be the same to resume is part of its name.
+        folder: of the chunks of this evaluation; its name must change where an evaluation cannot resume.
         num_videos: of the whole evaluation.
 
     >>> import tempfile
@@ -49,7 +49,7 @@ class PartialScores:
         return sum(len(next(iter(chunk.values()))) for chunk in self._chunks)
 
     def add(self, logits: Mapping[str, _Rows]) -> None:
-        """Rows of the next videos, {network: float32 [B, K]}; every now and then they are written.
+        """Adds rows of the next videos, {network: float32 [B, K]}; they are written every ten seconds.
 
         Raises:
             DataError: they cannot be written.
@@ -59,7 +59,7 @@ class PartialScores:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet.
+        """Writes the rows that are not written yet.
 
         Raises:
             DataError: it cannot be written.
@@ -78,9 +78,9 @@ class PartialScores:
         return {name: np.concatenate([chunk[name] for chunk in self._chunks]) for name in self._chunks[0]}
 
     def remove(self) -> None:
-        """Take the chunks away, once the results are written."""
+        """Removes the chunks, once the results are written."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # another evaluation is under way
+        with suppress(OSError):  # the chunks of another evaluation are there
             self._folder.parent.rmdir()
 
 
@@ -111,7 +111,7 @@ def _shapes(chunk: Mapping[str, _Rows]) -> dict[str, int]:
 
 
 def _read_chunk(path: Path, *, videos: int) -> dict[str, _Rows] | None:
-    """One chunk; None where it is damaged, and its videos are scored again."""
+    """One chunk; None where it is damaged: its videos are then scored again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["names"]]
@@ -128,15 +128,15 @@ _MOST_UNPACKED = 256 * 2**20  # of arrays that are compressed
 def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Arrays of an .npz file, by name.
 
-    An array's header says how large it is, and NumPy reserves as much before it reads; so the header is compared with the
-    size of what is there first.
+    NumPy reserves as much memory as an array's header names before it reads; so the header is compared with the size of the
+    file's content first.
 
     Args:
         path: of the file.
         names: of the arrays.
 
     Raises:
-        ValueError: it is no .npz file, lacks an array, or an array is damaged, of Python objects, or unpacks to very much.
+        ValueError: it is not an .npz file, lacks an array, or an array is damaged, holds Python objects, or is too large unpacked.
     """
     if not path.is_file():
         raise ValueError("no file")

@@ -245,7 +245,7 @@ class ScoredPart:
         part: "test" or "val".
         num_videos: N.
         class_names: K names.
-        trained_on: how many of the videos the run was trained on, where it was asked to score them all the same.
+        trained_on: how many of the videos the run was trained on, after `videokd evaluate --seen score`.
     """
 
     manifest: str

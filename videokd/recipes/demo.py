@@ -41,9 +41,9 @@ class Demo:
     with the labels and with the teachers, and tested in scenes that no training clip shows.
 
     Args:
-        out: the folder to write; the same command with the same folder resumes, or says that it is done.
-        scenes: without labels, 1 to 99; fewer are quicker and teach less.
-        epochs: of every training; by default what the presets say.
+        out: the folder to write; the same command with the same folder resumes, or reports that it is done.
+        scenes: without labels, 1 to 99; with fewer it is quicker, and the student learns less.
+        epochs: of every training; by default those of the presets.
         seed: of the clips; the presets' settings were chosen with 101.
         workers: processes that load clips for the tests.
     """
@@ -76,10 +76,10 @@ def demo(settings: Demo) -> Path:
     generate_actions(out / "clips", seed=settings.seed, scenes=Scenes(unlabelled=settings.scenes))
     for number, (command, result) in enumerate(commands, start=2):
         shown = f"[{number}/{len(commands) + 1}] videokd {shlex.join(command)}"
-        # what comes after a result that had to be made again is made again too
+        # a result that was made again is newer than those that depend on it, so they are made again too
         if result is not None and _is_newer(result, _inputs(command)):
             say(shown)
-            say("    done already")
+            say("    already done")
             continue
         say(shown)
         _VERBS[command[0]](command[1:])
