@@ -65,6 +65,9 @@ def draw_examples(
         clips: to draw.
         folder: of the pictures.
         part: that the clips are of; each part has its own pictures.
+
+    Returns:
+        The picture of each clip, in their order.
     """
     start = "streams-val" if part == "val" else "streams"
     for old in folder.glob(f"{start}-[0-9]*.png"):

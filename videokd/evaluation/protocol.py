@@ -115,8 +115,17 @@ def protocol_clips(
 ) -> tuple[Clip, ...]:
     """The clips of a part.
 
+    Args:
+        manifest: all clips.
+        run: whose validation share decides which clips were held out.
+        part: test, or val: the clips held out in training.
+        split: its number.
+
+    Returns:
+        One or more clips, in the manifest's order.
+
     Raises:
-        DataError: it has none.
+        DataError: the part has none.
     """
     val_fraction = run.settings.data.val_fraction
     clips = (
@@ -201,7 +210,16 @@ def _short_name(values: Any) -> str:
 
 
 def finished_results(run: Path, *, part: str, key: str) -> Results | None:
-    """The results of a run's part, if they come from the scores of this key."""
+    """The results of a run's part, if they come from the same scores.
+
+    Args:
+        run: the run's folder.
+        part: test or val.
+        key: "scores" of `keys_of`.
+
+    Returns:
+        None where there are none, or they are damaged or of other scores.
+    """
     try:
         results = read_results(run / results_name(part))
     except DataError:
@@ -210,12 +228,22 @@ def finished_results(run: Path, *, part: str, key: str) -> Results | None:
 
 
 def pictures_are_there(run: Path, results: Results) -> bool:
-    """Whether the pictures of all examples are in the run's folder."""
+    """Whether the pictures of all examples are in the run's folder.
+
+    Args:
+        run: the run's folder.
+        results: that name them.
+    """
     return all((run / "pictures" / example.picture).is_file() for example in results.examples or ())
 
 
 def write_evaluation(run: Path, results: Results, scores: Mapping[str, Scores]) -> None:
     """Writes each network's scores, then the results, into the run's folder.
+
+    Args:
+        run: the run's folder.
+        results: of all networks.
+        scores: {network: its scores}.
 
     Raises:
         ConfigError: two networks' scores would have the same file.
@@ -237,7 +265,16 @@ def say_accuracies(results: Results) -> None:
 
 
 def finished_scores(run: Path, results: Results, dataset: ClipDataset) -> dict[str, Scores] | None:
-    """The scores of a finished evaluation; None where files are missing, damaged or of other clips."""
+    """The scores of a finished evaluation.
+
+    Args:
+        run: the run's folder.
+        results: of the evaluation.
+        dataset: the clips to score.
+
+    Returns:
+        {network: scores}; None where files are missing, damaged or of other clips.
+    """
     try:
         scores = load_scores(run, results)
     except DataError:
@@ -249,7 +286,13 @@ def finished_scores(run: Path, results: Results, dataset: ClipDataset) -> dict[s
 
 
 def partial_scores(run: Path, *, key: str, num_videos: int) -> PartialScores:
-    """What an evaluation of this key has scored so far."""
+    """What an interrupted evaluation has scored.
+
+    Args:
+        run: the run's folder.
+        key: "scores" of `keys_of`.
+        num_videos: of the whole evaluation.
+    """
     return PartialScores(run / _PARTIAL / key, num_videos=num_videos)
 
 

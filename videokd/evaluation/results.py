@@ -1,19 +1,8 @@
 """`results.json`: what a run measured, written by `videokd evaluate` and `videokd fuse`, and read by the report.
 
-    {"run": name, "verb": "teach" | "distill" | "evaluate" | "fuse", "command": "videokd …", "created": ISO 8601,
-     "versions": {"videokd": …, "torch": …, "python": …},
-     "dataset": {"manifest": path, "split": 1, "part": "test", "num_videos": 168, "class_names": [K names]},
-     "seen": "refuse" | "omit" | "score", "views": "quick" | "full", "num_segments": 25,
-     "made_from": {"scores": key, "settings": key},
-     "entries": {name: {
-         "role": "teacher" | "fused teachers" | "student" | "students fused" | "exit" | "exits together" | any other words,
-         "streams": [names], "backbone": name or null, "parameters": count or null, "macs_per_video": count or null,
-         "latency_ms": {"read": …, "network": …, "total": …, "p95": …} or null,
-         "metrics": {"top1": {"value", "low", "high"}, …}}},
-     "comparisons": [{"a": name, "b": name, "top1_difference": {"value", "low", "high"}}],
-     "early_exit": {student: [{"threshold": 0.9, "top1": {"value", "low", "high"}, "macs_per_video": mean over the videos,
-                               "exits": {"exit1": share of the videos that leave by it, …, "deepest": share}}]},
-     "examples": [{"picture": file in pictures/, "video_id": …, "class_name": …}]}
+    {"run": name, "verb": "evaluate", "command": "videokd …", "created": ISO 8601, "versions": {"videokd": …, …},
+     "dataset": {"manifest": path, "split": 1, "part": "test", …}, "views": "full", "num_segments": 25,
+     "entries": {name: {"role": "student", …, "metrics": {"top1": {"value": 0.9, "low": 0.8, "high": 0.95}, …}}}, …}
 
 The dataclasses below are this file: a field whose default is None may be missing, and keys beyond the fields are ignored. A
 student's exits are entries named `student:exit1` and so on; their parameters and MACs are those of the network up to the exit.
@@ -161,7 +150,7 @@ class Entry:
     """One model of a run: what it is, what it costs and how accurate it is.
 
     Args:
-        role: "teacher", "student", "exit", …
+        role: "teacher", "fused teachers", "student", "students fused", "exit", "exits together", or any other words.
         streams: what it sees.
         backbone: its name; several are joined by " + ".
         parameters: how many it has.
@@ -272,7 +261,24 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What results.json holds, as this module's docstring has it."""
+    """What results.json holds.
+
+    Args:
+        run: name of the run.
+        verb: "evaluate", "fuse", …
+        command: that was typed.
+        created: when, in ISO 8601.
+        versions: {software, or "machine": its version}.
+        dataset: the videos.
+        seen: what was done with clips that the run was trained on: "refuse", "omit" or "score".
+        views: "quick" or "full".
+        num_segments: S.
+        made_from: {"scores", "settings": names of what they were made from}; see `videokd.evaluation.protocol.keys_of`.
+        entries: {name: one model}.
+        comparisons: between two entries.
+        early_exit: {student, or "fused": a point for each threshold}.
+        examples: clips whose streams are drawn.
+    """
 
     run: str
     verb: str
