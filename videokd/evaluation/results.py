@@ -75,11 +75,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How well one class is recognised.
+    """How well one class is recognised, and how many videos it has.
 
-    Args:
-        accuracy: 0 to 1; None where the class has no video.
-        videos: how many it has.
+    The accuracy, 0 to 1, is None where the class has no video.
     """
 
     accuracy: float | None
@@ -353,11 +351,7 @@ def results_of(folder: Path | str) -> Results:
 
 
 def write_results(path: Path | str, results: Results) -> Path:
-    """Writes results, whole or not at all.
-
-    Args:
-        path: of the file.
-        results: to write.
+    """Writes `results` to a file at `path`, whole or not at all.
 
     Raises:
         DataError: it cannot be written.
