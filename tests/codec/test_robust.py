@@ -27,7 +27,14 @@ ALL = ("iframe", "motion", "residual", "frame")
 
 def fuzz(tmp_path: Path, variants: int, *arguments: str) -> dict:
     report = tmp_path / "fuzz.json"
-    command = [sys.executable, str(ROOT / "tools" / "fuzz_codec"), "--variants", str(variants), "--out", str(report)]
+    command = [
+        sys.executable,
+        str(ROOT / "measurements" / "fuzz_codec.py"),
+        "--variants",
+        str(variants),
+        "--out",
+        str(report),
+    ]
     done = subprocess.run([*command, "--workers", "2", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(report.read_text())
