@@ -26,17 +26,12 @@ ALL = ("iframe", "motion", "residual", "frame")
 
 
 def fuzz(tmp_path: Path, variants: int, *arguments: str) -> dict:
-    report = tmp_path / "fuzz.json"
-    command = [
-        sys.executable,
-        str(ROOT / "measurements" / "fuzz_codec.py"),
-        "--variants",
-        str(variants),
-        "--out",
-        str(report),
-    ]
-    done = subprocess.run([*command, "--workers", "2", *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "measurements" / "fuzz_codec.py"), f"--variants={variants}"]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path}", "--workers=2", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = tmp_path.glob("fuzz_codec-*.json")
     return json.loads(report.read_text())
 
 
