@@ -305,3 +305,14 @@ def test_an_mp4_that_is_cut_short_behind_its_index(tmp_path: Path, make_clip) ->
     cut.write_bytes(data[: int(len(data) * 0.6)])
     with pytest.raises(videokd.DecodeError, match=r"cut\.mp4 is cut short"):
         videokd.open(cut)
+
+
+@pytest.mark.parametrize(
+    "place", [{"gop": 0, "position": 1.5}, {"gop": 0.0, "position": 1}, {"gop": "0", "position": 1}]
+)
+def test_places_that_are_not_whole_numbers_are_refused(make_clip, place: dict) -> None:
+    with (
+        videokd.open(make_clip("mpeg4")) as video,
+        pytest.raises(videokd.ConfigError, match="accepted: a whole number"),
+    ):
+        video.read(**place)

@@ -153,3 +153,31 @@ def test_sweep_refuses_wrong_arguments():
         sweep_weights({}, labels)
     with pytest.raises(ValueError, match=r"labels are \[5\]"):
         sweep_weights(z, labels[:5])
+
+
+@pytest.mark.parametrize(
+    "weight", [1e31, 10**400, float("inf"), torch.tensor(1e38), torch.tensor([1e300], dtype=torch.float64)]
+)
+@pytest.mark.parametrize("space", ["logits", "probs"])
+def test_weights_whose_sum_is_no_number_are_refused(weight, space):
+    z = {"a": torch.tensor([[3.0, 0.0]]), "b": torch.tensor([[0.0, 3.0]])}
+    with pytest.raises(ConfigError, match="weight of a is"):
+        fuse(z, {"a": weight, "b": weight}, space=space)
+
+
+def test_large_and_small_weights_give_numbers():
+    z = {"a": torch.tensor([[3.0, 0.0]]), "b": torch.tensor([[0.0, 3.0]])}
+    for weight in (1e-320, 1e-30, 1e30, torch.tensor(1e30)):
+        torch.testing.assert_close(fuse(z, {"a": weight, "b": weight}), torch.tensor([[1.5, 1.5]]))
+
+
+@pytest.mark.parametrize("given", [None, [[1.0, 2.0]], np.zeros((1, 2)), torch.zeros(1, 2, dtype=torch.complex64)])
+def test_logits_that_are_not_real_tensors_are_refused(given):
+    with pytest.raises(ValueError, match=r"logits of a are .* \(accepted: a tensor of real numbers, \[B, K\]\)"):
+        fuse({"a": given, "b": torch.zeros(1, 2)}, {"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1e300, float("nan")])
+def test_temperatures_that_leave_no_numbers_are_refused(temperature):
+    with pytest.raises(ConfigError, match="temperature is"):
+        fuse({"a": torch.zeros(1, 2)}, {"a": 1}, space="probs", temperature=temperature)

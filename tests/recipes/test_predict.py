@@ -152,3 +152,10 @@ def test_a_bad_file_does_not_stop_the_others(
     assert [prediction["path"] for prediction in json.loads(written.out)] == [good, good]
     assert all(sum(name in line for line in written.err.splitlines()) == 1 for name in bad)
     assert "4 of 6 files could not be read" in written.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("setting", [{"top": "5"}, {"top": 1.5}, {"num_segments": 1.5}, {"num_segments": 10**6}])
+def test_numbers_that_are_not_whole_or_too_large(make_clip, setting: dict) -> None:
+    (name,) = setting
+    with pytest.raises(videokd.ConfigError, match=rf"{name} is .* \(accepted: a whole number, 1 to"):
+        videokd.predict(make_clip("mpeg4"), "not read", **setting)

@@ -117,6 +117,9 @@ class VideoReader:
             DecodeError: the file is damaged.
         """
         wanted = self._check(streams)
+        for name, number in (("gop", gop), ("position", position)):
+            if not hasattr(number, "__index__"):
+                raise ConfigError(f"{self.path}: {name}={number!r:.40} (accepted: a whole number). Correct it.")
         if not 0 <= gop < len(self.gops):
             raise ConfigError(f"{self.path}: gop={gop} (accepted: 0 to {len(self.gops) - 1}). See `videokd inspect`.")
         if not 0 <= position < self.gops[gop].num_positions:

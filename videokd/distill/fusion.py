@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -14,6 +13,11 @@ from videokd.distill.losses import full_precision, widen
 from videokd.errors import ConfigError
 
 Space = Literal["logits", "probs"]
+
+#: Temperatures at which softened logits stay numbers in float32.
+_LOWEST, _HIGHEST = 1e-6, 1e6
+#: Sums of weights stay numbers in float32.
+_MOST_WEIGHT = 1e30
 
 
 def fuse(
@@ -68,10 +72,14 @@ def _check_settings(
         )
     if space not in ("logits", "probs"):
         raise ConfigError(f"space is {space!r} (accepted: logits, probs). Choose one of them.")
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not _LOWEST <= temperature <= _HIGHEST:
         raise ConfigError(
-            f"temperature is {temperature} (accepted: a finite number above 0). 1 leaves logits as they are."
+            f"temperature is {temperature} (accepted: {_LOWEST:g} to {_HIGHEST:g}). 1 leaves logits as they are."
         )
+    for name, values in logits.items():
+        if not isinstance(values, Tensor) or values.is_complex():
+            kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"logits of {name} are {kind} (accepted: a tensor of real numbers, [B, K])")
     shapes = {name: list(values.shape) for name, values in logits.items()}
     if len({tuple(shape) for shape in shapes.values()}) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(f"logits are {shapes} (accepted: [B, K], the same for all)")
@@ -81,19 +89,23 @@ def _shares(weights: Mapping[str, float | Tensor], *, like: Tensor) -> dict[str,
     """The weights, checked and divided by their sum: each a number [] or a column [B, 1]."""
     for name, weight in weights.items():
         if isinstance(weight, Tensor):
+            if weight.is_complex():
+                raise ValueError(f"weight of {name} is {weight.dtype} (accepted: real numbers)")
             if tuple(weight.shape) not in ((), (len(like),)):
                 raise ValueError(f"weight of {name} is {list(weight.shape)} (accepted: a number or [{len(like)}])")
-            unusable = weight[~(weight.isfinite() & (weight >= 0))]
+            unusable = weight[~((weight >= 0) & (weight <= _MOST_WEIGHT))]
             wrong = unusable[0].item() if len(unusable) else None
         else:
-            wrong = None if math.isfinite(weight) and weight >= 0 else weight
+            wrong = None if 0 <= weight <= _MOST_WEIGHT else weight
         if wrong is not None:
-            raise ConfigError(f"weight of {name} is {wrong} (accepted: finite, 0 or more). Correct the weight.")
+            raise ConfigError(
+                f"weight of {name} is {wrong!s:.40} (accepted: 0 or more, up to 1e30). Correct the weight."
+            )
     # Plain numbers stay on the CPU, as float64 scalars: no transfer, and fusion does not change with their scale.
     columns = {
         name: weight.detach().to(like).reshape(-1, 1)
         if isinstance(weight, Tensor)
-        else torch.tensor(float(weight)).double()
+        else torch.tensor(float(weight), dtype=torch.float64)
         for name, weight in weights.items()
     }
     total = torch.zeros((), dtype=torch.float64)

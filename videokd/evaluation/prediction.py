@@ -86,8 +86,9 @@ def predict(
         DataError: the video has no P-frame.
         ConfigError: a number is out of range, or there is a threshold and the students have no exits.
     """
-    if top < 1 or (num_segments is not None and num_segments < 1):
-        raise ConfigError(f"top is {top}, num_segments {num_segments} (accepted: 1 or more). Correct the settings.")
+    for name, number, most in (("top", top, 10**9), ("num_segments", num_segments, 1000)):
+        if number is not None and not (isinstance(number, int) and 1 <= number <= most):
+            raise ConfigError(f"{name} is {number!r:.40} (accepted: a whole number, 1 to {most}). Correct the setting.")
     if not isinstance(students, Students):
         students = load_students(students)
     streams, seconds = read_streams(path, students, num_segments=num_segments, transcode=transcode)
