@@ -84,6 +84,13 @@ def _set_usual_permissions(file: Path) -> None:
             usual.unlink()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left of files it was writing; for whoever holds the folder's lock."""
+    for aside in folder.glob(".*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{12}\.part", aside.name):
+            aside.unlink(missing_ok=True)
+
+
 def read_json(path: Path, *, most_bytes: int = 50_000_000) -> Any:
     """Reads a JSON file from an unknown source.
 

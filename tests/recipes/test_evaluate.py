@@ -145,3 +145,30 @@ def test_each_part_has_its_own_files(run: Path, prepared: Path, capsys: pytest.C
     assert "has scores of the test part" in capsys.readouterr().err
     for folder in (run, run.parent / "fused"):
         assert main(["report", str(folder), f"--save={run.parent / 'report.html'}"]) == 0
+
+
+def test_scores_that_results_do_not_describe_are_scored_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second evaluation that ends between its scores and its results leaves new scores beside old results."""
+    assert main(["evaluate", str(run), *QUICK]) == 0
+    whole = Scores.load(run / "scores-motion.npz").logits
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(protocol, "write_results", interrupted)
+        assert main(["evaluate", str(run), *QUICK, "--num_segments=1"]) == 130
+    assert not np.allclose(Scores.load(run / "scores-motion.npz").logits, whole)
+    capsys.readouterr()
+    for command in (
+        ["report", str(run), f"--save={tmp_path / 'page.html'}"],
+        ["fuse", f"--scores.motion={run / 'scores-motion.npz'}"],
+    ):
+        assert main(command) == 2
+        assert "is not the file that the results beside it describe" in capsys.readouterr().err
+    assert main(["evaluate", str(run), *QUICK]) == 0
+    assert "already evaluated" not in capsys.readouterr().err
+    assert np.allclose(Scores.load(run / "scores-motion.npz").logits, whole, atol=1e-5)
+    assert main(["report", str(run), f"--save={tmp_path / 'page.html'}"]) == 0

@@ -239,3 +239,16 @@ def test_fewer_clips_than_processes_share() -> None:
         check_shares(8, 9, ranks)
     with pytest.raises(ConfigError, match="2 clips to train on are fewer than 3 processes"):
         check_shares(2, 9, ranks)
+
+
+def test_what_a_killed_write_left_is_removed(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".0123456789ab.part", ".notes.part", "0123456789ab.part"):
+        (run / name).write_bytes(b"half")
+    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}"]
+    assert main([*command, *TINY]) == 0
+    assert {path.name for path in run.glob("*.part")} | {path.name for path in run.glob(".*.part")} == {
+        ".notes.part",
+        "0123456789ab.part",
+    }

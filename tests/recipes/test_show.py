@@ -123,3 +123,17 @@ def test_what_is_refused(make_clip, tmp_path: Path, capsys: pytest.CaptureFixtur
         capsys, "show", clip, film_save, "--gop=2", "--positions=[9]"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_video_itself_is_never_overwritten(make_clip, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, link = tmp_path / "clip.mp4", tmp_path / "link.mp4"
+    clip.write_bytes(make_clip("libx264").read_bytes())
+    link.symlink_to(clip)
+    before = clip.read_bytes()
+    for target in (clip, link):
+        assert "is the video itself" in refused(capsys, "show", str(clip), f"--save={target}")
+    assert "accepted: a name that ends with .csv" in refused(
+        capsys, "prepare", "folder", str(tmp_path), f"--plan={clip}"
+    )
+    assert "accepted: a name that ends with .html" in refused(capsys, "report", str(tmp_path), f"--save={clip}")
+    assert clip.read_bytes() == before

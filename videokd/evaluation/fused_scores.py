@@ -25,7 +25,7 @@ from videokd.evaluation.results import (
     scores_name,
     write_results,
 )
-from videokd.evaluation.scores import Scores, align
+from videokd.evaluation.scores import Scores, align, check_described, save_scores
 from videokd.messages import say
 
 
@@ -92,6 +92,11 @@ def fuse_scores(
     Raises:
         DataError: a file cannot be read, the videos differ, or a run was trained on some of them.
     """
+    for path in paths.values():
+        if (results := _results_beside(path)) is not None:
+            for entry in results.entries:
+                if scores_name(entry, part=results.dataset.part) == path.name:
+                    check_described(path, entry, results)
     scores = align({name: Scores.load(path) for name, path in paths.items()})
     first = next(iter(scores.values()))
     labels = torch.from_numpy(first.labels)
@@ -160,8 +165,8 @@ def write_fused_run(out: Path, paths: Sequence[Path], fused: Scores, *, command:
         entries={"fused": entry},
     )
     part = first.dataset.part
-    fused.save(out / scores_name("fused", part=part))
-    write_results(out / results_name(part), results)
+    written = save_scores(out, {"fused": fused}, part=part)
+    write_results(out / results_name(part), replace(results, scores_sha256=written))
     say(f"{out}: fused scores and {results_name(part)}")
 
 

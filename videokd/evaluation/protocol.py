@@ -35,7 +35,7 @@ from videokd.evaluation.results import (
     scores_name,
     write_results,
 )
-from videokd.evaluation.scores import Scores, load_scores
+from videokd.evaluation.scores import Scores, load_scores, save_scores
 from videokd.messages import say
 from videokd.models.students import Students
 from videokd.training.device import Precision
@@ -250,9 +250,8 @@ def write_evaluation(run: Path, results: Results, scores: Mapping[str, Scores]) 
         DataError: they cannot be written.
     """
     _check_file_names(scores)
-    for name, each in scores.items():
-        each.save(run / scores_name(name, part=results.dataset.part))
-    write_results(run / results_name(results.dataset.part), results)
+    written = save_scores(run, scores, part=results.dataset.part)
+    write_results(run / results_name(results.dataset.part), replace(results, scores_sha256=written))
 
 
 def say_accuracies(results: Results) -> None:
@@ -282,7 +281,8 @@ def finished_scores(run: Path, results: Results, dataset: ClipDataset) -> dict[s
     ids = tuple(clip.video_id for clip in dataset.clips)
     labels = [clip.label for clip in dataset.clips]
     same = all(each.video_ids == ids and each.labels.tolist() == labels for each in scores.values())
-    return scores if same and list(scores) == list(results.entries) else None
+    known = results.scores_sha256 is not None and list(scores) == list(results.entries)
+    return scores if same and known else None
 
 
 def partial_scores(run: Path, *, key: str, num_videos: int) -> PartialScores:

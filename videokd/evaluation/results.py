@@ -9,8 +9,7 @@ student's exits are entries named `student:exit1` and so on; their parameters an
 `student:ensemble` is the mean of the logits of all exits, the deepest among them. In `early_exit` a video leaves by the first
 exit whose largest probability is above the threshold, and pays for the exits it passed too; under "fused" each student leaves by
 itself, and the shares are means over the students that have exits. Scores of `student:exit1` are in `scores-student-exit1.npz`.
-
-Results of the clips held out in training are in `results-val.json` and `scores-val-student.npz`, beside the files of the test part.
+Results of the validation set are in `results-val.json` and `scores-val-student.npz`.
 """
 
 from __future__ import annotations
@@ -272,6 +271,7 @@ class Results:
         views: "quick" or "full".
         num_segments: S.
         made_from: {"scores", "settings": names of what they were made from}; see `videokd.evaluation.protocol.keys_of`.
+        scores_sha256: {entry: sha256 of its scores file}; missing in results of earlier versions.
         entries: {name: one model}.
         comparisons: between two entries.
         early_exit: {student, or "fused": a point for each threshold}.
@@ -288,6 +288,7 @@ class Results:
     views: str
     num_segments: int
     made_from: dict[str, str] | None = None
+    scores_sha256: dict[str, str] | None = None
     entries: dict[str, Entry]
     comparisons: tuple[Comparison, ...] | None = None
     early_exit: dict[str, tuple[EarlyExitPoint, ...]] | None = None

@@ -14,7 +14,7 @@ import torch
 from videokd.errors import DataError
 from videokd.evaluation.partial_scores import read_arrays
 from videokd.evaluation.results import Results, scores_name
-from videokd.files import write_whole
+from videokd.files import sha256_of, write_whole
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,11 +177,47 @@ def align(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     return aligned
 
 
+def save_scores(folder: Path, scores: Mapping[str, Scores], *, part: str) -> dict[str, str]:
+    """Writes each entry's scores file.
+
+    Args:
+        folder: of the run.
+        scores: {entry: its scores}.
+        part: test or val.
+
+    Returns:
+        {entry: sha256 of its file}, for results.json: a run that is interrupted here leaves files that its results do not describe.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    return {name: sha256_of(each.save(folder / scores_name(name, part=part))) for name, each in scores.items()}
+
+
+def check_described(path: Path, entry: str, results: Results) -> None:
+    """Refuses a scores file that is not the one its results describe.
+
+    Args:
+        path: of the file.
+        entry: the entry it belongs to.
+        results: beside it; those of earlier versions name no file's content, and are believed.
+
+    Raises:
+        DataError: the file is another one.
+    """
+    wanted = (results.scores_sha256 or {}).get(entry)
+    if wanted is not None and sha256_of(path) != wanted:
+        raise DataError(
+            f"{path} is not the file that the results beside it describe: an evaluation was interrupted (accepted: both of one "
+            f"evaluation). Run `videokd evaluate {path.parent}` again."
+        )
+
+
 def load_scores(folder: Path, results: Results) -> dict[str, Scores]:
     """{entry: scores} of a run folder, of the entries whose files are there.
 
     Raises:
-        DataError: a file is damaged, or has another number of classes than the results.
+        DataError: a file is damaged, is not the one that the results describe, or has another number of classes than they.
     """
     found = {}
     num_classes = len(results.dataset.class_names)
@@ -189,6 +225,7 @@ def load_scores(folder: Path, results: Results) -> dict[str, Scores]:
         path = folder / scores_name(name, part=results.dataset.part)
         if not path.is_file():
             continue
+        check_described(path, name, results)
         found[name] = Scores.load(path)
         if found[name].num_classes != num_classes:
             raise DataError(

@@ -109,13 +109,13 @@ def evaluate(settings: Evaluate, *, command: str) -> Results:
 
     made_from = keys_of(run, dataset, precision, settings=settings.beside_scores)
     before = finished_results(run.path, part=part, key=made_from["scores"])
-    if before is not None and before.made_from == made_from and pictures_are_there(run.path, before):
+    scores = finished_scores(run.path, before, dataset) if before is not None else None
+    if before and scores and before.made_from == made_from and pictures_are_there(run.path, before):
         say(f"{run.path.name}: already evaluated on {before.created}. Delete {results_name(part)} to measure again.")
         say_accuracies(before)
         return before
 
     partial = partial_scores(run.path, key=made_from["scores"], num_videos=len(clips))
-    scores = finished_scores(run.path, before, dataset) if before is not None else None
     if scores is None:
         scores = score(run, dataset, precision, partial, batch_size=settings.batch_size, workers=settings.workers)
     entries, early_exit = measure_networks(run, scores, dataset, precision, timed_videos=settings.timed_videos)

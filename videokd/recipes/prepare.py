@@ -87,6 +87,10 @@ class Prepare:
         asked = [f"--{name}" for name in ("plan", "shard", "merge", "verify") if getattr(self, name)]
         if len(asked) > 1:
             raise ConfigError(f"{' and '.join(asked)} exclude each other (accepted: one at a time). Omit one.")
+        if self.plan is not None and not self.plan.lower().endswith(".csv"):
+            raise ConfigError(
+                f"prepare: --plan {self.plan} (accepted: a name that ends with .csv). Choose another name."
+            )
         if self.out is None and self.plan is None:
             raise ConfigError("prepare: no --out (accepted: a folder to write to). Pass one, or --plan FILE.csv.")
         mine, others = ("folder", _ONLY_FOR_FOLDER) if self.layout != "folder" else ("ucf101 and hmdb51", ("lists",))

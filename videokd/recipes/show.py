@@ -61,6 +61,8 @@ class Show:
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Show, arguments, verb="show", positional=("file",))
+    if Path(settings.save).exists() and Path(settings.file).exists() and Path(settings.save).samefile(settings.file):
+        raise ConfigError(f"--save {settings.save} is the video itself (accepted: another file). Choose another name.")
     with open_video(settings.file) as video:
         streams = _streams_of(video)
         if "motion" not in streams:

@@ -14,7 +14,7 @@ import yaml
 from videokd.config import without_retired
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
-from videokd.files import held, is_held, sha256_of, write_whole
+from videokd.files import held, is_held, remove_unfinished, sha256_of, write_whole
 from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.students import Students
@@ -242,6 +242,7 @@ def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses
     """
     with run.kept() if ranks.is_first else nullcontext():
         if ranks.is_first:
+            remove_unfinished(run.path)
             known = _check_same_clips(run, uses)
             run.prepare(settings, may_differ=_may_differ(run, settings, known=known))
             uses.write(run.path)
