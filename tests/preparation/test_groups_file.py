@@ -105,3 +105,9 @@ def test_rows_of_other_clips_are_known(tree: Path) -> None:
     file = tree.parent / "groups.csv"
     file.write_text("\n".join([*LINES, "run/gone.mp4,1"]))
     assert GroupsFile.read(file).unknown_paths([Path(name) for name in CLIPS]) == ["run/gone.mp4"]
+
+
+def test_splits_that_use_no_clip_are_refused(tree: Path) -> None:
+    rows = "".join(f"{clip.path.as_posix()},{number},unused\n" for number, clip in enumerate(folder_layout(tree)))
+    with pytest.raises(DataError, match="every clip is unused in every split"):
+        groups_in(tree, f"path,group,split1\n{rows}".encode())

@@ -129,7 +129,7 @@ class GroupsFile:
             classes: {class: its clips}, all of them in the file.
 
         Raises:
-            DataError: in a split that the file gives, a class has no clips to train on.
+            DataError: in a split that the file gives, a class has no clips to train on; or no split uses any clip.
         """
         if not self.has_splits:
             return None
@@ -137,6 +137,8 @@ class GroupsFile:
         splits = {
             path: cast(Splits, tuple(row.get(name, "unused") for name in _SPLIT_COLUMNS)) for path, row in rows.items()
         }
+        if all(part == "unused" for parts in splits.values() for part in parts):
+            raise DataError(f"{self.file}: every clip is unused in every split. Mark clips `train` and `test`.")
         for number in range(NUM_SPLITS):
             found = {name: {splits[path][number] for path in paths} for name, paths in classes.items()}
             untrained = [name for name, parts in found.items() if "train" not in parts]
