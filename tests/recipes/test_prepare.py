@@ -308,7 +308,8 @@ def test_a_plan_that_cannot_be_written(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for plan in (".", "in", "in/hop/x_g0_c1.mp4/plan.csv"):
+    (tmp_path / "folder.csv").mkdir()
+    for plan in ("folder.csv", "in/hop/x_g0_c1.mp4/plan.csv"):
         assert main(["prepare", "folder", str(tree), f"--plan={plan}"]) == 2
         told = capsys.readouterr().err
         assert f"{plan} could not be written (" in told
