@@ -92,16 +92,15 @@ def fuse_scores(
     Raises:
         DataError: a file cannot be read, the videos differ, or a run was trained on some of them.
     """
-    for path in paths.values():
-        if (results := _results_beside(path)) is not None:
-            for entry in results.entries:
-                if scores_name(entry, part=results.dataset.part) == path.name:
-                    check_described(path, entry, results)
+    found = {path: _found_beside(path) for path in paths.values()}
+    for path, beside in found.items():
+        if beside is not None:
+            check_described(path, beside[1], beside[0])
     scores = align({name: Scores.load(path) for name, path in paths.items()})
     first = next(iter(scores.values()))
     labels = torch.from_numpy(first.labels)
-    for path in paths.values():
-        check_scores_file(path, _results_beside(path), first.video_ids)
+    for path, beside in found.items():
+        check_scores_file(path, beside[0] if beside is not None else None, first.video_ids)
     if sweep or calibrate:
         _warn_of_choices_on_test(paths, found=" and --".join(["sweep"] * sweep + ["calibrate"] * calibrate))
     logits = {name: torch.from_numpy(each.logits) for name, each in scores.items()}
@@ -138,7 +137,7 @@ def write_fused_run(out: Path, paths: Sequence[Path], fused: Scores, *, command:
     """
     out.mkdir(parents=True, exist_ok=True)
     parts = [_entry_beside(path) for path in paths]
-    first, entries = parts[0][0], [entry for _, entry in parts]
+    first, entries = parts[0][0], [results.entries[name] for results, name in parts]
     groups = first.groups()
     known = all(video_id in groups for video_id in fused.video_ids)
     entry = Entry(
@@ -189,15 +188,16 @@ def _sum_of_latencies(latencies: Sequence[Latency | None]) -> Latency | None:
     )
 
 
-def _results_beside(path: Path) -> Results | None:
+def _found_beside(path: Path) -> tuple[Results, str] | None:
+    """The results beside a scores file, and the name of the entry it belongs to; None where they are missing or damaged."""
     try:
-        return _entry_beside(path)[0]
+        return _entry_beside(path)
     except DataError:
         return None
 
 
-def _entry_beside(path: Path) -> tuple[Results, Entry]:
-    """The results beside a scores file, and the entry that it belongs to.
+def _entry_beside(path: Path) -> tuple[Results, str]:
+    """The results beside a scores file, and the name of the entry that it belongs to.
 
     Raises:
         DataError: there are none, or they have no such entry.
@@ -206,9 +206,9 @@ def _entry_beside(path: Path) -> tuple[Results, Entry]:
         if part == "val" and not (path.parent / results_name(part)).is_file():
             continue
         results = read_results(path.parent / results_name(part))
-        for name, entry in results.entries.items():
+        for name in results.entries:
             if scores_name(name, part=part) == path.name:
-                return results, entry
+                return results, name
     raise DataError(
         f"{path.parent} has no results for {path.name} (accepted: scores files as `videokd evaluate` names them). Run "
         f"`videokd evaluate {path.parent}` again."
@@ -218,8 +218,8 @@ def _entry_beside(path: Path) -> tuple[Results, Entry]:
 def _warn_of_choices_on_test(paths: Mapping[str, Path], *, found: str) -> None:
     """Weights and temperatures that suit the test videos make any result on them too good."""
     for path in paths.values():
-        results = _results_beside(path)
-        if results is not None and results.dataset.part == "test":
+        beside = _found_beside(path)
+        if beside is not None and beside[0].dataset.part == "test":
             say(
                 f"warning: {path} has scores of the test part: do not test there what --{found} finds there. "
                 f"Make validation scores with `videokd evaluate {path.parent} --part val`, which writes scores-val-*.npz."
