@@ -46,7 +46,7 @@ from videokd.codec.mp4_writer import Encoding
 from videokd.codec.transcode import transcode
 from videokd.evaluation.figures import Point, cost_figure, pareto_front
 from videokd.evaluation.results import as_plain, read_results
-from videokd.training.device import Precision, pick_device
+from videokd.runs.device import Precision, pick_device
 
 BATCH = 8
 PACKAGES = ("torch", "torchvision", "timm", "av", "numba", "decord", "opencv-python-headless", "opencv-python")

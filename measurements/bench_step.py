@@ -33,10 +33,10 @@ from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, NetworkSpec, channels_last
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
-from videokd.training.device import Precision, pick_device
-from videokd.training.ranks import Ranks
+from videokd.runs.device import Precision, pick_device
+from videokd.runs.ranks import Ranks
+from videokd.runs.settings import OptimSettings
 from videokd.training.record import RunLog, accuracy_and_agreement, finite_values, memory_gib
-from videokd.training.settings import OptimSettings
 from videokd.training.target import TeacherTarget
 from videokd.training.update import Update, Updated
 from videokd.types import STREAMS, Batch

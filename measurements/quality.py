@@ -48,8 +48,8 @@ from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
 from videokd.recipes.evaluate import Evaluate, evaluate
 from videokd.recipes.teach import teach
-from videokd.training.run_settings import Teach
-from videokd.training.settings import DataSettings, OptimSettings
+from videokd.runs.run_settings import Teach
+from videokd.runs.settings import DataSettings, OptimSettings
 
 BACKBONE = "test_resnet"  # timm's smallest
 INPUT_SIZE = 64

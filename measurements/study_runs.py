@@ -24,7 +24,7 @@ from videokd.recipes.command_line import parse
 from videokd.recipes.distill import distill
 from videokd.recipes.evaluate import Evaluate, evaluate
 from videokd.recipes.teach import teach
-from videokd.training.run_settings import Distill, Teach
+from videokd.runs.run_settings import Distill, Teach
 
 TEACHER, STUDENT = "test_resnet", "test_efficientnet"
 SEEDS = (0, 1, 2)

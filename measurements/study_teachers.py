@@ -23,7 +23,7 @@ from study_runs import CACHED_POSITIONS, INPUT_SIZE, SEED_OF_TUNING, TESTED_SEGM
 from videokd.datasets.cache import DecodedCache
 from videokd.datasets.dataset import ClipDataset, collate
 from videokd.datasets.manifest import Manifest
-from videokd.training.run_folder import load_run
+from videokd.runs.run_folder import load_run
 
 BATCH = 24
 #: Clips, views and segments: as the students train on them, and as they are tested.

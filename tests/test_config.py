@@ -16,7 +16,7 @@ import pytest
 from videokd.config import checked, read_yaml
 from videokd.errors import ConfigError
 from videokd.recipes.command_line import parse
-from videokd.training.run_settings import Distill, Teach
+from videokd.runs.run_settings import Distill, Teach
 
 EVIL = "open('mark', 'w').write('imported')\nclass Evil: pass\n"
 CLASS = '{"class_path": "evilmod.Evil"}'

@@ -20,7 +20,7 @@ from videokd.evaluation.scores import Scores
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
-from videokd.training.checkpoint import save_checkpoint
+from videokd.runs.checkpoint import save_checkpoint
 
 CLASSES = ["jump", "run", "wave"]
 #: What a value in JSON or YAML may be replaced by
@@ -50,7 +50,7 @@ LOADERS = {
     "manifest.parquet": "from videokd.datasets.manifest import Manifest; load = Manifest.read",
     "students.json": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
     "students.safetensors": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
-    "checkpoint.pt": "from videokd.training.checkpoint import load_checkpoint as load",
+    "checkpoint.pt": "from videokd.runs.checkpoint import load_checkpoint as load",
     "config.yaml": (
         "from videokd.recipes.command_line import parse; from videokd.recipes.teach import Teach\n"
         "def load(path): parse(Teach, [f'--config={path}'], verb='teach')"

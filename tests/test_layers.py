@@ -29,6 +29,7 @@ STACK = (
     ("recipes",),
     ("evaluation",),
     ("training", "preparation"),
+    ("runs",),
     ("models", "datasets"),
     ("distill", "drawing", "codec"),
     ("bitstream",),
@@ -262,7 +263,7 @@ def settings_classes() -> list[type[Any]]:
     """The dataclasses that verbs take their settings from: those of recipes/, and what a run's config.yaml holds."""
     names = [f"videokd.recipes.{path.stem}" for path in sorted((PACKAGE / "recipes").glob("[a-z]*.py"))]
     found = []
-    for name in (*names, "videokd.training.run_settings", "videokd.training.settings"):
+    for name in (*names, "videokd.runs.run_settings", "videokd.runs.settings"):
         module = import_module(name)
         found += [
             kind

@@ -10,7 +10,7 @@ import yaml
 
 from videokd.__main__ import main
 from videokd.recipes.command_line import parse, preset_names, preset_text
-from videokd.training.run_settings import Distill, Teach
+from videokd.runs.run_settings import Distill, Teach
 
 RECIPES = {"teach": Teach, "distill": Distill}
 

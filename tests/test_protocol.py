@@ -11,7 +11,7 @@ from videokd.recipes.evaluate import Evaluate
 from videokd.recipes.fuse import Fuse
 from videokd.recipes.prepare import Prepare
 from videokd.recipes.report import Report
-from videokd.training.run_settings import Distill, Teach
+from videokd.runs.run_settings import Distill, Teach
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from videokd.recipes.command_line import parse
-from videokd.training.run_settings import Distill, Teach
+from videokd.runs.run_settings import Distill, Teach
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "measurements" / "results"

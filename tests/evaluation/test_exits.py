@@ -19,7 +19,7 @@ from videokd.evaluation.exits import PathToExit, cost_of, path_to
 from videokd.evaluation.scores import Scores
 from videokd.models.exits import DEEPEST
 from videokd.models.students_file import load_students
-from videokd.training.run_folder import load_run
+from videokd.runs.run_folder import load_run
 
 EXITS = ("exit1", "exit2", "exit3")
 SHORT = (*TINY, "--optim.epochs=1", "--data.val_fraction=0")

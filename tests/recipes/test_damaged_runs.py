@@ -11,10 +11,10 @@ import torch
 from videokd.errors import DataError
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
-from videokd.training.checkpoint import save_checkpoint
-from videokd.training.run_folder import load_run
-from videokd.training.run_settings import Teach
-from videokd.training.settings import OptimSettings
+from videokd.runs.checkpoint import save_checkpoint
+from videokd.runs.run_folder import load_run
+from videokd.runs.run_settings import Teach
+from videokd.runs.settings import OptimSettings
 
 SOUND = "verb: teach\nout: o\nmanifest: m\nstream: motion\n"
 

@@ -21,10 +21,10 @@ from tests.recipes.test_verbs import refused
 from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.errors import ConfigError
-from videokd.training.checkpoint import load_checkpoint
+from videokd.runs.checkpoint import load_checkpoint
+from videokd.runs.ranks import Ranks
+from videokd.runs.run_folder import RunFolder
 from videokd.training.loop import StopSignal
-from videokd.training.ranks import Ranks
-from videokd.training.run_folder import RunFolder
 from videokd.training.training_clips import check_shares
 from videokd.training.update import Update, Updated
 

@@ -12,7 +12,7 @@ from tests.small_runs import TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
 from videokd.preparation.synthetic import generate
-from videokd.training.checkpoint import load_checkpoint
+from videokd.runs.checkpoint import load_checkpoint
 
 ONE = '--students={"one": {"streams": ["iframe", "motion"], "backbone": "test_resnet"}}'
 TWO = '--students={"one": {"streams": ["iframe"], "backbone": "test_resnet"}, "two": {"streams": ["motion"], "backbone": "test_resnet"}}'

@@ -18,7 +18,7 @@ from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.evaluation.scores import Scores
 from videokd.models.students_file import load_students
-from videokd.training.checkpoint import load_checkpoint
+from videokd.runs.checkpoint import load_checkpoint
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -13,9 +13,9 @@ from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
-from videokd.training.device import Precision
+from videokd.runs.device import Precision
+from videokd.runs.settings import OptimSettings
 from videokd.training.record import accuracy_and_agreement
-from videokd.training.settings import OptimSettings
 from videokd.training.target import TeacherTarget
 from videokd.training.update import Update
 from videokd.types import Batch

@@ -10,10 +10,10 @@ from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import Results
 from videokd.messages import say
-from videokd.training.run_folder import RunFolder, TrainedRun
-from videokd.training.run_settings import read_settings
-from videokd.training.settings import DataSettings
-from videokd.training.training_clips import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
+from videokd.runs.run_folder import RunFolder, TrainedRun
+from videokd.runs.run_settings import read_settings
+from videokd.runs.settings import DataSettings
+from videokd.runs.trained_on import TrainedOn, same_clips, some, tested_clips, trained_on, training_parts
 
 Seen = Literal["refuse", "omit", "score"]
 

@@ -38,8 +38,8 @@ from videokd.evaluation.results import (
 from videokd.evaluation.scores import Scores, load_scores, save_scores
 from videokd.messages import say
 from videokd.models.students import Students
-from videokd.training.device import Precision
-from videokd.training.run_folder import TrainedRun
+from videokd.runs.device import Precision
+from videokd.runs.run_folder import TrainedRun
 from videokd.training.validate import predict_batches
 
 #: Segments of a video in each protocol; the full one is CoViAR's (25 segments, 10 crops).

@@ -11,18 +11,19 @@ from videokd.models.backbone import Network, NetworkSpec, default_backbone
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
-from videokd.training.loop import learn
-from videokd.training.run_folder import (
+from videokd.runs.run_folder import (
     RunFolder,
     check_same_classes,
     load_teacher,
     network_of,
     training_session,
 )
-from videokd.training.run_settings import Distill, stream_of
+from videokd.runs.run_settings import Distill, stream_of
+from videokd.runs.trained_on import TrainedOn, same_clips, tested_clips, training_parts
+from videokd.training.loop import learn
 from videokd.training.run_state import RunState
 from videokd.training.target import TeacherTarget
-from videokd.training.training_clips import TrainedOn, same_clips, tested_clips, training_clips, training_parts
+from videokd.training.training_clips import training_clips
 from videokd.training.update import Update
 
 

@@ -27,9 +27,9 @@ from videokd.evaluation.protocol import (
 from videokd.evaluation.results import Results, ScoredPart, results_name
 from videokd.messages import say
 from videokd.recipes.command_line import parse
-from videokd.training.device import Precision, pick_device
-from videokd.training.run_folder import check_same_classes, load_run
-from videokd.training.settings import Device, PrecisionName
+from videokd.runs.device import Precision, pick_device
+from videokd.runs.run_folder import check_same_classes, load_run
+from videokd.runs.settings import Device, PrecisionName
 
 _MOST_PICTURES = 12
 

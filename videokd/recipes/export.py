@@ -13,7 +13,7 @@ from videokd.messages import say
 from videokd.models.onnx_file import export_onnx
 from videokd.models.students_file import save_students
 from videokd.recipes.command_line import parse
-from videokd.training.run_folder import load_run
+from videokd.runs.run_folder import load_run
 
 
 @dataclass(frozen=True)

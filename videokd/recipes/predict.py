@@ -13,8 +13,8 @@ from videokd.evaluation.prediction import Transcode, predict, prediction_lines
 from videokd.messages import give, say
 from videokd.models.students_file import load_students
 from videokd.recipes.command_line import parse
-from videokd.training.device import Precision, pick_device
-from videokd.training.settings import Device, PrecisionName
+from videokd.runs.device import Precision, pick_device
+from videokd.runs.settings import Device, PrecisionName
 
 
 @dataclass(frozen=True)

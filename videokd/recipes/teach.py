@@ -9,11 +9,12 @@ from videokd.distill.objective import Objective
 from videokd.models.backbone import NetworkSpec, default_backbone
 from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
+from videokd.runs.run_folder import RunFolder, training_session
+from videokd.runs.run_settings import Teach
+from videokd.runs.trained_on import TrainedOn
 from videokd.training.loop import learn
-from videokd.training.run_folder import RunFolder, training_session
-from videokd.training.run_settings import Teach
 from videokd.training.run_state import RunState
-from videokd.training.training_clips import TrainedOn, training_clips
+from videokd.training.training_clips import training_clips
 from videokd.training.update import Update
 
 

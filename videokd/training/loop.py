@@ -15,10 +15,11 @@ from videokd.files import leave_at_once
 from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
+from videokd.runs.run_folder import Session
+from videokd.runs.settings import OptimSettings
 from videokd.training.record import Recorder
-from videokd.training.run_folder import Session
 from videokd.training.run_state import RunState
-from videokd.training.settings import OptimSettings
+from videokd.training.schedule import schedule_of
 from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainingClips
 from videokd.training.validate import validate
@@ -50,7 +51,7 @@ def learn(
     progress = state.restore()
     if optim.compile:
         _compile(students, target)
-    schedule = optim.schedule_of(clips.steps_per_epoch)
+    schedule = schedule_of(optim, clips.steps_per_epoch)
     if progress.step >= schedule.total_steps or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
         return

@@ -25,7 +25,7 @@ from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
 from videokd.messages import say
 from videokd.models.students import Students
-from videokd.training.run_folder import Session
+from videokd.runs.run_folder import Session
 from videokd.training.update import Updated
 from videokd.types import NO_LABEL
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from videokd.errors import DataError, VideoKDError
 from videokd.models.students import Students, not_finite
-from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
-from videokd.training.ranks import Ranks
-from videokd.training.run_folder import Session
+from videokd.runs.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.runs.ranks import Ranks
+from videokd.runs.run_folder import Session
 from videokd.training.schedule import EMA
 from videokd.training.update import Update
 

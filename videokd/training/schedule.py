@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from videokd.errors import ConfigError, DataError
-from videokd.training.checkpoint import first_difference
+from videokd.runs.checkpoint import first_difference
+from videokd.runs.settings import OptimSettings
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,25 @@ class Schedule:
             return self.base * self.factor ** bisect.bisect_right(self.milestones, step)
         progress = min((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 1.0)
         return self.base * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def schedule_of(optim: OptimSettings, steps_per_epoch: int) -> Schedule:
+    """The learning rate of each step of a run.
+
+    Args:
+        optim: how it is trained.
+        steps_per_epoch: batches of an epoch.
+    """
+    total_steps = optim.epochs * steps_per_epoch
+    return Schedule(
+        total_steps,
+        optim.lr,
+        # a preset's warm-up may be longer than a run that somebody made short to try it
+        warmup_steps=min(round(optim.warmup_epochs * steps_per_epoch), total_steps // 2),
+        kind=optim.schedule,
+        milestones=tuple(sorted({round(epoch * steps_per_epoch) for epoch in optim.milestones})),
+        factor=optim.factor,
+    )
 
 
 def build_optimizer(

@@ -13,10 +13,9 @@ from videokd.distill.calibration import confidence_weights
 from videokd.distill.fusion import fuse
 from videokd.distill.mixup import GroundTruth
 from videokd.models.teachers import Teachers
-from videokd.training.device import Precision
+from videokd.runs.device import Precision
+from videokd.runs.run_settings import Weighting
 from videokd.types import Batch
-
-Weighting = Literal["fixed", "confidence"]
 
 
 @dataclass(frozen=True)

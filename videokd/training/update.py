@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,12 @@ from videokd.distill.objective import Objective
 from videokd.errors import ConfigError
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students, untouched_batch_norm
-from videokd.training.device import Precision
-from videokd.training.ranks import Ranks, exchange_after
+from videokd.runs.device import Precision
+from videokd.runs.ranks import Ranks, exchange_after
+from videokd.runs.run_settings import UpdateOrder
+from videokd.runs.settings import OptimSettings
 from videokd.training.schedule import build_optimizer, set_learning_rate
-from videokd.training.settings import OptimSettings
 from videokd.types import Batch, StudentOutput
-
-#: Deep Mutual Learning (Zhang et al. 2018): all students step together, or each in turn sees its peers as they are now.
-UpdateOrder = Literal["simultaneous", "alternate"]
 
 
 @dataclass(frozen=True)

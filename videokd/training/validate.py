@@ -11,7 +11,7 @@ from videokd.datasets.dataset import ClipDataset, evaluation_batches
 from videokd.distill.fusion import fuse
 from videokd.errors import VideoKDError
 from videokd.models.students import Students
-from videokd.training.device import Precision
+from videokd.runs.device import Precision
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16

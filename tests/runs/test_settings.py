@@ -11,8 +11,8 @@ import pytest
 from tests.recipes.test_verbs import refused
 from videokd.errors import ConfigError
 from videokd.recipes.evaluate import Evaluate
-from videokd.training.run_settings import Distill, Teach
-from videokd.training.settings import DataSettings, OptimSettings
+from videokd.runs.run_settings import Distill, Teach
+from videokd.runs.settings import DataSettings, OptimSettings
 
 WRONG: dict[type, dict[str, list[Any]]] = {
     OptimSettings: {

@@ -15,11 +15,11 @@ from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
 from videokd.models.backbone import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
-from videokd.training.device import Precision
-from videokd.training.ranks import Ranks, join_ranks
+from videokd.runs.device import Precision
+from videokd.runs.ranks import Ranks, join_ranks
+from videokd.runs.run_folder import RunFolder
+from videokd.runs.settings import OptimSettings
 from videokd.training.record import RunLog, finite_values
-from videokd.training.run_folder import RunFolder
-from videokd.training.settings import OptimSettings
 from videokd.training.update import Update
 from videokd.types import Batch
 

@@ -19,11 +19,11 @@ from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.students import Students
 from videokd.models.students_file import ShapesDiffer, build_described
-from videokd.training.checkpoint import check_state, load_checkpoint, strict_load
-from videokd.training.device import Precision, pick_device, seed_everything
-from videokd.training.ranks import Ranks, join_ranks
-from videokd.training.run_settings import Distill, Teach, read_settings
-from videokd.training.training_clips import FILE_NAME, TrainedOn
+from videokd.runs.checkpoint import check_state, load_checkpoint, strict_load
+from videokd.runs.device import Precision, pick_device, seed_everything
+from videokd.runs.ranks import Ranks, join_ranks
+from videokd.runs.run_settings import Distill, Teach, read_settings
+from videokd.runs.trained_on import FILE_NAME, TrainedOn
 
 
 @dataclass(frozen=True)

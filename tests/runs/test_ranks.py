@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError
-from videokd.training.ranks import Ranks, exchange_after, join_ranks
+from videokd.runs.ranks import Ranks, exchange_after, join_ranks
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from videokd.errors import DataError, VideoKDError
-from videokd.training.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.runs.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
 from videokd.training.schedule import EMA, Schedule, build_optimizer, set_learning_rate
 
 

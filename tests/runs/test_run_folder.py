@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from videokd.errors import ConfigError, DataError
-from videokd.training.checkpoint import save_checkpoint
+from videokd.runs.checkpoint import save_checkpoint
+from videokd.runs.run_folder import RunFolder
 from videokd.training.record import RunLog
-from videokd.training.run_folder import RunFolder
 
 SETTINGS = {
     "streams": ("motion", "iframe"),

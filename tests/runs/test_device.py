@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError
-from videokd.training.device import Precision, pick_device, seed_everything
+from videokd.runs.device import Precision, pick_device, seed_everything
 from videokd.training.loop import StopSignal
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videokd.errors import ConfigError
-from videokd.training.schedule import Schedule
 
 Device = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -95,19 +94,6 @@ class OptimSettings:
     dropout: float = 0.0
     body_factor: float = 1.0
     input_factor: float = 1.0
-
-    def schedule_of(self, steps_per_epoch: int) -> Schedule:
-        """The learning rate of each step, for epochs of so many steps."""
-        total_steps = self.epochs * steps_per_epoch
-        return Schedule(
-            total_steps,
-            self.lr,
-            # a preset's warm-up may be longer than a run that somebody made short to try it
-            warmup_steps=min(round(self.warmup_epochs * steps_per_epoch), total_steps // 2),
-            kind=self.schedule,
-            milestones=tuple(sorted({round(epoch * steps_per_epoch) for epoch in self.milestones})),
-            factor=self.factor,
-        )
 
     def __post_init__(self) -> None:
         _check_ranges(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from videokd.config import built, checked, read_yaml, without_retired
 from videokd.distill.objective import Objective, TargetLoss
 from videokd.errors import ConfigError, DataError
-from videokd.training.settings import (
+from videokd.runs.settings import (
     DataSettings,
     Device,
     OptimSettings,
@@ -20,9 +20,12 @@ from videokd.training.settings import (
     check_run,
     check_weights,
 )
-from videokd.training.target import Weighting
-from videokd.training.update import UpdateOrder
 from videokd.types import STREAMS, check_streams
+
+#: How teachers are weighed: by fixed weights, or by these and their confidence in the ground truth.
+Weighting = Literal["fixed", "confidence"]
+#: Deep Mutual Learning (Zhang et al. 2018): all students step together, or each in turn sees its peers as they are now.
+UpdateOrder = Literal["simultaneous", "alternate"]
 
 
 @dataclass(frozen=True)
