@@ -43,6 +43,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Args:
         path: of the file.
 
+    Returns:
+        {name: tensor, number, text, or a mapping or sequence of these}.
+
     Raises:
         DataError: the file is missing, damaged, or no checkpoint of videokd.
     """
@@ -83,6 +86,13 @@ def _check_archive(path: Path) -> None:
 
 def first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
     """What keeps one state dict from fitting another: the first name that is missing or of another shape, in words.
+
+    Args:
+        wanted: {name: tensor}.
+        found: the same of the other.
+
+    Returns:
+        For a message; None where they fit.
 
     >>> first_difference({"weight": torch.zeros(2)}, {"weight": torch.zeros(3)})
     'weight is [3] instead of [2]'
