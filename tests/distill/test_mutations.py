@@ -38,6 +38,18 @@ BREAKS = {
     "dkd without detach": ("target_losses", "(widen(student), widen(target.detach()))", "(widen(student), widen(target))", NO_GRADIENT),
     "dist without T²": ("target_losses", "return temperature**2 * loss", "return loss", "dist_loss_equals_numpy"),
     "dkd without T²": ("target_losses", "return temperature**2 * (in_target", "return (in_target", "dkd_loss_equals_numpy"),
+    "pseudo-labels' mean over those that pass": (
+        "target_losses",
+        "0.0, each).mean()",
+        "0.0, each).sum() / (probability >= confidence).sum().clamp(min=1)",
+        "pseudo_label_loss_equals_numpy",
+    ),
+    "pseudo-labels' threshold on the student": (
+        "target_losses",
+        "return torch.where(probability < confidence",
+        "return torch.where(each.neg().exp() < confidence",
+        "pseudo_label_loss_equals_numpy",
+    ),
     "dist not centred": ("target_losses", "p = p - p.mean(dim=dim, keepdim=True)", "pass", "dist_loss_equals_numpy"),
     "deviation over the batch": (
         "target_losses",

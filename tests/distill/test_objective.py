@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videokd.distill.losses import cross_entropy, dist_loss, dkd_loss, hint_loss, kd_loss, mutual_loss, standardise
+from videokd.distill.losses import (
+    cross_entropy,
+    dist_loss,
+    dkd_loss,
+    hint_loss,
+    kd_loss,
+    mutual_loss,
+    pseudo_label_loss,
+    standardise,
+)
 from videokd.distill.mixup import MixedLabel
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError
@@ -128,6 +137,28 @@ def test_other_losses_take_the_place_of_kd(standardised, weights):
         assert parts[f"a/{name}"].item() == pytest.approx(0.6 * value.item(), rel=1e-6)
         assert parts["a/mutual"].item() == pytest.approx(0.5 * mutual_loss(output(0).logits, [output(1).logits]).item())
         assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5])
+def test_pseudo_labels_take_the_place_of_kd(confidence):
+    outputs, target = {"a": output(0)}, output(3).logits
+    total, parts = Objective(alpha=0.6, target_loss="hard", confidence=confidence)(outputs, target, LABEL)
+    assert list(parts) == ["a/ce", "a/hard"]
+    expected = 0.6 * pseudo_label_loss(outputs["a"].logits, target, confidence=confidence).item()
+    assert parts["a/hard"].item() == pytest.approx(expected, rel=1e-6)
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"confidence": 0.5}, r"confidence is 0.5 .accepted: 0 to 1 for target_loss hard; else 0"),
+    ({"target_loss": "hard", "confidence": 1.5}, r"confidence is 1.5 .accepted: 0 to 1"),
+    ({"target_loss": "hard", "confidence": float("nan")}, r"confidence is nan .accepted: 0 to 1"),
+    ({"target_loss": "hard", "standardise": True}, r"standardise is True .accepted: false for target_loss hard"),
+    ({"target_loss": "hard", "target_weights": (1.0, 1.0)}, r"target_weights is .*else none"),
+])  # fmt: skip
+def test_what_does_not_fit_pseudo_labels_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Objective(**settings)
 
 
 def test_a_mixture_counts_in_every_part_that_sees_labels():

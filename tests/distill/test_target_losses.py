@@ -1,4 +1,4 @@
-"""DIST, DKD and standardised logits against float64 NumPy, and the laws they keep."""
+"""DIST, DKD, pseudo-labels and standardised logits against float64 NumPy, and the laws they keep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.distill.in_numpy import float32, kl, logits, softmax
-from videokd.distill.losses import dist_loss, dkd_loss, kd_loss, standardise
+from videokd.distill.losses import cross_entropy, dist_loss, dkd_loss, kd_loss, pseudo_label_loss, standardise
 from videokd.distill.mixup import MixedLabel
 
 LABEL = np.array([0, 6, 3, 3, 1])
@@ -99,10 +99,41 @@ def test_dkd_loss_of_a_mixture_is_the_mean_of_both_labels():
     assert found.item() == pytest.approx(0.7 * apart[0] + 0.3 * apart[1], rel=1e-6)
 
 
+@pytest.mark.parametrize("confidence", [0.0, 0.6, 0.95, 1.0])
+def test_pseudo_label_loss_equals_numpy(confidence):
+    student, target = logits(23, batch=12, scale=1.0), logits(24, batch=12, scale=1.5)
+    p, q = softmax(student), softmax(target)
+    expected = 0.0
+    for row in range(12):
+        label = int(np.argmax(q[row]))
+        if q[row, label] >= confidence:
+            expected -= np.log(p[row, label]) / 12
+    assert 0 < sum(q.max(axis=1) >= 0.6) < 12, "some clips pass and others do not"
+    found = pseudo_label_loss(float32(student), float32(target), confidence=confidence)
+    assert found.item() == pytest.approx(expected, rel=2e-6, abs=1e-7)
+
+
+def test_all_pseudo_labels_are_labels():
+    z, target = float32(logits(25)), float32(logits(26))
+    found = pseudo_label_loss(z, 100 * target)
+    assert found.item() == pytest.approx(cross_entropy(z, target.argmax(1)).item(), rel=1e-6)
+
+
+def test_clips_below_the_threshold_send_no_gradient():
+    z = torch.zeros(3, 2, requires_grad=True)
+    target = torch.tensor([[3.0, 0.0], [0.1, 0.0], [0.0, 3.0]])  # 0.95, 0.52, 0.95
+    pseudo_label_loss(z, target, confidence=0.9).backward()
+    torch.testing.assert_close(z.grad, torch.tensor([[-0.5, 0.5], [0.0, 0.0], [0.5, -0.5]]) / 3)
+
+
 def test_extreme_logits_stay_finite():
     z, target = (float32(1e4 * logits(seed), requires_grad=True) for seed in (13, 14))
     label = torch.tensor(LABEL)
-    for loss in (dkd_loss(z, -target, label, temperature=1.0), dist_loss(z, -target, temperature=1.0)):
+    for loss in (
+        dkd_loss(z, -target, label, temperature=1.0),
+        dist_loss(z, -target, temperature=1.0),
+        pseudo_label_loss(z, -target, confidence=0.9),
+    ):
         assert torch.isfinite(loss)
         (grad,) = torch.autograd.grad(loss, z)
         assert grad.isfinite().all()
@@ -136,6 +167,7 @@ def test_gradients_are_the_derivatives():
     assert check(lambda z: dist_loss(z, target, temperature=3.0, over_classes=2.0), [student])
     assert check(lambda z: dkd_loss(z, target, label, temperature=3.0), [student])
     assert check(standardise, [student])
+    assert check(lambda z: pseudo_label_loss(z, target, confidence=0.4), [student])
     assert check(lambda z: kd_loss(standardise(z), standardise(target), temperature=2.0), [student])
 
 
@@ -143,7 +175,7 @@ def test_no_gradient_reaches_the_target():
     student, target = (float32(logits(seed), requires_grad=True) for seed in (19, 20))
     label = torch.tensor(LABEL)
     total = dist_loss(student, target, temperature=2.0) + dkd_loss(student, target, label, temperature=2.0)
-    total.backward()
+    (total + pseudo_label_loss(student, target)).backward()
     assert student.grad is not None
     assert target.grad is None
 
@@ -155,6 +187,7 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
 
     def losses(z, z_target):
         apart = [dist_loss(z, z_target, temperature=4.0), dkd_loss(z, z_target, label, temperature=4.0)]
+        apart.append(pseudo_label_loss(z, z_target, confidence=0.5))
         return torch.stack([*apart, kd_loss(standardise(z), standardise(z_target), temperature=2.0)])
 
     exact = losses(student.double(), target.double())
@@ -171,6 +204,8 @@ def test_wrong_arguments():
             loss(z, torch.zeros(2, 4), temperature=1.0)
         with pytest.raises(ValueError, match="temperature is 0"):
             loss(z, z, temperature=0.0)
+    with pytest.raises(ValueError, match=r"student and target are \[2, 3\] and \[2, 4\]"):
+        pseudo_label_loss(z, torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"student is \[2, 1\] .*K ≥ 2"):
         dkd_loss(z[:, :1], z[:, :1], label, temperature=1.0)
 

@@ -98,6 +98,7 @@ def test_a_teacher_trains(name: str, prepared: Path, tmp_path: Path) -> None:
     [
         (("--objective.target_loss=dist",), "a/dist"),
         (("--objective.target_loss=dkd", "--objective.target_weights=[1.0, 2.0]"), "a/dkd"),
+        (("--objective.target_loss=hard", "--objective.confidence=0.3", "--optim.mixup=0.4"), "a/hard"),
         (("--objective.standardise", "--objective.temperature=2"), "a/kd"),
         (("--weighting=confidence", "--temperatures={iframe: 2.0, motion: 0.5}"), "a/kd"),
         (("--optim.mixup=0.4", "--optim.accumulate=2"), "a/kd"),

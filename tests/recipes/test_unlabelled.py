@@ -73,7 +73,7 @@ def test_students_learn_from_each_other_on_them(prepared: Path, unlabelled: Path
     assert distill(prepared, unlabelled, tmp_path / "run", TWO, "--optim.epochs=1", "--optim.mixup=0.4") == 0
 
 
-@pytest.mark.parametrize("loss", ["dist", "dkd"])
+@pytest.mark.parametrize("loss", ["dist", "dkd", "hard"])
 def test_every_target_loss_takes_them(
     loss: str, prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -223,6 +223,36 @@ def self_distillation_loss(
     return torch.stack(list(parts.values())).sum(), parts
 
 
+def pseudo_label_loss(student: Tensor, target: Tensor, *, confidence: float = 0.0) -> Tensor:
+    """Cross-entropy against the target's most probable class, as if it were the label.
+
+    Lee 2013, Pseudo-Label. With a threshold, a clip counts only where the target's largest probability, at T = 1, is at
+    least that; the others count as zeros in the mean over the batch (Sohn et al. 2020, FixMatch, equation 4).
+
+    Args:
+        student: [B, K] logits, any float dtype; computed in float32.
+        target: [B, K] fused logits of the teachers; no gradient flows into it.
+        confidence: the threshold, 0 to 1; at 0 every clip counts.
+
+    Returns:
+        A scalar, at least 0; 0 where no clip passes the threshold.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    >>> even, sure = torch.zeros(1, 2), torch.tensor([[0.0, 3.0]])  # probabilities 0.05 and 0.95
+    >>> pseudo_label_loss(even, sure, confidence=0.9).item()  # log 2
+    0.693...
+    >>> pseudo_label_loss(even, sure, confidence=0.99).item()
+    0.0
+    """
+    check_same_shape(student, target, names="student and target")
+    with full_precision(student):
+        probability, label = F.softmax(widen(target.detach()), dim=1).max(dim=1)  # [B], [B]
+        each = F.cross_entropy(widen(student), label, reduction="none")  # [B]
+        return torch.where(probability < confidence, 0.0, each).mean()
+
+
 def standardise(logits: Tensor) -> Tensor:
     """Each sample's logits with mean 0 and standard deviation 1 over the classes.
 

@@ -16,6 +16,7 @@ from videokd.distill.losses import (
     dkd_loss,
     kd_loss,
     mutual_loss,
+    pseudo_label_loss,
     self_distillation_loss,
     standardise,
 )
@@ -24,7 +25,7 @@ from videokd.errors import ConfigError
 from videokd.types import StudentOutput
 
 #: How the students follow the teachers' target.
-TargetLoss = Literal["kd", "dist", "dkd"]
+TargetLoss = Literal["kd", "dist", "dkd", "hard"]
 # Those with two terms, and their default weights
 _TWO_TERMS: Mapping[str, tuple[float, float]] = {"dist": (1.0, 1.0), "dkd": (1.0, 8.0)}
 
@@ -43,12 +44,13 @@ class Objective:
         gamma: γ in [0, 1], the share of the deepest exit's predictions in what shallow exits learn. Be Your Own Teacher
             has 0.3 at T = 3 without the factor T²; with it, the same balance is near 0.05.
         hint_weight: λ ≥ 0 of the hint loss of shallow exits.
-        target_loss: how the target is followed: `kd`, `dist` or `dkd`; also the part's name in the log.
+        target_loss: how the target is followed: `kd`, `dist`, `dkd` or `hard`; also the part's name in the log.
         target_weights: of the two terms of dist (over classes, over the batch; 1 and 1 if omitted) or of dkd (labelled
-            class, other classes; 1 and 8); kd has one term and none.
-        standardise: bring the target's and the student's logits to mean 0 and deviation 1 before T, for any target_loss.
-            T then means something else: 1 to 2 is common, with a larger share of the target. Peers and exits are
+            class, other classes; 1 and 8); kd and hard have one term and none.
+        standardise: bring the target's and the student's logits to mean 0 and deviation 1 before T, for any target_loss but
+            hard. T then means something else: 1 to 2 is common, with a larger share of the target. Peers and exits are
             compared as they are.
+        confidence: for hard only, in [0, 1]: clips of which the target is less sure do not count; 0 counts all.
 
     Raises:
         ConfigError: a number is outside its range.
@@ -69,6 +71,7 @@ class Objective:
     target_loss: TargetLoss = "kd"
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
+    confidence: float = 0.0
 
     def __post_init__(self) -> None:
         accepted = {
@@ -82,6 +85,14 @@ class Objective:
             "target_weights": (
                 _fits(self.target_weights, self.target_loss),
                 "two, 0 or more, for dist and dkd; else none",
+            ),
+            "standardise": (
+                not (self.standardise and self.target_loss == "hard"),
+                "false for target_loss hard, which sees the target's class only",
+            ),
+            "confidence": (
+                0 <= self.confidence <= (1 if self.target_loss == "hard" else 0),
+                "0 to 1 for target_loss hard; else 0",
             ),
         }
         for name, (good, what) in accepted.items():
@@ -161,6 +172,8 @@ class Objective:
 
     def _to_target(self, logits: Tensor, target: Tensor, label: GroundTruth) -> Tensor:
         """How far a student is from the teachers' target, by the loss that was chosen."""
+        if self.target_loss == "hard":
+            return pseudo_label_loss(logits, target, confidence=self.confidence)
         if self.standardise:
             logits, target = standardise(logits), standardise(target)
         if self.target_loss == "dist":

@@ -93,9 +93,10 @@ class ObjectiveSettings:
         alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
         beta: weight of mutual learning; by default 1 for several students, 0 for one.
         temperature: of the distillation.
-        target_loss: how far from the teachers' target: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022).
+        target_loss: how far from the teachers' target: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022), hard (pseudo-labels, Lee 2013).
         target_weights: the two weights of dist or dkd; by default the papers'.
         standardise: compare logits by z-score, without their size (Sun et al. 2024); T is then better 1 or 2.
+        confidence: for hard: clips whose fused teachers give no class at least this probability do not count (FixMatch, Sohn et al. 2020); 0 counts all.
         peers: each peer by itself, or the peers' mean.
         update: all students step together, or in turns, each seeing its peers as they are by then.
         exits: give every student shallow exits that learn from labels and from its deepest one (Be Your Own Teacher).
@@ -109,6 +110,7 @@ class ObjectiveSettings:
     target_loss: TargetLoss = Objective.target_loss
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
+    confidence: float = Objective.confidence
     peers: Literal["separate", "ensemble"] = Objective.peers
     update: UpdateOrder = "simultaneous"
     exits: bool = False
