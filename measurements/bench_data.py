@@ -35,8 +35,10 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
 from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
-from videokd.datasets.dataset import ClipDataset, EpochBatches, collate, training_batches
+from videokd.datasets.batches import collate, training_batches
+from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Manifest
+from videokd.datasets.order import EpochBatches
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_clip import ClipTask, prepare_clip

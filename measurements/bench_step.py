@@ -27,8 +27,10 @@ from tqdm import tqdm
 
 from record import CODEC_STREAMS, RESULTS, provenance, write
 from timing import in_turns, median_ratio
-from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
+from videokd.datasets.batches import training_batches
+from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Manifest
+from videokd.datasets.order import EpochBatches
 from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, NetworkSpec, channels_last
 from videokd.models.students import PredictionSpec, Students, build_students

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from record import CODEC_STREAMS as STREAMS
 from record import provenance, write
 from study_runs import CACHED_POSITIONS, INPUT_SIZE, SEED_OF_TUNING, TESTED_SEGMENTS
+from videokd.datasets.batches import collate
 from videokd.datasets.cache import DecodedCache
-from videokd.datasets.dataset import ClipDataset, collate
+from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Manifest
 from videokd.runs.run_folder import load_run
 

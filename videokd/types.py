@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The label of a clip without a class: it has no cross-entropy, and is never used to validate or test.
 NO_LABEL = -1
+#: The number of a clip or of a view that has none.
+NO_NUMBER = -1
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -157,11 +159,15 @@ class Sample(_ShapesInRepr):
         streams: {stream: uint8 [S, C, H, W]}.
         label: class number, from 0; -1 without a label.
         video_id: the clip's id in its dataset.
+        clip: number of the clip, among all that a run trains on; -1 where nobody counted.
+        view: number of the stored view; -1 for a view that is drawn anew.
     """
 
     streams: Mapping[str, npt.NDArray[np.uint8]]
     label: int
     video_id: str
+    clip: int = NO_NUMBER
+    view: int = NO_NUMBER
 
     def __post_init__(self) -> None:
         for name, values in self.streams.items():
@@ -177,13 +183,20 @@ class Batch(_ShapesInRepr):
         streams: {stream: uint8 [B, S, C, H, W]}.
         label: int64 [B]; -1 without a label.
         video_ids: B ids.
+        clips: int64 [B], numbers of the clips; -1 where they are not given.
+        views: int64 [B], numbers of the stored views; -1 for views drawn anew, and where they are not given.
     """
 
     streams: Mapping[str, Tensor]
     label: Tensor
     video_ids: tuple[str, ...]
+    clips: Tensor = field(default=None)  # type: ignore[assignment]  # torch is not imported here to make a default
+    views: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        for numbers in ("clips", "views"):
+            if getattr(self, numbers) is None:
+                object.__setattr__(self, numbers, self.label.new_full(self.label.shape, NO_NUMBER))
         for name, values in self.streams.items():
             if values.ndim != 5 or len(values) != len(self.label):
                 raise ValueError(f"{name} is {_describe(values)} (accepted: uint8 [{len(self.label)}, S, C, H, W])")
@@ -194,24 +207,22 @@ class Batch(_ShapesInRepr):
     def split(self, pieces: int) -> list[Batch]:
         """At most `pieces` parts of nearly equal size, in order."""
         size = -(-len(self) // pieces)
-        return [
-            Batch(
-                {name: values[start : start + size] for name, values in self.streams.items()},
-                self.label[start : start + size],
-                self.video_ids[start : start + size],
-            )
-            for start in range(0, len(self), size)
-        ]
+        return [self._piece(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _piece(self, part: slice) -> Batch:
+        return replace(self._each(lambda values: values[part]), video_ids=self.video_ids[part])
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, for asynchronous copies to a GPU (called by DataLoader)."""
-        streams = {name: values.pin_memory() for name, values in self.streams.items()}
-        return Batch(streams, self.label.pin_memory(), self.video_ids)
+        return self._each(lambda values: values.pin_memory())
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device; the copy is asynchronous if the memory is page-locked."""
-        streams = {name: values.to(device, non_blocking=True) for name, values in self.streams.items()}
-        return Batch(streams, self.label.to(device, non_blocking=True), self.video_ids)
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        streams = {name: change(values) for name, values in self.streams.items()}
+        return Batch(streams, change(self.label), self.video_ids, change(self.clips), change(self.views))
 
 
 @dataclass(frozen=True, repr=False)

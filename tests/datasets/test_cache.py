@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import videokd
 from tests.conftest import MakeClip
 from tests.small_datasets import prepared_clips
+from videokd.datasets.batches import training_batches
 from videokd.datasets.cache import DecodedCache
-from videokd.datasets.dataset import ClipDataset, EpochBatches, training_batches
+from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.manifest import Manifest
-from videokd.datasets.view import Crop, apply_crop, sample_positions
+from videokd.datasets.order import EpochBatches
+from videokd.datasets.view import Crop, apply_crop, random_crop, sample_positions
 from videokd.errors import ConfigError, DataError
 from videokd.types import STREAMS
 
@@ -51,11 +54,13 @@ def test_pictures_are_those_of_the_files_at_evenly_spaced_positions(manifest: Ma
 
 def test_a_sample_shows_one_crop_of_one_set_of_moments(manifest: Manifest, tmp_path: Path) -> None:
     data = dataset(manifest, tmp_path, views="quick")
-    sample, content = data[1], manifest.clips[1].sha256
+    sample, clip = data[1], manifest.clips[1]
+    content = clip.sha256
     for name in ALL:
         pictures = kept(tmp_path, name, content)[[0, 2, 4]]  # the middles of three spans of six
-        side = round(37 * 0.875)
-        crop = Crop((pictures.shape[2] - side) // 2, (37 - side) // 2, side, side)
+        side = round(64 * 0.875)
+        in_the_clip = Crop((clip.width - side) // 2, (64 - side) // 2, side, side)
+        crop = in_the_clip.scaled((clip.width, 64), (pictures.shape[2], 37))
         expected = apply_crop(pictures, crop, spec=STREAMS[name], size=32, quantised=True)
         assert np.array_equal(sample.streams[name], expected)
 
@@ -93,6 +98,63 @@ def test_mirroring_quantised_values_is_mirroring_the_values(name: str) -> None:
 def test_small_videos_are_not_enlarged() -> None:
     assert DecodedCache(Path(), 1, 64).size(340, 256) == (97, 73)
     assert DecodedCache(Path(), 1, 224).size(160, 120) == (160, 120)
+
+
+def test_every_size_shows_the_same_part_of_the_picture(manifest: Manifest, tmp_path: Path) -> None:
+    """The crops of one record, taken of the decoded pictures: each size shows them, up to what scaling down loses."""
+    sizes = (16, 32, 56)
+    for number, clip in enumerate(manifest.clips):
+        samples = {}
+        for size in sizes:
+            cache = DecodedCache(tmp_path, num_positions=6, input_size=size)
+            data = dataset(manifest, tmp_path, cache=cache, input_size=size)
+            samples[size] = data[7, number].streams["iframe"]
+        rng = np.random.default_rng((5, 7, number))
+        segments = sample_positions([6], num_segments=3, rng=rng)
+        crop = random_crop(clip.width, clip.height, flip=manifest.flip, rng=rng)
+        with videokd.open(manifest.file(clip)) as video:
+            places = sample_positions([g.num_positions for g in video.gops], num_segments=6, first_position=1)
+            pictures = [video.read(gop=places[at][0], position=places[at][1]).iframe for _, at in segments]
+        for size in sizes:
+            expected = apply_crop(pictures, crop, spec=STREAMS["iframe"], size=size)
+            off = np.abs(samples[size].astype(int) - expected).mean()
+            elsewhere = apply_crop(pictures, replace(crop, flip=not crop.flip), spec=STREAMS["iframe"], size=size)
+            assert 3 * off < np.abs(samples[size].astype(int) - elsewhere).mean()
+            assert off == 0 or size < 56  # at 56 pixels, the cached pictures are the decoded ones
+
+
+def test_stored_views_follow_from_the_content_alone(manifest: Manifest, tmp_path: Path) -> None:
+    data = dataset(manifest, tmp_path, stored_views=3)
+    other = replace(data, seed=8, clips=manifest.clips[::-1], streams=("motion",))
+    for view in range(3):
+        sample, same = data.stored_view(1, view), other.stored_view(2, view)
+        assert np.array_equal(sample.streams["motion"], same.streams["motion"])
+        assert (sample.clip, same.clip, sample.view) == (1, 2, view)
+    seen = [[data[epoch, 1] for epoch in range(turn, turn + 3)] for turn in range(0, 30, 3)]
+    assert all(sorted(sample.view for sample in turn) == [0, 1, 2] for turn in seen)
+    assert len({tuple(sample.view for sample in turn) for turn in seen}) > 1
+    for sample in seen[0]:
+        assert np.array_equal(sample.streams["motion"], data.stored_view(1, sample.view).streams["motion"])
+    assert len({data.stored_view(1, view).streams["iframe"].tobytes() for view in range(3)}) == 3
+    assert replace(data, views="quick")[1].view == -1
+
+
+def test_stored_views_of_joined_clips_count_through_the_parts(manifest: Manifest, tmp_path: Path) -> None:
+    part = dataset(manifest, tmp_path, stored_views=2)
+    joined = JoinedClips((part, replace(part, clips=manifest.clips[:2])))
+    sample = joined.stored_view(5, 1)
+    assert (sample.clip, sample.view) == (5, 1)
+    assert np.array_equal(sample.streams["motion"], part.stored_view(1, 1).streams["motion"])
+    batch = next(training_batches(joined, EpochBatches((4, 2), 6), workers=0))
+    assert sorted(batch.clips.tolist()) == list(range(6))
+    for row, (clip, view) in enumerate(zip(batch.clips.tolist(), batch.views.tolist(), strict=True)):
+        assert np.array_equal(batch.streams["motion"][row].numpy(), joined.stored_view(clip, view).streams["motion"])
+
+
+def test_a_clip_whose_content_is_not_known_has_no_stored_views(manifest: Manifest, tmp_path: Path) -> None:
+    clips = (replace(manifest.clips[0], sha256="none"),)
+    with pytest.raises(DataError, match="a clip's sha256 is 'none'"):
+        _ = replace(dataset(manifest, tmp_path, stored_views=2), clips=clips)[0]
 
 
 def test_what_cannot_be_used_is_named(manifest: Manifest, tmp_path: Path) -> None:

@@ -17,15 +17,10 @@ import videokd
 from tests.conftest import MakeClip
 from tests.small_datasets import prepared_clips
 from videokd.codec.rgb import read_rgb
-from videokd.datasets.dataset import (
-    ClipDataset,
-    EpochBatches,
-    JoinedClips,
-    collate,
-    evaluation_batches,
-    training_batches,
-)
+from videokd.datasets.batches import collate, evaluation_batches, training_batches
+from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.manifest import Manifest
+from videokd.datasets.order import EpochBatches
 from videokd.datasets.view import apply_crop
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.types import STREAMS, Batch
@@ -298,3 +293,14 @@ def test_loading_processes_leave_signals_to_the_main_one(kind: signal.Signals, m
     for worker in active_children():
         os.kill(worker.pid or 0, kind)
     assert len(first(batches, 20)) == 20
+
+
+def test_batches_carry_the_numbers_of_their_clips(manifest: Manifest) -> None:
+    (batch,) = first(training_batches(dataset(manifest), EpochBatches(12, 5), workers=0), 1)
+    assert [manifest.clips[number].video_id for number in batch.clips.tolist()] == list(batch.video_ids)
+    assert batch.views.tolist() == [-1] * 5
+    pieces = batch.split(2)
+    assert [number for piece in pieces for number in piece.clips.tolist()] == batch.clips.tolist()
+    assert [name for piece in pieces for name in piece.video_ids] == list(batch.video_ids)
+    assert (batch.to("meta").clips.shape, batch.to("meta").views.dtype) == ((5,), torch.int64)
+    assert Batch(batch.streams, batch.label, batch.video_ids).clips.tolist() == [-1] * 5

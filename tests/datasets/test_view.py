@@ -161,3 +161,23 @@ def test_evaluation_crops() -> None:
     assert [crop.flip for crop in full] == [False] * 5 + [True] * 5
     assert [(crop.left, crop.top) for crop in full[:5]] == [(0, 0), (116, 0), (0, 32), (116, 32), (58, 16)]
     assert ten_crops(340, 256, flip=False) == full[:5]
+
+
+def test_a_scaled_crop_is_the_same_part_and_stays_inside() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        (width, height), (other_width, other_height) = rng.integers(1, 400, (2, 2)).tolist()
+        left, top = int(rng.integers(width)), int(rng.integers(height))
+        sides = int(rng.integers(1, width - left + 1)), int(rng.integers(1, height - top + 1))
+        crop = Crop(left, top, *sides, flip=bool(rng.integers(2)))
+        scaled = crop.scaled((width, height), (other_width, other_height))
+        assert scaled.flip == crop.flip
+        spans = [
+            (scaled.left, scaled.width, other_width, crop.left, crop.width, width),
+            (scaled.top, scaled.height, other_height, crop.top, crop.height, height),
+        ]
+        for start, length, side, old_start, old_length, old_side in spans:
+            assert 0 <= start < start + length <= side
+            assert abs(start / side - old_start / old_side) <= 1 / side
+            assert abs((start + length) / side - (old_start + old_length) / old_side) <= 1 / side
+        assert crop.scaled((width, height), (width, height)) == crop

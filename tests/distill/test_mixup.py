@@ -16,7 +16,8 @@ def batch(size=5, *, streams=("iframe", "motion")):
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (size, 3, STREAMS[name].channels, 4, 4) for name in streams}
     values = {n: torch.randint(256, s, dtype=torch.uint8, generator=generator) for n, s in shapes.items()}
-    return Batch(values, torch.arange(size), tuple("abcdefgh"[:size]))
+    numbers = torch.arange(size) + 10
+    return Batch(values, torch.arange(size), tuple("abcdefgh"[:size]), clips=numbers, views=numbers % 3)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -30,7 +31,8 @@ def test_every_stream_is_mixed_by_the_same_order_and_share(seed):
             assert np.abs(mixed.streams[name][row].numpy() - exact).max() <= 0.5 + 1e-4
     assert torch.equal(label.label, given.label)
     assert sorted(label.other.tolist()) == [0, 1, 2, 3, 4]
-    assert mixed.video_ids == given.video_ids
+    assert (mixed.video_ids, mixed.clips.tolist()) == (given.video_ids, [10, 11, 12, 13, 14])
+    assert torch.equal(mixed.views, given.views)
 
 
 def test_the_rounding_is_to_the_nearest():

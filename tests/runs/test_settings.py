@@ -39,6 +39,7 @@ WRONG: dict[type, dict[str, list[Any]]] = {
         "workers": [-1, 10**6],
         "val_fraction": [-0.1, 0.9, 1.5, math.nan],
         "cache_positions": [0, -1, 10**9],
+        "stored_views": [-1, 10**4],
     },
 }
 CASES = [(kind, name, value) for kind, of in WRONG.items() for name, values in of.items() for value in values]
@@ -49,6 +50,12 @@ def test_numbers_out_of_range(kind: type, name: str, value: object) -> None:
     group = "optim" if kind is OptimSettings else "data"
     with pytest.raises(ConfigError, match=rf"^{group}\.{name} is .* \(accepted: .*\)\. Correct the setting\.$"):
         kind(**{name: value})
+
+
+def test_stored_views_need_a_cache() -> None:
+    with pytest.raises(ConfigError, match=r"data\.stored_views is 4, but data\.cache is empty"):
+        DataSettings(stored_views=4)
+    assert DataSettings(stored_views=4, cache="kept").stored_views == 4
 
 
 def test_every_number_has_a_range() -> None:

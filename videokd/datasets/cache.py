@@ -26,7 +26,7 @@ Decode = Callable[[tuple[str, ...], Sequence[tuple[int, int]]], "dict[str, Pictu
 class DecodedCache:
     """Quantised streams of clips at evenly spaced positions: one file per clip and stream, written when it is first needed.
 
-    A view then takes its segments from these positions, and its crops from these pictures: less variety than decoding, in a
+    A view then takes its segments from these positions, and the pixels of its crops from these pictures: less variety than decoding, in a
     small fraction of the time. The positions do not depend on the streams, so all streams of a sample show the same moments.
     Files are named by the clip's content, so several datasets can share the folder.
 
@@ -78,10 +78,7 @@ class DecodedCache:
         return {name: _memory_mapped(self._file(content, name)) for name in streams}
 
     def _file(self, content: str, stream: str) -> Path:
-        if not SHA256.fullmatch(content):  # it becomes the name of a file
-            raise DataError(
-                f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
-            )
+        content = checked_sha256(content)  # it becomes the name of a file
         folder = f"{stream}-{self.num_positions}x{self.input_size}"
         return self.folder / folder / content[:2] / f"{content}.npy"
 
@@ -96,6 +93,19 @@ class DecodedCache:
             small = apply_crop(pictures, whole, spec=STREAMS[name], size=(height, width))  # [P, C, H, W]
             with written_whole(self._file(content, name)) as aside, aside.open("wb") as file:
                 np.save(file, np.ascontiguousarray(small.transpose(0, 2, 3, 1)))
+
+
+def checked_sha256(content: str) -> str:
+    """A clip's sha256, which must be one.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not SHA256.fullmatch(content):
+        raise DataError(
+            f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
+        )
+    return content
 
 
 def _memory_mapped(path: Path) -> npt.NDArray[np.uint8]:

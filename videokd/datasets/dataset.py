@@ -1,28 +1,18 @@
-"""The datasets that training and evaluation read: rows of a manifest to samples, samples to batches."""
+"""The datasets that training and evaluation read: rows of a manifest to samples."""
 
 from __future__ import annotations
 
-import ctypes
-import math
-import shutil
-import signal
-import sys
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset
 
 from videokd.codec.index import VideoIndex
 from videokd.codec.reader import open_video
-from videokd.datasets.cache import DecodedCache
+from videokd.datasets.cache import DecodedCache, checked_sha256
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.view import (
     Crop,
@@ -36,15 +26,11 @@ from videokd.datasets.view import (
     sample_positions,
     ten_crops,
 )
-from videokd.errors import DataError, VideoKDError
-from videokd.types import Batch, Sample, check_streams
+from videokd.errors import DataError
+from videokd.types import Sample, check_streams
 
 #: training: a random crop at random positions; quick and full: one crop, or ten, at the middle of each segment.
 Views = Literal["training", "quick", "full"]
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_MADV_POPULATE_WRITE = 23
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,8 @@ class ClipDataset(Dataset[Sample]):
         views: training, quick (middle of each segment, one crop) or full (the same with ten crops).
         seed: seed of the training views.
         cache: where decoded clips are kept; None: every sample is decoded again.
+        stored_views: V: a training sample is one of V views of its clip that depend neither on the seed nor on the clip's
+            number, so that what a network says of them can be stored; 0: every epoch has new views.
 
     Raises:
         ConfigError: a stream is unknown.
@@ -73,6 +61,7 @@ class ClipDataset(Dataset[Sample]):
     views: Views
     seed: int = 0
     cache: DecodedCache | None = None
+    stored_views: int = 0
 
     def __post_init__(self) -> None:
         check_streams(self.streams, where="streams of the dataset")
@@ -88,14 +77,42 @@ class ClipDataset(Dataset[Sample]):
             DataError: the clip has no position that the streams need; the message names it.
         """
         epoch, number = item if isinstance(item, tuple) else (0, item)
+        if self.stored_views and self.views == "training":
+            return self.stored_view(number, self._view_in_epoch(epoch, number))
+        return self._sample(number, lambda: (self.seed, epoch, number))
+
+    def stored_view(self, number: int, view: int) -> Sample:
+        """One of the views of a clip that do not depend on the epoch.
+
+        With a cache, it follows from the clip's content, the view's number, the number of segments, and the cache's positions
+        and sizes.
+
+        Args:
+            number: of the clip in `clips`.
+            view: 0 up to, not including, `stored_views`.
+
+        Raises:
+            DecodeError: as for a sample.
+            DataError: as for a sample, or the clip's sha256 is not one.
+        """
         clip = self.clips[number]
-        rng = np.random.default_rng((self.seed, epoch, number))
+        sample = self._sample(number, lambda: (int(checked_sha256(clip.sha256)[:16], 16), view))
+        return replace(sample, view=view)
+
+    def _view_in_epoch(self, epoch: int, number: int) -> int:
+        """A clip goes through all its views in a random order before it repeats one."""
+        turn, place = divmod(epoch, self.stored_views)
+        return int(np.random.default_rng((self.seed, turn, number)).permutation(self.stored_views)[place])
+
+    def _sample(self, number: int, seed: Callable[[], tuple[int, ...]]) -> Sample:
+        clip = self.clips[number]
         try:
+            rng = np.random.default_rng(seed())
             raw, crops = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
         streams = apply_crops(raw, crops, size=self.input_size, quantised=self.cache is not None)
-        return Sample(streams, clip.label, clip.video_id)
+        return Sample(streams, clip.label, clip.video_id, number)
 
     @property
     def num_views(self) -> int:
@@ -136,7 +153,10 @@ class ClipDataset(Dataset[Sample]):
         return self._read(clip, index, self.streams, view.segments), view.crops
 
     def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
-        """{stream: pictures} from the cache, small and quantised, and the crops to take of them."""
+        """{stream: pictures} from the cache, small and quantised, and the crops to take of them.
+
+        Crops are drawn in the clip's own pixels, so that a cache of another size shows the same part of the picture.
+        """
         assert self.cache is not None
         index = cache(lambda: VideoIndex.from_json(clip.index))
         pictures_of = self.cache.read(
@@ -145,9 +165,11 @@ class ClipDataset(Dataset[Sample]):
             self.streams,
             lambda streams, positions: self._read(clip, index(), streams, positions),
         )
-        view = self._view_of([self.cache.num_positions], 0, self.cache.size(clip.width, clip.height), rng)
+        size = (clip.width, clip.height)
+        view = self._view_of([self.cache.num_positions], 0, size, rng)
+        crops = tuple(crop.scaled(size, self.cache.size(*size)) for crop in view.crops)
         places = [position for _, position in view.segments]
-        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, view.crops
+        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, crops
 
     def _read(
         self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]
@@ -172,12 +194,22 @@ class JoinedClips(Dataset[Sample]):
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         """The sample of (epoch, number); errors as for `ClipDataset`."""
-        epoch, number = item
+        part, number = self._place(item[1])
+        return replace(part[item[0], number], clip=item[1])
+
+    def stored_view(self, number: int, view: int) -> Sample:
+        """The sample of a clip's number at one of its stored views; errors as for `ClipDataset.stored_view`."""
+        part, own_number = self._place(number)
+        return replace(part.stored_view(own_number, view), clip=number)
+
+    def _place(self, number: int) -> tuple[ClipDataset, int]:
+        """The part that a clip is in, and its number there."""
+        rest = number
         for part in self.parts:
-            if number < len(part):
-                return part[epoch, number]
-            number -= len(part)
-        raise IndexError(f"no clip {item[1]} (accepted: 0 to {len(self) - 1})")
+            if rest < len(part):
+                return part, rest
+            rest -= len(part)
+        raise IndexError(f"no clip {number} (accepted: 0 to {len(self) - 1})")
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Sequence[Sample]:
         """The samples of a batch, each loaded when it is asked for."""
@@ -194,193 +226,3 @@ class _LazySamples(Sequence[Sample]):
 
     def __getitem__(self, number: Any) -> Any:
         return self.dataset[self.items[number]]
-
-
-@dataclass(frozen=True)
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Endless batches of (epoch, number), each epoch in its own order; a resumed run starts at its step.
-
-    Args:
-        num_clips: number of clips of the dataset; for `JoinedClips`, that of each part, so that every batch has clips of
-            all parts in proportion.
-        batch_size: clips of a batch over all ranks; an incomplete batch at the end of an epoch is dropped.
-        seed: seed of the order.
-        first_step: number of the first batch.
-        rank: number of this process.
-        num_ranks: number of processes that divide each batch between them.
-    """
-
-    num_clips: int | tuple[int, ...]
-    batch_size: int
-    seed: int = 0
-    first_step: int = 0
-    rank: int = 0
-    num_ranks: int = 1
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Complete batches of an epoch; at least one."""
-        return max(sum(self._parts) // self.batch_size, 1)
-
-    @property
-    def _parts(self) -> tuple[int, ...]:
-        return self.num_clips if isinstance(self.num_clips, tuple) else (self.num_clips,)
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The clips' numbers in the order of one epoch; those of several datasets are mixed evenly."""
-        rng = np.random.default_rng((self.seed, epoch))
-        starts = np.cumsum((0, *self._parts))
-        orders = [start + rng.permutation(count) for start, count in zip(starts, self._parts, strict=False)]
-        places = [(np.arange(count) + 0.5) / count for count in self._parts]
-        return np.concatenate(orders)[np.argsort(np.concatenate(places), kind="stable")]
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, skip = divmod(self.first_step, self.steps_per_epoch)
-        while True:
-            order = self._order(epoch)
-            for step in range(skip, self.steps_per_epoch):
-                numbers = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(number)) for number in numbers[self.rank :: self.num_ranks]]
-            epoch, skip = epoch + 1, 0
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Joins samples to a batch, in memory in PyTorch's `channels_last` order, like the samples.
-
-    Args:
-        samples: all with the same streams and shapes.
-
-    >>> sample = Sample({"motion": np.zeros((3, 2, 8, 8), np.uint8)}, label=1, video_id="a")
-    >>> collate([sample, sample])
-    Batch(streams={motion: uint8[2, 3, 2, 8, 8]}, label=int64[2], video_ids=('a', 'a'))
-    """
-    streams: dict[str, Tensor] = {}
-    labels, video_ids = [], []
-    for number, sample in enumerate(samples):
-        labels.append(sample.label)
-        video_ids.append(sample.video_id)
-        for name, values in sample.streams.items():
-            if not number:
-                streams[name] = _empty_batch(len(samples), *values.shape)
-            streams[name].numpy()[number].transpose(0, 2, 3, 1)[...] = values.transpose(0, 2, 3, 1)
-    return Batch(streams, torch.tensor(labels), tuple(video_ids))
-
-
-def _empty_batch(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:
-    """Memory for [B, S, C, H, W]; in a worker it is shared with the main process, so that nothing is copied."""
-    shape = (count, segments, height, width, channels)
-    batch = torch.empty(0, dtype=torch.uint8)
-    if get_worker_info() is not None:
-        memory = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-        batch.set_(memory, 0, shape)  # type: ignore[call-overload]
-        _map_at_once(batch)
-    else:
-        batch.resize_(shape)
-    return batch.permute(0, 1, 4, 2, 3)
-
-
-def _map_at_once(shared: Tensor) -> None:
-    """Maps all pages of new shared memory at once, because page faults for each take half as long again.
-
-    Where the kernel cannot do that (before Linux 5.14, or another system), there are page faults.
-    """
-    if _LIBC is not None:
-        _LIBC.madvise(ctypes.c_void_p(shared.data_ptr()), ctypes.c_size_t(shared.numel()), _MADV_POPULATE_WRITE)
-
-
-def training_batches(
-    dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
-) -> Generator[Batch, None, None]:
-    """Endless training batches.
-
-    Args:
-        dataset: the clips.
-        batches: which clips each batch has.
-        workers: number of loading processes; 0: this process loads.
-        pin_memory: page-locked memory, for asynchronous copies to a GPU.
-
-    Raises:
-        VideoKDError: a clip cannot be loaded.
-        DataError: a loading process ended, for example out of memory.
-    """
-    return _loaded(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
-
-
-def evaluation_batches(
-    dataset: ClipDataset, *, batch_size: int, workers: int, pin_memory: bool = False
-) -> Iterator[Batch]:
-    """Batches of every clip once, in order; arguments and errors as for `training_batches`."""
-    count = len(dataset)
-    chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
-    return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
-
-
-def _loaded(
-    dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any
-) -> Generator[Batch, None, None]:
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=batch_sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_main_process,
-        # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
-        generator=torch.Generator().manual_seed(0),
-    )
-    try:
-        with _signals_blocked():
-            batches = iter(loader)
-        yield from batches
-    except VideoKDError as error:
-        # A worker's error arrives as the text of its traceback; the last line is the message
-        line = str(error).strip().splitlines()[-1]
-        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
-    except (RuntimeError, OSError, EOFError) as error:
-        reason = _reason_of_a_lost_worker(error) if workers else None
-        if reason is None:
-            raise
-        raise DataError(
-            f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). Pass "
-            "fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`), or give a container more "
-            "(`--shm-size 8g`)."
-        ) from error
-
-
-def _reason_of_a_lost_worker(error: Exception) -> str | None:
-    """The line that says how a loading process ended; None for other errors."""
-    if not isinstance(error, RuntimeError):  # its pipe broke; a message that a worker sent begins with "Caught"
-        return None if str(error).startswith("Caught") else type(error).__name__
-    lines = str(error).splitlines()
-    signs = ("DataLoader worker (pid", "shared memory", "/torch_", "ancdata", "Too many open files")
-    return next((line.strip()[:120] for line in lines if any(sign in line for sign in signs)), None)
-
-
-def _shared_memory() -> str:
-    try:
-        usage = shutil.disk_usage("/dev/shm")
-    except OSError:
-        return "there is no /dev/shm"
-    return f"/dev/shm has {usage.total / 2**20:.0f} MiB"
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Blocks signals in this process and in those started meanwhile, until these ignore them."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ignores Ctrl-C and the signals of batch systems in a worker: the main process still needs it to finish its step and save."""
-    for kind in _STOPPING:
-        signal.signal(kind, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

@@ -39,6 +39,26 @@ class Crop:
     height: int
     flip: bool = False
 
+    def scaled(self, size: tuple[int, int], other: tuple[int, int]) -> Crop:
+        """The same part of the picture at another size: its edges rounded to whole pixels, at least one pixel wide and high.
+
+        Args:
+            size: width and height of the picture that the crop is of, in pixels.
+            other: width and height of the picture that the result is of, in pixels.
+
+        >>> Crop(100, 20, 200, 200).scaled((340, 256), (85, 64))
+        Crop(left=25, top=5, width=50, height=50, flip=False)
+        """
+        left, width = _scaled_span(self.left, self.width, size[0], other[0])
+        top, height = _scaled_span(self.top, self.height, size[1], other[1])
+        return Crop(left, top, width, height, self.flip)
+
+
+def _scaled_span(start: int, length: int, side: int, other: int) -> tuple[int, int]:
+    """Start and length of a span of a side, when the side has another length."""
+    low = min(round(start * other / side), other - 1)
+    return low, max(round((start + length) * other / side) - low, 1)
+
 
 @dataclass(frozen=True)
 class View:

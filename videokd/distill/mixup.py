@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def mixup(batch: Batch, *, alpha: float, rng: np.random.Generator) -> tuple[Batc
         rng: gives λ and the order; seeded by (seed, step, rank), a resumed run mixes as an uninterrupted one.
 
     Returns:
-        The mixed batch, with the label and video_ids of each clip itself, and both labels for the loss.
+        The mixed batch, with the label, id and numbers of each clip itself, and both labels for the loss.
 
     Raises:
         ConfigError: alpha is not positive.
@@ -87,7 +87,7 @@ def mixup(batch: Batch, *, alpha: float, rng: np.random.Generator) -> tuple[Batc
     >>> streams = {"motion": torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)}
     >>> mixed, label = mixup(Batch(streams, torch.arange(4), tuple("abcd")), alpha=1.0, rng=np.random.default_rng(0))
     >>> mixed, label.other
-    (Batch(streams={motion: uint8[4, 3, 2, 8, 8]}, label=int64[4], video_ids=('a', 'b', 'c', 'd')),
+    (Batch(streams={motion: uint8[4, 3, 2, 8, 8]}, label=int64[4], video_ids=('a', 'b', 'c', 'd'), clips=int64[4], views=int64[4]),
         tensor([...]))
     """
     if not (math.isfinite(alpha) and alpha > 0):
@@ -95,8 +95,7 @@ def mixup(batch: Batch, *, alpha: float, rng: np.random.Generator) -> tuple[Batc
     share = float(rng.beta(alpha, alpha))
     order = torch.from_numpy(rng.permutation(len(batch))).to(batch.label.device)
     streams = {name: _blend(values, values[order], share) for name, values in batch.streams.items()}
-    mixed = Batch(streams, batch.label, batch.video_ids)
-    return mixed, MixedLabel(batch.label, batch.label[order], share)
+    return replace(batch, streams=streams), MixedLabel(batch.label, batch.label[order], share)
 
 
 def _blend(itself: Tensor, other: Tensor, share: float) -> Tensor:

@@ -18,7 +18,8 @@ from torch import nn
 from tqdm import tqdm
 
 import videokd
-from videokd.datasets.dataset import ClipDataset, collate, evaluation_batches
+from videokd.datasets.batches import collate, evaluation_batches
+from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.cost import Cost, macs, parameters, time_ms

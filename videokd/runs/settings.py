@@ -26,6 +26,8 @@ class DataSettings:
         cache: a folder to keep decoded clips in, small and at a few positions: training is then several times faster where
             cores are few, with less variety. Evaluation always decodes the files.
         cache_positions: how many positions of each clip are kept.
+        stored_views: deterministic views of each clip whose teachers' outputs are stored beside the cache; 0 draws views anew and
+            runs the teachers in each step.
     """
 
     num_segments: int = 3
@@ -35,6 +37,7 @@ class DataSettings:
     val_fraction: float = 0.15
     cache: str = ""
     cache_positions: int = 16
+    stored_views: int = 0
 
     def __post_init__(self) -> None:
         _check_ranges(
@@ -47,8 +50,14 @@ class DataSettings:
                 "workers": "[0, 256]",
                 "val_fraction": "[0, 0.9)",
                 "cache_positions": "[1, 10000]",
+                "stored_views": "[0, 1000]",
             },
         )
+        if self.stored_views and not self.cache:
+            raise ConfigError(
+                f"data.stored_views is {self.stored_views}, but data.cache is empty: stored views are of cached clips. Pass "
+                "`--data.cache FOLDER`, or set data.stored_views to 0."
+            )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from videokd.datasets.batches import training_batches
 from videokd.datasets.cache import DecodedCache
-from videokd.datasets.dataset import ClipDataset, EpochBatches, JoinedClips, training_batches
+from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.order import EpochBatches
 from videokd.errors import ConfigError
 from videokd.runs.ranks import Ranks
 from videokd.runs.settings import DataSettings
@@ -119,6 +121,7 @@ def training_clips(
             views=views,
             seed=seed,
             cache=cache,
+            stored_views=data.stored_views,
         )
 
     to_fit, to_hold_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from videokd.datasets.dataset import ClipDataset, evaluation_batches
+from videokd.datasets.batches import evaluation_batches
+from videokd.datasets.dataset import ClipDataset
 from videokd.distill.fusion import fuse
 from videokd.errors import VideoKDError
 from videokd.models.students import Students

@@ -1,0 +1,172 @@
+"""Samples to batches, loaded by this process or by others."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from videokd.datasets.dataset import ClipDataset, JoinedClips
+from videokd.datasets.order import EpochBatches
+from videokd.errors import DataError, VideoKDError
+from videokd.types import Batch, Sample
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_MADV_POPULATE_WRITE = 23
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Joins samples to a batch, in memory in PyTorch's `channels_last` order, like the samples.
+
+    Args:
+        samples: all with the same streams and shapes.
+
+    >>> import numpy as np
+    >>> sample = Sample({"motion": np.zeros((3, 2, 8, 8), np.uint8)}, label=1, video_id="a")
+    >>> collate([sample, sample])
+    Batch(streams={motion: uint8[2, 3, 2, 8, 8]}, label=int64[2], video_ids=('a', 'a'), clips=int64[2],
+        views=int64[2])
+    """
+    streams: dict[str, Tensor] = {}
+    labels, video_ids, numbers = [], [], []
+    for number, sample in enumerate(samples):
+        labels.append(sample.label)
+        video_ids.append(sample.video_id)
+        numbers.append((sample.clip, sample.view))
+        for name, values in sample.streams.items():
+            if not number:
+                streams[name] = _empty_batch(len(samples), *values.shape)
+            streams[name].numpy()[number].transpose(0, 2, 3, 1)[...] = values.transpose(0, 2, 3, 1)
+    clips, views = torch.tensor(numbers).unbind(1)
+    return Batch(streams, torch.tensor(labels), tuple(video_ids), clips, views)
+
+
+def _empty_batch(count: int, segments: int, channels: int, height: int, width: int) -> Tensor:
+    """Memory for [B, S, C, H, W]; in a worker it is shared with the main process, so that nothing is copied."""
+    shape = (count, segments, height, width, channels)
+    batch = torch.empty(0, dtype=torch.uint8)
+    if get_worker_info() is not None:
+        memory = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+        batch.set_(memory, 0, shape)  # type: ignore[call-overload]
+        _map_at_once(batch)
+    else:
+        batch.resize_(shape)
+    return batch.permute(0, 1, 4, 2, 3)
+
+
+def _map_at_once(shared: Tensor) -> None:
+    """Maps all pages of new shared memory at once, because page faults for each take half as long again.
+
+    Where the kernel cannot do that (before Linux 5.14, or another system), there are page faults.
+    """
+    if _LIBC is not None:
+        _LIBC.madvise(ctypes.c_void_p(shared.data_ptr()), ctypes.c_size_t(shared.numel()), _MADV_POPULATE_WRITE)
+
+
+def training_batches(
+    dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
+) -> Generator[Batch, None, None]:
+    """Endless training batches.
+
+    Args:
+        dataset: the clips.
+        batches: which clips each batch has.
+        workers: number of loading processes; 0: this process loads.
+        pin_memory: page-locked memory, for asynchronous copies to a GPU.
+
+    Raises:
+        VideoKDError: a clip cannot be loaded.
+        DataError: a loading process ended, for example out of memory.
+    """
+    return _loaded(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
+
+
+def evaluation_batches(
+    dataset: ClipDataset, *, batch_size: int, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Batches of every clip once, in order; arguments and errors as for `training_batches`."""
+    count = len(dataset)
+    chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+    return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
+
+
+def _loaded(
+    dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any
+) -> Generator[Batch, None, None]:
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_main_process,
+        # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
+        generator=torch.Generator().manual_seed(0),
+    )
+    try:
+        with _signals_blocked():
+            batches = iter(loader)
+        yield from batches
+    except VideoKDError as error:
+        # A worker's error arrives as the text of its traceback; the last line is the message
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = _reason_of_a_lost_worker(error) if workers else None
+        if reason is None:
+            raise
+        raise DataError(
+            f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). Pass "
+            "fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`), or give a container more "
+            "(`--shm-size 8g`)."
+        ) from error
+
+
+def _reason_of_a_lost_worker(error: Exception) -> str | None:
+    """The line that says how a loading process ended; None for other errors."""
+    if not isinstance(error, RuntimeError):  # its pipe broke; a message that a worker sent begins with "Caught"
+        return None if str(error).startswith("Caught") else type(error).__name__
+    lines = str(error).splitlines()
+    signs = ("DataLoader worker (pid", "shared memory", "/torch_", "ancdata", "Too many open files")
+    return next((line.strip()[:120] for line in lines if any(sign in line for sign in signs)), None)
+
+
+def _shared_memory() -> str:
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return "there is no /dev/shm"
+    return f"/dev/shm has {usage.total / 2**20:.0f} MiB"
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks signals in this process and in those started meanwhile, until these ignore them."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ignores Ctrl-C and the signals of batch systems in a worker: the main process still needs it to finish its step and save."""
+    for kind in _STOPPING:
+        signal.signal(kind, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
