@@ -32,7 +32,8 @@ from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.order import EpochBatches
 from videokd.distill.objective import Objective
-from videokd.models.backbone import Network, NetworkSpec, channels_last
+from videokd.models.backbone import Network, channels_last
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.runs.device import Precision, pick_device

@@ -21,7 +21,8 @@ from stopwatch import Stopwatch
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
 from videokd.evaluation.prediction import Transcode, read_streams
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.types import STREAMS
 

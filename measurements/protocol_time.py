@@ -17,7 +17,8 @@ import yaml
 from markdown import Results, grid, link, machine_text
 from record import CODEC_STREAMS, newest
 from videokd.evaluation.cost import macs
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
+from videokd.models.network_spec import NetworkSpec
 from videokd.recipes.command_line import preset_text
 from videokd.types import STREAMS
 

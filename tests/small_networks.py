@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.types import STREAMS
 
 

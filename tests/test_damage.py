@@ -17,7 +17,7 @@ import torch
 
 from tests.datasets.test_manifest import manifest_of
 from videokd.evaluation.scores import Scores
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
 from videokd.runs.checkpoint import save_checkpoint

@@ -10,7 +10,8 @@ from torch import nn
 
 from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec, channels_last, default_backbone, module_dict
+from videokd.models.backbone import Network, channels_last, module_dict
+from videokd.models.network_spec import NetworkSpec, default_backbone
 from videokd.types import STREAMS
 
 BACKBONE = "test_resnet"

@@ -13,7 +13,7 @@ from videokd.__main__ import main
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, VideoKDError
 from videokd.models import onnx_file
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.onnx_file import export_onnx
 from videokd.models.students import PredictionSpec, Students, build_students
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError, DataError
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
 from videokd.models.exits import Exits
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students, untouched_batch_norm
 from videokd.models.students_file import load_students, save_students
 from videokd.types import Batch

@@ -8,8 +8,9 @@ from timm.models.resnet import BasicBlock, Bottleneck
 
 from tests.small_networks import random_streams
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
 from videokd.models.exits import Exits
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.temporal_shift import ShiftedConv, shift
 
 

@@ -12,8 +12,9 @@ from torchvision.models import get_model
 import videokd.models.video_backbone
 from tests.small_networks import random_streams
 from videokd.errors import ConfigError
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
 from videokd.models.exits import Exits
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone
 
 # Each with the sizes at which torchvision's average pooling is that over everything

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videokd.errors import DataError
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.runs.checkpoint import save_checkpoint
 from videokd.runs.run_folder import load_run

@@ -14,7 +14,7 @@ import torch
 
 from tests.recipes.test_verbs import refused
 from tests.small_runs import TINY
-from videokd.training import run_folder
+from videokd.runs import run_folder
 
 QUICK = ("--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0")
 CONFIGS = {

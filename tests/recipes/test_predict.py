@@ -16,7 +16,7 @@ from videokd.codec import container
 from videokd.codec.reader import open_video
 from videokd.errors import DataError, DecodeError
 from videokd.evaluation.prediction import read_streams
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import save_students
 

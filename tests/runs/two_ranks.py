@@ -13,7 +13,7 @@ from torch import nn
 
 from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
-from videokd.models.backbone import NetworkSpec
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks, join_ranks

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from videokd.distill.objective import Objective
-from videokd.models.backbone import Network, NetworkSpec
+from videokd.models.backbone import Network
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.runs.device import Precision

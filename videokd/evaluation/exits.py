@@ -32,7 +32,7 @@ class PathToExit(nn.Module):
         stop: the exit, or "deepest".
         through: further exits that are computed on the way.
 
-    >>> from videokd.models.backbone import NetworkSpec
+    >>> from videokd.models.network_spec import NetworkSpec
     >>> from videokd.models.students import PredictionSpec, build_students
     >>> spec = NetworkSpec(("motion",), "test_resnet", 5, 32)
     >>> students = build_students({"a": spec}, PredictionSpec(tuple("vwxyz"), 3), seed=0, with_exits=True).eval()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import timm
@@ -15,106 +14,13 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.pretrained import only_cached_where_offline
 from videokd.models.temporal_shift import insert_shifts
-from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone, check_video_backbone, is_video
-from videokd.types import STREAMS, check_streams
+from videokd.models.video_backbone import VideoBackbone, is_video
+from videokd.types import STREAMS
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def default_backbone(streams: Iterable[str]) -> str:
-    """timm's name of the backbone to use where none is given: CoViAR's for a single stream, ResNet-18 for stacked ones.
-
-    >>> default_backbone(["iframe"]), default_backbone(["iframe", "motion"])
-    ('resnet152', 'resnet18')
-    """
-    names = check_streams(streams, where="streams of a network")
-    return STREAMS[names[0]].default_backbone if len(names) == 1 else "resnet18"
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """Everything that is needed to build a network again, before its weights are loaded.
-
-    Args:
-        streams: what it sees, stacked as channels in this order.
-        backbone: timm's name, with or without the tag of its pretrained weights; or `video:` and torchvision's name of a video
-            network (r3d_18, mc3_18, r2plus1d_18, s3d), which sees a clip's segments as the frames of one clip.
-        num_classes: K.
-        input_size: height and width of its input in pixels.
-        temporal_shift: whether residual blocks see features of the neighbouring segments (TSM, Lin et al. 2019); for timm's
-            ResNets.
-
-    Raises:
-        ConfigError: a stream or the backbone is unknown, a number is below 1, or a video network is to be shifted.
-
-    >>> NetworkSpec.from_dict(NetworkSpec(("motion",), "resnet18", 101, 224).to_dict())
-    NetworkSpec(streams=('motion',), backbone='resnet18', num_classes=101, input_size=224, temporal_shift=False)
-    """
-
-    streams: tuple[str, ...]
-    backbone: str
-    num_classes: int
-    input_size: int
-    temporal_shift: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "streams", check_streams(self.streams, where="streams of a network"))
-        (check_video_backbone if is_video(self.backbone) else _check_backbone)(self.backbone)
-        if self.temporal_shift and is_video(self.backbone):
-            raise ConfigError(
-                f"temporal_shift is for 2-D networks, and {self.backbone} sees time by itself (accepted: false). Omit it."
-            )
-        for name, most in (("num_classes", 1_000_000), ("input_size", 4096)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} is {getattr(self, name)} (accepted: 1 to {most}). Correct the setting.")
-
-    @property
-    def sees_order(self) -> bool:
-        """Whether the order of the segments matters, so that different crops of a clip must not be given as one clip."""
-        return self.temporal_shift or is_video(self.backbone)
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of all its streams together."""
-        return sum(STREAMS[name].channels for name in self.streams)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON and YAML can hold it."""
-        return asdict(self) | {"streams": list(self.streams)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkSpec:
-        """The spec that `to_dict` wrote, now or before it had as many fields: those with a default may be missing.
-
-        Raises:
-            ConfigError: keys are missing or unknown, or as for the spec itself.
-        """
-        accepted = {field.name for field in fields(cls)}
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
-        if not needed <= set(values) <= accepted:
-            raise ConfigError(
-                f"a network is described by {', '.join(sorted(values)) or 'nothing'} (accepted: "
-                f"{', '.join(sorted(needed))}, and perhaps {', '.join(sorted(accepted - needed))}). Correct the description."
-            )
-        return cls(**values)
-
-
-def _check_backbone(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ConfigError(
-            f"backbone {name} is unknown to timm {timm.__version__} (close to it: {', '.join(close) or 'nothing'}). "
-            "Choose one of timm.list_models()."
-        )
-    tags = [known.partition(".")[2] for known in timm.list_models(architecture, pretrained=True)]
-    if tag and tag not in tags:
-        raise ConfigError(
-            f"backbone {name} has no weights of the tag {tag} in timm {timm.__version__} (accepted: "
-            f"{', '.join(filter(None, tags)) or 'no tag'}). Choose another tag, or omit it."
-        )
 
 
 def module_dict(networks: Mapping[str, nn.Module], *, where: str) -> nn.ModuleDict:
@@ -159,18 +65,19 @@ class _StreamInput(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, stream: str, *, for_video: bool) -> None:
+    def __init__(self, stream: str) -> None:
         super().__init__()
         spec = STREAMS[stream]
-        # A video network's pictures are normalised as for Kinetics, also without its weights: one spec, one network.
-        kinetics = for_video and not spec.input_batch_norm
-        means, stds = (KINETICS_MEAN, KINETICS_STD) if kinetics else (spec.mean, spec.std)
-        mean = torch.tensor(means, dtype=torch.float64).reshape(-1, 1, 1)  # [C, 1, 1]
-        std = torch.tensor(stds, dtype=torch.float64).reshape(-1, 1, 1)
-        # (u/255 − mean) / std as one product and one sum. Not persistent: the tables are their source.
-        self.register_buffer("scale", (1 / (255 * std)).float(), persistent=False)
-        self.register_buffer("shift", (-mean / std).float(), persistent=False)
+        # (u/255 − mean) / std as one product and one sum. Not persistent: the network's spec is their source.
+        self.register_buffer("scale", torch.ones(spec.channels, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.zeros(spec.channels, 1, 1), persistent=False)
         self.norm = nn.BatchNorm2d(spec.channels) if spec.input_batch_norm else nn.Identity()
+
+    def set_normalisation(self, means: Sequence[float], stds: Sequence[float]) -> None:
+        mean = torch.tensor(means, dtype=torch.float64, device="cpu").reshape(-1, 1, 1)  # [C, 1, 1]
+        std = torch.tensor(stds, dtype=torch.float64, device="cpu").reshape(-1, 1, 1)
+        self.scale.copy_(1 / (255 * std))
+        self.shift.copy_(-mean / std)
 
     def forward(self, values: Tensor) -> Tensor:
         normalised: Tensor = self.norm(values.to(self.scale.dtype).mul_(self.scale).add_(self.shift))
@@ -183,13 +90,13 @@ class Network(nn.Module):
     A video network takes the S segments as the frames of one clip, in their order, and gives its logits without a mean.
 
     Args:
-        spec: streams, backbone, classes, input size and temporal shift.
+        spec: streams, backbone, classes, input size and normalisation, temporal shift, hidden units of the classifier.
         pretrained: start from timm's ImageNet weights, or torchvision's Kinetics-400 weights of a video network; the
             first layer is adapted to the streams' channels.
         dropout: share of the features dropped before the classifier.
 
     Raises:
-        ConfigError: there are no pretrained weights, or they cannot be fetched.
+        ConfigError: there are no pretrained weights, or they cannot be fetched; or the classifier can have no hidden layer.
 
     >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32)).eval()
     >>> network({"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)}).shape
@@ -201,11 +108,29 @@ class Network(nn.Module):
     def __init__(self, spec: NetworkSpec, *, pretrained: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
-        self.inputs = nn.ModuleDict(
-            {name: _StreamInput(name, for_video=is_video(spec.backbone)) for name in spec.streams}
-        )
+        self.inputs = nn.ModuleDict({name: _StreamInput(name) for name in spec.streams})
+        self.set_normalisation(spec.mean, spec.std)
         self.backbone = _create_backbone(spec, pretrained=pretrained, dropout=dropout)
+        if spec.head_units:
+            _add_hidden_layer(self.backbone, spec)
         self._segments = insert_shifts(self.backbone, name=spec.backbone) if spec.temporal_shift else None
+
+    def set_normalisation(
+        self, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
+    ) -> None:
+        """Normalises its pictures in another way from now on: for weights that were trained so.
+
+        Args:
+            mean: as in the spec.
+            std: as in the spec.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        self.spec = replace(self.spec, mean=mean, std=std)
+        for name, stream_input in self.inputs.items():
+            assert isinstance(stream_input, _StreamInput)
+            stream_input.set_normalisation(*self.spec.normalisation(name))
 
     def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch.
@@ -363,3 +288,21 @@ def _create_backbone(spec: NetworkSpec, *, pretrained: bool, dropout: float) -> 
             "with a network."
         ) from error
     return network
+
+
+def _add_hidden_layer(backbone: Any, spec: NetworkSpec) -> None:
+    """Puts Linear → ReLU → Linear where timm's linear classifier is."""
+    names = _names(backbone.default_cfg.get("classifier"))
+    linear = backbone.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(linear, nn.Linear):
+        raise ConfigError(
+            f"head_units is {spec.head_units}, and the classifier of {spec.backbone} is not one linear layer (accepted: 0 for this "
+            "backbone). Set it to 0, or choose another backbone, such as resnet18."
+        )
+    parent, _, last = names[0].rpartition(".")
+    hidden = nn.Linear(linear.in_features, spec.head_units)
+    setattr(
+        backbone.get_submodule(parent),
+        last,
+        nn.Sequential(hidden, nn.ReLU(), nn.Linear(spec.head_units, spec.num_classes)),
+    )

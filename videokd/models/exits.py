@@ -69,7 +69,7 @@ class Exits(nn.Module):
         ConfigError: the backbone has no such stages, or does not give its intermediate features.
 
     >>> import torch
-    >>> from videokd.models.backbone import NetworkSpec
+    >>> from videokd.models.network_spec import NetworkSpec
     >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32))
     >>> Exits(network)(network, {"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)})
     StudentOutput(logits=float32[2, 5],

@@ -14,8 +14,9 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError, DataError
-from videokd.models.backbone import Network, NetworkSpec, module_dict, streams_of
+from videokd.models.backbone import Network, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_confident_exit
+from videokd.models.network_spec import NetworkSpec
 from videokd.types import Batch, StudentOutput
 
 FORMAT = "videokd-students"
@@ -80,6 +81,11 @@ class Students(nn.Module):
     def specs(self) -> dict[str, NetworkSpec]:
         """{student: its spec}."""
         return {name: network.spec for name, network in self._networks()}
+
+    def set_normalisation(self, values: Mapping[str, tuple[Any, Any]]) -> None:
+        """Normalises the pictures of each student as a resumed run did; {student: mean and std as in its spec}."""
+        for name, network in self._networks():
+            network.set_normalisation(*values[name])
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Teachers(nn.Module):
     Raises:
         ConfigError: there are no teachers, or a name is not made of letters, digits and underscores.
 
-    >>> from videokd.models.backbone import NetworkSpec
+    >>> from videokd.models.network_spec import NetworkSpec
     >>> teachers = Teachers({"iframe": Network(NetworkSpec(("iframe",), "test_resnet", 5, 32))})
     >>> teachers.train().training
     False

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.overlap import check_teacher
-from videokd.models.backbone import Network, NetworkSpec, default_backbone
+from videokd.models.backbone import Network
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
@@ -125,9 +126,9 @@ def _target(settings: Distill, networks: Mapping[str, Network]) -> TeacherTarget
 
 def _new_students(settings: Distill, manifest: Manifest) -> Students:
     specs = {
-        name: NetworkSpec(
-            streams=tuple(student.streams),
-            backbone=student.backbone or default_backbone(student.streams),
+        name: NetworkSpec.new(
+            student.streams,
+            student.backbone,
             num_classes=len(manifest.class_names),
             input_size=settings.data.input_size,
             temporal_shift=student.temporal_shift,

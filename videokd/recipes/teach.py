@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from videokd.datasets.manifest import read_manifest
 from videokd.distill.objective import Objective
-from videokd.models.backbone import NetworkSpec, default_backbone
+from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
 from videokd.runs.run_folder import RunFolder, training_session
@@ -29,9 +29,9 @@ def teach(settings: Teach) -> RunFolder:
     data, optim = settings.data, settings.optim
     trained_on = TrainedOn.of(manifest, split=settings.split, val_fraction=data.val_fraction)
     with training_session(settings, trained_on) as session:
-        spec = NetworkSpec(
-            streams=(settings.stream,),
-            backbone=settings.backbone or default_backbone([settings.stream]),
+        spec = NetworkSpec.new(
+            [settings.stream],
+            settings.backbone,
             num_classes=len(manifest.class_names),
             input_size=data.input_size,
             temporal_shift=settings.temporal_shift,

@@ -104,6 +104,10 @@ class RunState:
         payload = load_checkpoint(self._run.checkpoint)
         try:
             strict_load(self.students, payload["students"], path=self._run.checkpoint)
+            # Before it was in the checkpoint, every network had the default.
+            self.students.set_normalisation(
+                payload.get("normalisation", dict.fromkeys(self.students.specs, (None, None)))
+            )
             self.update.load_state_dict(payload["update"])
             if self._ema is not None:
                 self._ema.load_state_dict(payload["ema"])
@@ -133,6 +137,7 @@ class RunState:
             return
         payload = {
             "students": self.students.state_dict(),
+            "normalisation": {name: (spec.mean, spec.std) for name, spec in self.students.specs.items()},
             "update": self.update.state_dict(),
             "ema": self._ema.state_dict() if self._ema else None,
             "progress": vars(self.progress),
