@@ -136,8 +136,8 @@ class Step:
     def __call__(self) -> tuple[Updated, Mapping[str, torch.Tensor]]:
         """One update of the students, and the teachers' predictions."""
         batch = self.batch
-        target, predictions = (None, {}) if self.target is None else self.target(batch, batch.label, self.precision)
-        return self.update(batch, batch.label, target, rate=RATE), predictions
+        target = None if self.target is None else self.target(batch, batch.label, self.precision)
+        return self.update(batch, batch.label, target, rate=RATE), target.predictions if target else {}
 
 
 class Bench:

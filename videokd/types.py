@@ -233,11 +233,15 @@ class StudentOutput(_ShapesInRepr):
         logits: [B, K], from the deepest exit.
         exits: {exit: [B, K]}, the logits of the shallow exits; empty if there are none.
         hints: {exit: (adapted, deepest)}, pairs of features with the same shape, for the hint loss.
+        features: [B, D], the pooled deepest ones; None where nobody asked for them.
+        adapted: {teacher: [B, its width]}, the features behind an adapter to each teacher's; empty if there are none.
     """
 
     logits: Tensor
     exits: Mapping[str, Tensor] = field(default_factory=dict)
     hints: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    features: Tensor | None = None
+    adapted: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2:

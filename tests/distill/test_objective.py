@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from videokd.distill.feature_losses import TeacherFeatures, feature_loss, relation_loss
 from videokd.distill.losses import (
     cross_entropy,
     dist_loss,
@@ -96,7 +97,7 @@ def test_a_student_alone_sends_no_gradient_to_peers_and_teachers():
     [
         ("alpha", 1.1), ("alpha", -0.1), ("beta", -1.0), ("beta", float("inf")), ("temperature", 0.0), ("peers", "mean"),
         ("gamma", 2.0), ("hint_weight", -1.0), ("hint_weight", float("nan")),
-        ("target_loss", "mse"),
+        ("target_loss", "mse"), ("feature_weight", -1.0), ("feature_loss", "mse"), ("relation_weight", float("inf")),
     ],
 )  # fmt: skip
 def test_numbers_outside_their_range_are_refused(name, value):
@@ -110,6 +111,12 @@ def test_impossible_combinations_are_refused():
         Objective(alpha=0.5)(one, None, LABEL)
     with pytest.raises(ConfigError, match=r"beta is 1.0, but a has no peer"):
         Objective(beta=1.0)(one, None, LABEL)
+    features = TeacherFeatures({"iframe": torch.ones(4, 3)}, {"iframe": 1.0})
+    for settings in ({"feature_weight": 1.0}, {"relation_weight": 1.0}):
+        with pytest.raises(ConfigError, match="but the teachers' features are not there"):
+            Objective(**settings)(one, None, LABEL)
+        with pytest.raises(ConfigError, match="but the student's features are not there"):
+            Objective(**settings)(one, None, LABEL, features)
     with pytest.raises(ConfigError, match="there are no students"):
         Objective()({}, None, LABEL)
 
@@ -159,6 +166,20 @@ def test_pseudo_labels_take_the_place_of_kd(confidence):
 def test_what_does_not_fit_pseudo_labels_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Objective(**settings)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l2"])
+def test_features_are_compared_beside_the_target(kind):
+    z = output(0).logits
+    own, adapted, theirs = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(9)).unbind()
+    outputs = {"a": StudentOutput(z, features=own, adapted={"iframe": adapted})}
+    features = TeacherFeatures({"iframe": theirs}, {"iframe": 2.0})
+    objective = Objective(alpha=0.5, feature_weight=3.0, feature_loss=kind, relation_weight=0.25)
+    total, parts = objective(outputs, output(3).logits, torch.tensor([0, -1, 2, -1]), features)
+    assert list(parts) == ["a/ce", "a/kd", "a/feature", "a/relation"]
+    assert parts["a/feature"].item() == pytest.approx(3 * feature_loss(adapted, theirs, kind=kind).item(), rel=1e-6)
+    assert parts["a/relation"].item() == pytest.approx(0.25 * relation_loss(own, theirs).item(), rel=1e-6)
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-6)
 
 
 def test_a_mixture_counts_in_every_part_that_sees_labels():

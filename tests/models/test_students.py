@@ -13,7 +13,7 @@ from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network
 from videokd.models.exits import Exits
 from videokd.models.network_spec import NetworkSpec
-from videokd.models.students import PredictionSpec, Students, build_students, untouched_batch_norm
+from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import load_students, save_students
 from videokd.types import Batch
 
@@ -98,20 +98,6 @@ def test_building_leaves_the_global_random_state():
     before = torch.get_rng_state()
     build()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_untouched_batch_norm_uses_the_batch_and_records_nothing():
-    students = build().train()
-    streams = random_streams("motion")
-    before = {name: values.clone() for name, values in students.state_dict().items()}
-    with torch.no_grad(), untouched_batch_norm(students):
-        peers = students.logits(streams)
-    assert all(torch.equal(values, before[name]) for name, values in students.state_dict().items())
-    recorded = students.logits(streams)
-    assert_close(peers, recorded)
-    assert not torch.equal(
-        students.state_dict()["members.a.backbone.bn1.running_mean"], before["members.a.backbone.bn1.running_mean"]
-    )
 
 
 def test_parameter_groups_hold_every_parameter_once():

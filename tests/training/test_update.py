@@ -17,8 +17,8 @@ from videokd.models.teachers import Teachers
 from videokd.runs.device import Precision
 from videokd.runs.settings import OptimSettings
 from videokd.training.record import accuracy_and_agreement
-from videokd.training.target import TeacherTarget
-from videokd.training.update import Update
+from videokd.training.target import Target, TeacherTarget
+from videokd.training.update import Update, untouched_batch_norm
 from videokd.types import Batch
 
 CPU = Precision("fp32", torch.device("cpu"))
@@ -109,10 +109,23 @@ def test_simultaneous_updates_equal_a_plain_loop(batch: Batch) -> None:
     assert same(ours, plain, tolerance=1e-9)
 
 
+def test_untouched_batch_norm_uses_the_batch_and_records_nothing(batch: Batch) -> None:
+    students = two_students()
+    before = {name: values.clone() for name, values in students.state_dict().items()}
+    with torch.no_grad(), untouched_batch_norm(students):
+        peers = students.logits(batch.streams)
+    assert all(torch.equal(values, before[name]) for name, values in students.state_dict().items())
+    recorded = students.logits(batch.streams)
+    for name, logits in peers.items():
+        torch.testing.assert_close(logits, recorded[name])
+    recording = "members.a.backbone.bn1.running_mean"
+    assert not torch.equal(students.state_dict()[recording], before[recording])
+
+
 @pytest.mark.parametrize("order", ["simultaneous", "alternate"])
 def test_a_batch_in_pieces_gives_the_same_step(order: str, batch: Batch) -> None:
     whole, pieces = (frozen_batch_norm(two_students(exact=True)) for _ in range(2))
-    target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    target = Target(torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     objective = Objective(alpha=0.5, beta=1.0)
     in_one = Update(whole, objective, optim=PLAIN, precision=CPU, order=order)
     in_four = Update(
@@ -180,13 +193,15 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
     students = two_students()
     teacher = Network(NetworkSpec(("motion",), "test_resnet", 3, 32))
     target = TeacherTarget(Teachers({"motion": teacher}), {"motion": 1.0}, {"motion": 1.0})
-    fused, predicted = target(batch, batch.label, CPU)
+    goal = target(batch, batch.label, CPU)
+    predicted = goal.predictions
+    assert goal.features is None
     assert agrees(predicted["motion"], teacher(batch.streams))
     with torch.no_grad():
         expected = {name: network(batch.streams) for name, network in two_students().members.items()}
     optim = OptimSettings(name="sgd", lr=0.1, weight_decay=0.0)
     updated = Update(students, Objective(alpha=0.5), optim=optim, precision=CPU, order="simultaneous")(
-        batch, batch.label, fused, rate=0.1
+        batch, batch.label, goal, rate=0.1
     )
     watched = accuracy_and_agreement(updated, batch.label, predicted)
     assert set(watched) == {"a/train_top1", "b/train_top1", "agreement/a/motion", "agreement/b/motion", "gradient_norm"}
@@ -201,18 +216,16 @@ def test_the_log_sees_how_often_students_and_teachers_agree(batch: Batch) -> Non
 
 @pytest.mark.parametrize("order", ["simultaneous", "alternate"])
 def test_teachers_are_the_same_to_the_bit_after_training(order: str, batch: Batch) -> None:
-    target = TeacherTarget(
-        Teachers({"motion": Network(NetworkSpec(("motion",), "test_resnet", 3, 32))}), {"motion": 1.0}, {"motion": 1.0}
-    )
-    before = copy.deepcopy(target.teachers.state_dict())
+    teachers = Teachers({"motion": Network(NetworkSpec(("motion",), "test_resnet", 3, 32))})
+    target = TeacherTarget(teachers, {"motion": 1.0}, {"motion": 1.0})
+    before = copy.deepcopy(teachers.state_dict())
     students = two_students(exits=True)
     update = Update(students, Objective(alpha=0.5, beta=1.0), optim=PLAIN, precision=CPU, order=order)
     for _ in range(3):
-        target.teachers.train()
-        fused, _ = target(batch, batch.label, CPU)
-        update(batch, batch.label, fused, rate=0.1)
-    assert all(torch.equal(values, before[name]) for name, values in target.teachers.state_dict().items())
-    assert all(parameter.grad is None for parameter in target.teachers.parameters())
+        teachers.train()
+        update(batch, batch.label, target(batch, batch.label, CPU), rate=0.1)
+    assert all(torch.equal(values, before[name]) for name, values in teachers.state_dict().items())
+    assert all(parameter.grad is None for parameter in teachers.parameters())
 
 
 @pytest.mark.gpu
@@ -225,7 +238,8 @@ def test_mixed_precision_trains_like_fp32_on_cuda(name: str, order: str, batch: 
         precision = Precision(kind, torch.device("cuda"))
         students = two_students(exits=True).to("cuda")
         update = Update(students, Objective(alpha=0.5, beta=1.0), optim=PLAIN, precision=precision, order=order)
-        given, target = batch.to("cuda"), torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).to("cuda")
+        target = Target(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).to("cuda"))
+        given = batch.to("cuda")
         losses[kind] = [update(given, given.label, target, rate=0.01).total.item() for _ in range(40)]
         assert all(torch.isfinite(values).all() for values in students.state_dict().values())
     assert losses[name][0] == pytest.approx(losses["fp32"][0], rel=0.05)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from videokd.distill.feature_losses import FeatureLoss, TeacherFeatures, feature_loss, relation_loss
 from videokd.distill.losses import (
     cross_entropy,
     dist_loss,
@@ -34,7 +35,7 @@ _TWO_TERMS: Mapping[str, tuple[float, float]] = {"dist": (1.0, 1.0), "dkd": (1.0
 class Objective:
     """The loss of one or several students; a weight of zero switches its part off.
 
-    total_i = (1−α)·CE + α·distillation + β·mutual + self; the total is the sum over students.
+    total_i = (1−α)·CE + α·distillation + β·mutual + self + φ·features + ρ·relations; the total is the sum over students.
 
     Args:
         alpha: α in [0, 1], the share of the teachers' target; 0 without teachers.
@@ -51,6 +52,9 @@ class Objective:
             hard. T then means something else: 1 to 2 is common, with a larger share of the target. Peers and exits are
             compared as they are.
         confidence: for hard only, in [0, 1]: clips of which the target is less sure do not count; 0 counts all.
+        feature_weight: φ ≥ 0, of the distance between the student's adapted features and each teacher's.
+        feature_loss: what that distance is: `cosine` or `l2`; see `videokd.distill.feature_losses`.
+        relation_weight: ρ ≥ 0, of how differently student and teachers see the clips of a batch relate (RKD).
 
     Raises:
         ConfigError: a number is outside its range.
@@ -72,6 +76,9 @@ class Objective:
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
     confidence: float = 0.0
+    feature_weight: float = 0.0
+    feature_loss: FeatureLoss = "cosine"
+    relation_weight: float = 0.0
 
     def __post_init__(self) -> None:
         accepted = {
@@ -94,13 +101,25 @@ class Objective:
                 0 <= self.confidence <= (1 if self.target_loss == "hard" else 0),
                 "0 to 1 for target_loss hard; else 0",
             ),
+            "feature_weight": (0 <= self.feature_weight < math.inf, "0 or more"),
+            "feature_loss": (self.feature_loss in get_args(FeatureLoss), ", ".join(get_args(FeatureLoss))),
+            "relation_weight": (0 <= self.relation_weight < math.inf, "0 or more"),
         }
         for name, (good, what) in accepted.items():
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)} (accepted: {what}). Correct the setting.")
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether a part compares features, so that students and teachers have to give theirs."""
+        return self.feature_weight > 0 or self.relation_weight > 0
+
     def __call__(
-        self, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: GroundTruth
+        self,
+        outputs: Mapping[str, StudentOutput],
+        target: Tensor | None,
+        label: GroundTruth,
+        features: TeacherFeatures | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of all students together.
 
@@ -108,13 +127,14 @@ class Objective:
             outputs: {student: its output}, all of the same batch.
             target: [B, K] fused logits of the teachers; None without teachers.
             label: int64 [B], or the labels of a mixture.
+            features: the teachers'; None where no part compares features.
 
         Returns:
-            The total to go backward from, and its parts for the log (`student/ce`, `student/kd`, `student/mutual`,
-            `student/exit1/ce`, …): scalars without a graph, already weighted, whose sum is the total.
+            The total to go backward from, and its parts for the log (`student/ce`, `student/kd`, `student/mutual`, `student/feature`,
+            `student/relation`, `student/exit1/ce`, …): scalars without a graph, already weighted, whose sum is the total.
 
         Raises:
-            ConfigError: alpha > 0 without a target, beta > 0 with a single student, or no student at all.
+            ConfigError: alpha > 0 without a target, beta > 0 with a single student, no student at all, or features are missing.
             ValueError: shapes differ.
         """
         if not outputs:
@@ -122,24 +142,30 @@ class Objective:
         totals = []
         parts: dict[str, Tensor] = {}
         for student in outputs:
-            total, of_student = self.for_student(student, outputs, target, label)
+            total, of_student = self.for_student(student, outputs, target, label, features)
             totals.append(total)
             parts |= of_student
         return torch.stack(totals).sum(), parts
 
     def for_student(
-        self, student: str, outputs: Mapping[str, StudentOutput], target: Tensor | None, label: GroundTruth
+        self,
+        student: str,
+        outputs: Mapping[str, StudentOutput],
+        target: Tensor | None,
+        label: GroundTruth,
+        features: TeacherFeatures | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one student among its peers, as alternating updates need it.
 
         Args:
             student: which of the outputs learns; the others are its peers, and no gradient reaches them.
-            outputs: as for the call, and so are target, label, what returns and what raises.
+            outputs: as for the call, and so are target, label, features, what returns and what raises.
             target: [B, K] or None.
             label: int64 [B], or the labels of a mixture.
+            features: the teachers', or None.
 
         Raises:
-            ConfigError: alpha > 0 without a target, or beta > 0 without a peer.
+            ConfigError: alpha > 0 without a target, beta > 0 without a peer, or features are missing.
         """
         if self.alpha > 0 and target is None:
             raise ConfigError(
@@ -159,6 +185,9 @@ class Objective:
         if self.beta > 0:
             peers = [other.logits for name, other in outputs.items() if name != student]
             parts[f"{student}/mutual"] = self.beta * mutual_loss(output.logits, peers, peers_as=self.peers)
+        if self.needs_features:
+            compared = self._to_features(output, features)
+            parts |= {f"{student}/{name}": part for name, part in compared.items()}
         _, of_exits = self_distillation_loss(
             output,
             label,
@@ -187,6 +216,24 @@ class Objective:
                 logits, target, label, temperature=self.temperature, target_class=of_label, other_classes=of_others
             )
         return kd_loss(logits, target, temperature=self.temperature)
+
+    def _to_features(self, output: StudentOutput, features: TeacherFeatures | None) -> dict[str, Tensor]:
+        """How far a student's features are from the teachers', by name, each teacher by its share."""
+        if features is None or output.features is None:
+            missing = "the teachers'" if features is None else "the student's"
+            raise ConfigError(
+                f"feature_weight is {self.feature_weight}, relation_weight {self.relation_weight}, but {missing} features are not "
+                "there (accepted: 0 and 0). Name teachers that give features, or set both to 0."
+            )
+        parts: dict[str, list[Tensor]] = {"feature": [], "relation": []}
+        for teacher, share in features.shares.items():
+            theirs = features.features[teacher]
+            if self.feature_weight > 0:
+                distance = feature_loss(output.adapted[teacher], theirs, kind=self.feature_loss)
+                parts["feature"].append(self.feature_weight * share * distance)
+            if self.relation_weight > 0:
+                parts["relation"].append(self.relation_weight * share * relation_loss(output.features, theirs))
+        return {name: torch.stack(terms).sum() for name, terms in parts.items() if terms}
 
 
 def _fits(weights: tuple[float, float] | None, target_loss: str) -> bool:

@@ -132,14 +132,16 @@ class Network(nn.Module):
             assert isinstance(stream_input, _StreamInput)
             stream_input.set_normalisation(*self.spec.normalisation(name))
 
-    def forward(self, streams: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, streams: Mapping[str, Tensor], *, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of a batch.
 
         Args:
             streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored.
+            with_features: give the deepest features too, pooled, as the classifier gets them.
 
         Returns:
-            [B, K], in float32 also under autocast: the mean over segments.
+            [B, K], in float32 also under autocast: the mean over segments; with features a pair, of logits and of [B, D], their mean over
+            segments.
 
         Raises:
             ConfigError: a stream is missing, or a video network is given too few segments.
@@ -147,9 +149,26 @@ class Network(nn.Module):
         """
         values, num_segments = self.prepare(streams)
         if is_video(self.spec.backbone):
-            clips = rearrange(values, "(b t) c h w -> b c t h w", t=num_segments)
-            return self.consensus(self.backbone(clips), num_segments=1)
-        return self.consensus(self.backbone(values), num_segments=num_segments)
+            values, num_segments = rearrange(values, "(b t) c h w -> b c t h w", t=num_segments), 1
+        if not with_features:
+            return self.consensus(self.backbone(values), num_segments=num_segments)
+        last = self.backbone.forward_features(values)
+        features = self.consensus(self.backbone.forward_head(last, pre_logits=True), num_segments=num_segments)
+        return self.consensus(self.backbone.forward_head(last), num_segments=num_segments), features
+
+    @property
+    def feature_width(self) -> int:
+        """D, the number of features that the classifier gets.
+
+        Raises:
+            ConfigError: the backbone does not give them.
+        """
+        if not all(hasattr(self.backbone, part) for part in ("head_hidden_size", "forward_features", "forward_head")):
+            raise ConfigError(
+                f"backbone {self.spec.backbone} does not give its features. Choose another, such as resnet18, or set "
+                "objective.feature_weight and objective.relation_weight to 0."
+            )
+        return int(self.backbone.head_hidden_size)
 
     def prepare(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """The pictures, [(B S), C, H, W] normalised, and S; arguments and errors as for `forward`.

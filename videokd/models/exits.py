@@ -73,7 +73,7 @@ class Exits(nn.Module):
     >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32))
     >>> Exits(network)(network, {"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)})
     StudentOutput(logits=float32[2, 5],
-        exits={exit1: float32[2, 5], exit2: float32[2, 5], exit3: float32[2, 5]}, hints={...})
+        exits={exit1: float32[2, 5], exit2: float32[2, 5], exit3: float32[2, 5]}, hints={...}, features=float32[2, 96], adapted={})
     """
 
     def __init__(self, network: Network, *, stages: Sequence[int] | None = None) -> None:
@@ -109,7 +109,7 @@ class Exits(nn.Module):
             streams: {stream: uint8 [B, S, C, H, W]}.
 
         Returns:
-            Logits and exits, [B, K] each; hints, a pair of [(B S), D] for each exit.
+            Logits and exits, [B, K] each; hints, a pair of [(B S), D] for each exit; features, [B, D].
         """
         logits, features, deepest = network.forward_stages(streams, stages=self.stages)
         num_segments = len(deepest) // len(logits)
@@ -118,7 +118,7 @@ class Exits(nn.Module):
             shallow, adapted = head(values)
             exits[name] = network.consensus(shallow, num_segments=num_segments)
             hints[name] = (adapted, deepest)
-        return StudentOutput(logits, exits, hints)
+        return StudentOutput(logits, exits, hints, network.consensus(deepest, num_segments=num_segments))
 
     def stagewise(
         self, network: Network, streams: Mapping[str, Tensor], *, names: Collection[str] | None = None

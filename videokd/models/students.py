@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +55,7 @@ class Students(nn.Module):
     >>> spec = NetworkSpec(("motion",), "test_resnet", 2, 32)
     >>> students = build_students({"a": spec, "b": spec}, PredictionSpec(["wave", "clap"], 3), seed=0)
     >>> students({"motion": torch.zeros(4, 3, 2, 32, 32, dtype=torch.uint8)})["a"]
-    StudentOutput(logits=float32[4, 2], exits={}, hints={})
+    StudentOutput(logits=float32[4, 2], exits={}, hints={}, features=None, adapted={})
     """
 
     def __init__(
@@ -75,6 +74,8 @@ class Students(nn.Module):
         self.num_segments = spec.num_segments
         self.encoding = dict(spec.encoding or {})
         self.exits = nn.ModuleDict(dict(exits or {}))
+        #: {student: adapters to its teachers' features}, for training only; see `videokd.models.adapters`.
+        self.adapters = nn.ModuleDict()
         _check_students(self, specs={name: network.spec for name, network in members.items()})
 
     @property
@@ -97,12 +98,15 @@ class Students(nn.Module):
         """Height and width of the input in pixels, the same for all."""
         return next(iter(self.specs.values())).input_size
 
-    def forward(self, batch: Batch | Mapping[str, Tensor], *, only: str | None = None) -> dict[str, StudentOutput]:
+    def forward(
+        self, batch: Batch | Mapping[str, Tensor], *, only: str | None = None, with_features: bool = False
+    ) -> dict[str, StudentOutput]:
         """The output of each student for a batch.
 
         Args:
             batch: with the streams of every student, or only the streams: {stream: uint8 [B, S, C, H, W]}.
             only: the one student to run; all without it.
+            with_features: give the students' features too, behind their adapters where they have some.
 
         Returns:
             {student: logits [B, K], and exits and hints where the student has exits}.
@@ -115,9 +119,22 @@ class Students(nn.Module):
         outputs = {}
         for name, network in self._networks():
             if only is None or name == only:
-                with_exits = name in self.exits
-                outputs[name] = self.exits[name](network, streams) if with_exits else StudentOutput(network(streams))
+                outputs[name] = self._output(name, network, streams, with_features=with_features)
         return outputs
+
+    def _output(
+        self, name: str, network: Network, streams: Mapping[str, Tensor], *, with_features: bool
+    ) -> StudentOutput:
+        if name in self.exits:
+            output: StudentOutput = self.exits[name](network, streams)
+        elif with_features:
+            logits, features = network(streams, with_features=True)
+            output = StudentOutput(logits, features=features)
+        else:
+            output = StudentOutput(network(streams))
+        if with_features and name in self.adapters:
+            output = replace(output, adapted=self.adapters[name](output.features))
+        return output
 
     @property
     def sees_order(self) -> bool:
@@ -200,22 +217,22 @@ class Students(nn.Module):
     def parameter_groups(
         self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0, only: str | None = None
     ) -> list[dict[str, Any]]:
-        """The parameters of all members and exits, or `only` of one student; see `Network.parameter_groups`."""
+        """The parameters of all members, exits and adapters, or `only` of one student; see `Network.parameter_groups`."""
         groups = []
         for name, network in self._networks():
             if only is None or name == only:
                 groups += network.parameter_groups(
                     weight_decay=weight_decay, body_factor=body_factor, input_factor=input_factor
                 )
-        exits = [
+        beside = [
             p
-            for name, module in self.exits.items()
+            for name, module in (*self.exits.items(), *self.adapters.items())
             if only in (None, name)
             for p in module.parameters()
             if p.requires_grad
         ]
         for decay, matrices in ((weight_decay, True), (0.0, False)):
-            chosen = [parameter for parameter in exits if (parameter.ndim > 1) == matrices]
+            chosen = [parameter for parameter in beside if (parameter.ndim > 1) == matrices]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "lr_factor": 1.0})
         return groups
@@ -235,6 +252,15 @@ class Students(nn.Module):
                 f"{where}: {broken} has values that are not finite: the training diverged, or the file is damaged. Train again with a lower "
                 "learning rate, or restore the file from a copy."
             )
+
+    def kept_state(self, *, with_exits: bool = True) -> dict[str, Tensor]:
+        """What is needed to predict, as `description` describes it: the state without the adapters.
+
+        Args:
+            with_exits: keep the exits, where there are any; a bottleneck goes with its classifier, which stands on it.
+        """
+        left_out = ("adapters.",) if with_exits else ("adapters.", "exits.")
+        return {name: values for name, values in self.state_dict().items() if not name.startswith(left_out)}
 
     def description(self, *, with_exits: bool = True) -> dict[str, Any]:
         """Everything but the weights of the networks, as JSON can hold it.
@@ -353,26 +379,3 @@ def not_finite(state: Mapping[str, Tensor]) -> str | None:
         return None
     sound = torch.stack([values.detach().isfinite().all() for values in floating.values()]).tolist()
     return next((name for name, fine in zip(floating, sound, strict=True) if not fine), None)
-
-
-@contextmanager
-def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
-    """While it lasts, BatchNorms in training mode use the batch's statistics without recording them.
-
-    For peers that are forwarded again in alternating updates: they see each batch once, and must not count it twice.
-
-    >>> norm = nn.BatchNorm1d(2)
-    >>> with untouched_batch_norm(norm):
-    ...     _ = norm(torch.randn(8, 2))
-    >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
-    ([0.0, 0.0], 0)
-    """
-    # A BatchNorm in evaluation mode reads its running statistics regardless of this flag, so it is safe too.
-    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
-    for norm in tracking:
-        norm.track_running_stats = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for norm in tracking:
-            norm.track_running_stats = True  # type: ignore[assignment]

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from videokd.errors import ConfigError, DataError
 from videokd.files import read_json, written_whole
@@ -40,7 +39,9 @@ def save_students(students: Students, folder: str | os.PathLike[str], *, with_ex
         DataError: they cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _exported(students, with_exits).items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in students.kept_state(with_exits=with_exits).items()
+    }
     description = json.dumps(students.description(with_exits=with_exits), indent=2, ensure_ascii=False) + "\n"
     with written_whole(folder / WEIGHTS_FILE) as weights, written_whole(folder / DESCRIPTION_FILE) as text:
         try:
@@ -91,12 +92,6 @@ def load_students(path: str | os.PathLike[str]) -> Students:
     students.check_finite(where=str(folder / WEIGHTS_FILE))
     # The streams' channels lie side by side in memory: with filters that do too, a CPU takes a quarter less time
     return channels_last(students).eval()
-
-
-def _exported(students: Students, with_exits: bool) -> dict[str, Tensor]:
-    """The state, with or without the shallow exits; an exit's bottleneck goes with it, as its classifier stands on it."""
-    state = students.state_dict()
-    return {name: tensor for name, tensor in state.items() if with_exits or not name.startswith("exits.")}
 
 
 class ShapesDiffer(ConfigError):

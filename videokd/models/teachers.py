@@ -58,3 +58,28 @@ class Teachers(nn.Module):
             ConfigError: a stream is missing.
         """
         return {name: network(batch.streams) for name, network in self.networks.items()}
+
+    @torch.no_grad()
+    def with_features(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The logits of each teacher for a batch, and its pooled deepest features, from one pass.
+
+        Args:
+            batch: with the streams of every teacher.
+
+        Returns:
+            {teacher: [B, K]} logits; {teacher: [B, D]} features, D its own; both without gradients.
+
+        Raises:
+            ConfigError: a stream is missing.
+        """
+        both = {name: network(batch.streams, with_features=True) for name, network in self.networks.items()}
+        return {name: logits for name, (logits, _) in both.items()}, {name: found for name, (_, found) in both.items()}
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """{teacher: the number of its features}.
+
+        Raises:
+            ConfigError: a backbone does not give them.
+        """
+        return {name: network.feature_width for name, network in self.networks.items() if isinstance(network, Network)}

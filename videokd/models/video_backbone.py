@@ -87,13 +87,18 @@ class VideoBackbone(nn.Module):
             width = whole.fc.in_features
         if num_channels != 3:
             _adapt_first_layer(self.stem, num_channels=num_channels)
+        self.head_hidden_size = width
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """[B, C, T, H, W], normalised, to logits [B, K].
+        """[B, C, T, H, W], normalised, to logits [B, K]; raises what `forward_features` does."""
+        return self.forward_head(self.forward_features(clips))
+
+    def forward_features(self, clips: Tensor) -> Tensor:
+        """[B, C, T, H, W], normalised, to pooled features [B, D].
 
         Raises:
             ConfigError: there are fewer frames than the network needs.
@@ -103,9 +108,13 @@ class VideoBackbone(nn.Module):
                 f"a clip has {clips.shape[2]} segments (accepted: {self.fewest_frames} or more for this video network). "
                 f"Pass `--data.num_segments {max(self.fewest_frames, 8)}`, or choose video:r2plus1d_18."
             )
-        features = self.stages(self.stem(clips)).mean(dim=(2, 3, 4))  # [B, D]
-        logits: Tensor = self.classifier(self.dropout(features))
-        return logits
+        features: Tensor = self.stages(self.stem(clips)).mean(dim=(2, 3, 4))  # [B, D]
+        return features
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """The features as the classifier gets them, or the logits: [B, D] to [B, D] or [B, K]."""
+        dropped: Tensor = self.dropout(features)
+        return dropped if pre_logits else self.classifier(dropped)
 
 
 def _pretrained(backbone: str) -> Mapping[str, Tensor]:

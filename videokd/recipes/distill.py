@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.overlap import check_teacher
+from videokd.models.adapters import add_adapters
 from videokd.models.backbone import Network
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
@@ -41,6 +42,8 @@ def distill(settings: Distill) -> RunFolder:
     target, trained_on = _target_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
     with training_session(settings, trained_on) as session:
         students = _new_students(settings, manifest)
+        if target and objective.feature_weight:
+            add_adapters(students, target.feature_widths, seed=settings.seed)
         streams = tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
         clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
         update = Update(
@@ -121,6 +124,7 @@ def _target(settings: Distill, networks: Mapping[str, Network]) -> TeacherTarget
         weighting=settings.weighting,
         space=settings.space,
         temperature=settings.objective.temperature,
+        with_features=settings.objective.loss().needs_features,
     )
 
 

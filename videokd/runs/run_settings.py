@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.config import built, checked, read_yaml, without_retired
+from videokd.distill.feature_losses import FeatureLoss
 from videokd.distill.objective import Objective, TargetLoss
 from videokd.errors import ConfigError, DataError
 from videokd.runs.settings import (
@@ -97,6 +98,9 @@ class ObjectiveSettings:
         target_weights: the two weights of dist or dkd; by default the papers'.
         standardise: compare logits by z-score, without their size (Sun et al. 2024); T is then better 1 or 2.
         confidence: for hard: clips whose fused teachers give no class at least this probability do not count (FixMatch, Sohn et al. 2020); 0 counts all.
+        feature_weight: of the distance between a student's features and each teacher's, through a linear adapter.
+        feature_loss: that distance: cosine, or l2 (FitNets, Romero et al. 2015) to the teacher's features at size 1.
+        relation_weight: of how distances and angles between the clips of a batch differ from the teachers' (RKD, Park et al. 2019).
         peers: each peer by itself, or the peers' mean.
         update: all students step together, or in turns, each seeing its peers as they are by then.
         exits: give every student shallow exits that learn from labels and from its deepest one (Be Your Own Teacher).
@@ -111,6 +115,9 @@ class ObjectiveSettings:
     target_weights: tuple[float, float] | None = None
     standardise: bool = False
     confidence: float = Objective.confidence
+    feature_weight: float = Objective.feature_weight
+    feature_loss: FeatureLoss = Objective.feature_loss
+    relation_weight: float = Objective.relation_weight
     peers: Literal["separate", "ensemble"] = Objective.peers
     update: UpdateOrder = "simultaneous"
     exits: bool = False
@@ -132,9 +139,16 @@ class ObjectiveSettings:
         beta = (1.0 if num_students > 1 else 0.0) if self.beta is None else self.beta
         if alpha and not num_teachers:
             raise ConfigError(f"objective.alpha is {alpha} without teachers. Name teachers, or set it to 0.")
-        if num_teachers and not alpha:
+        by_features = self.feature_weight or self.relation_weight
+        if by_features and not num_teachers:
             raise ConfigError(
-                "objective.alpha is 0, so the teachers would have no effect. Raise it, or name no teachers."
+                f"objective.feature_weight is {self.feature_weight}, objective.relation_weight {self.relation_weight} without teachers. "
+                "Name teachers, or set both to 0."
+            )
+        if num_teachers and not alpha and not by_features:
+            raise ConfigError(
+                "objective.alpha is 0, so the teachers would have no effect. Raise it, objective.feature_weight or "
+                "objective.relation_weight, or name no teachers."
             )
         if beta and num_students < 2:
             raise ConfigError(f"objective.beta is {beta} with one student. Add a student, or set it to 0.")

@@ -46,8 +46,8 @@ def learn(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint is written.
     """
     students, precision, ranks = state.students.train(), session.precision, session.ranks
-    if target is not None:
-        channels_last(target.teachers.to(precision.device))
+    for network in target.networks if target else ():
+        channels_last(network.to(precision.device))
     progress = state.restore()
     if optim.compile:
         _compile(students, target)
@@ -66,14 +66,14 @@ def learn(
             batch, label = _mixed(batch, alpha=optim.mixup, seed=(clips.seed, progress.step, ranks.rank))
             recorder.batch_is_here()
 
-            target_logits, teacher_predictions = (None, {}) if target is None else target(batch, label, precision)
+            goal = None if target is None else target(batch, label, precision)
 
             rate = schedule.rate(progress.step)
-            updated = state.update(batch, label, target_logits, rate=rate)
+            updated = state.update(batch, label, goal, rate=rate)
             state.average()
 
             epoch = progress.step // clips.steps_per_epoch
-            recorder.step(progress.step, epoch, updated, batch.label, teacher_predictions, rate=rate)
+            recorder.step(progress.step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
             progress.step += 1
 
             stopping, ends_epoch = ranks.any(stop.requested), progress.step % clips.steps_per_epoch == 0
@@ -95,7 +95,7 @@ def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch,
 
 def _compile(students: Students, target: TeacherTarget | None) -> None:
     networks = [*students.members.values(), *students.exits.values()]
-    for network in [*networks, *(target.teachers.networks.values() if target else ())]:
+    for network in [*networks, *(target.networks if target else ())]:
         network.compile()
 
 

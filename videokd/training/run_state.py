@@ -182,7 +182,7 @@ class RunState:
         payload = {
             "role": self._role,
             "description": self.students.description(),
-            "state": self.students.state_dict(),
+            "state": self.students.kept_state(),
             "epoch": epoch,
             "validation": dict(values),
         }

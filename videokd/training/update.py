@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from videokd.distill.mixup import GroundTruth
 from videokd.distill.objective import Objective
 from videokd.errors import ConfigError
 from videokd.models.backbone import channels_last
-from videokd.models.students import Students, untouched_batch_norm
+from videokd.models.students import Students
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks, exchange_after
 from videokd.runs.run_settings import UpdateOrder
 from videokd.runs.settings import OptimSettings
 from videokd.training.schedule import build_optimizer, set_learning_rate
+from videokd.training.target import Target
 from videokd.types import Batch, StudentOutput
 
 
@@ -82,13 +84,13 @@ class Update:
             for only in rounds
         }
 
-    def __call__(self, batch: Batch, label: GroundTruth, target: Tensor | None, *, rate: float) -> Updated:
+    def __call__(self, batch: Batch, label: GroundTruth, target: Target | None, *, rate: float) -> Updated:
         """One update.
 
         Args:
             batch: on the students' device.
             label: the batch's own, or those of its mixture.
-            target: [B, K] fused logits of the teachers; None without teachers.
+            target: what the teachers give for the batch; None without teachers.
             rate: the learning rate.
         """
         totals, norms = [], []
@@ -111,7 +113,7 @@ class Update:
         self,
         batch: Batch,
         label: GroundTruth,
-        target: Tensor | None,
+        target: Target | None,
         *,
         only: str | None,
         predictions: dict[str, Tensor],
@@ -123,15 +125,13 @@ class Update:
         truths: list[GroundTruth] = [piece.label for piece in pieces]
         if not isinstance(label, Tensor):
             truths = [*label.split(self._pieces)]
-        start = 0
-        for number, (piece, truth) in enumerate(zip(pieces, truths, strict=True), start=1):
+        targets = [None] * len(pieces) if target is None else target.split(self._pieces)
+        for number, (piece, truth, goal) in enumerate(zip(pieces, truths, targets, strict=True), start=1):
             share = len(piece) / len(batch)
-            target_logits = None if target is None else target[start : start + len(piece)]
-            start += len(piece)
             with exchange_after(self._wrapped, last=number == len(pieces)):
                 with self._precision.autocast():
                     outputs = self._forward(piece, only=only)
-                total, of_piece = self._loss(outputs, target_logits, truth, only=only)
+                total, of_piece = self._loss(outputs, goal, truth, only=only)
                 self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
             totals.append(total.detach() * share)
             for name, part in of_piece.items():
@@ -142,11 +142,12 @@ class Update:
         return torch.stack(totals).sum(), parts
 
     def _loss(
-        self, outputs: dict[str, StudentOutput], target: Tensor | None, label: GroundTruth, *, only: str | None
+        self, outputs: dict[str, StudentOutput], target: Target | None, label: GroundTruth, *, only: str | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        fused, features = (None, None) if target is None else (target.fused, target.features)
         if only is None:
-            return self._objective(outputs, target, label)
-        return self._objective.for_student(only, outputs, target, label)
+            return self._objective(outputs, fused, label, features)
+        return self._objective.for_student(only, outputs, fused, label, features)
 
     def _forward(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
         try:
@@ -160,9 +161,10 @@ class Update:
             ) from error
 
     def _outputs(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
+        needs_features = self._objective.needs_features
         if only is None:
-            return self._wrapped(piece)  # type: ignore[no-any-return]
-        outputs = self._wrapped(piece, only=only)
+            return self._wrapped(piece, with_features=needs_features)  # type: ignore[no-any-return]
+        outputs = self._wrapped(piece, only=only, with_features=needs_features)
         if self._objective.beta:
             # peers are forwarded again in every round; their BatchNorms count the batch only in their own round
             with torch.no_grad(), untouched_batch_norm(self._students):
@@ -183,3 +185,26 @@ class Update:
         for only, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][only or ""])
         self._scaler.load_state_dict(state["scaler"])
+
+
+@contextmanager
+def untouched_batch_norm(module: nn.Module) -> Iterator[None]:
+    """While it lasts, BatchNorms in training mode use the batch's statistics without recording them.
+
+    For peers that are forwarded again in alternating updates: they see each batch once, and must not count it twice.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with untouched_batch_norm(norm):
+    ...     _ = norm(torch.randn(8, 2))
+    >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
+    ([0.0, 0.0], 0)
+    """
+    # A BatchNorm in evaluation mode reads its running statistics regardless of this flag, so it is safe too.
+    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
+    for norm in tracking:
+        norm.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True  # type: ignore[assignment]
