@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from videokd.distill import losses
+from videokd.distill import feature_losses, losses
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ NO_GRADIENT, HALF = "no_gradient_reaches", "half_precision"
 # What reduction="mean" means in PyTorch today; it is to become the same as "batchmean"
 MEAN = ('"batchmean", log_target=True)', '"batchmean", log_target=True) / log_student.shape[1]')
 
-# (the file of the tests that may notice, a piece of losses.py, what it is broken to, which of the tests)
+# (the file of the tests that may notice, a piece of losses.py or feature_losses.py, what it is broken to, which of the tests)
 BREAKS = {
     "kd without detach": ("losses", "log_target = F.log_softmax(widen(target.detach())", "log_target = F.log_softmax(widen(target)", NO_GRADIENT),
     "mutual without detach": ("losses", "widen(peer.detach())", "widen(peer)", NO_GRADIENT),
@@ -57,6 +57,16 @@ BREAKS = {
         "F.layer_norm(widen(logits), logits.shape, eps=1e-8)",
         "standardise_equals_numpy",
     ),
+    "features without detach": ("feature_losses", "widen(adapted), widen(teacher.detach())", "widen(adapted), widen(teacher)", NO_GRADIENT),
+    "relations without detach": ("feature_losses", "_relations(widen(teacher.detach()))", "_relations(widen(teacher))", NO_GRADIENT),
+    "l2 to the teacher's own size": ("feature_losses", "F.rms_norm(theirs, theirs.shape[1:], eps=1e-8)", "theirs", "l2_equals_numpy"),
+    "the student at size 1 too": ("feature_losses", "F.mse_loss(own, ", "F.mse_loss(F.rms_norm(own, own.shape[1:]), ", "l2_equals_numpy"),
+    "as many angles as distances": ("feature_losses", "_ANGLES = 2.0", "_ANGLES = 1.0", "relation_loss_equals_numpy"),
+    "distances squared": ("feature_losses", "F.smooth_l1_loss(distances, t", "F.mse_loss(distances, t", "a_distance_beyond_one"),
+    "distances not divided by their mean": ("feature_losses", "distances[others] / mean", "distances[others]", "relation_loss_equals_numpy"),
+    "a clip's distance to itself counted": ("feature_losses", "distances[others].mean()", "distances.mean()", "relation_loss_equals_numpy"),
+    "angles with two equal ends counted": ("feature_losses", " & others.unsqueeze(0)", "", "relation_loss_equals_numpy"),
+    "directions between equal clips": ("feature_losses", "torch.where(apart, distances, mean)", "distances.clamp(min=1e-12)", "clips_that_are_alike"),
 }  # fmt: skip
 
 
@@ -69,10 +79,10 @@ def load(name: str, path: Path, source: str) -> ModuleType:
 
 
 def outcome(monkeypatch, test_file: str, old: str, new: str, wanted: str) -> list[bool]:
-    """Whether each test whose name holds `wanted` passes when losses.py has `new` in the place of `old`."""
-    original = losses
+    """Whether each test whose name holds `wanted` passes when the losses have `new` in the place of `old`."""
+    original = feature_losses if test_file == "feature_losses" else losses
     source = Path(original.__file__).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} is no longer in losses.py, or more than once"
+    assert source.count(old) == 1, f"{old!r} is no longer in {original.__file__}, or more than once"
     broken = load(original.__name__, Path(original.__file__), source.replace(old, new))
     path = Path(__file__).with_name(f"test_{test_file}.py")
     with monkeypatch.context() as patch:

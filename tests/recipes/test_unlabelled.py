@@ -73,11 +73,13 @@ def test_students_learn_from_each_other_on_them(prepared: Path, unlabelled: Path
     assert distill(prepared, unlabelled, tmp_path / "run", TWO, "--optim.epochs=1", "--optim.mixup=0.4") == 0
 
 
-@pytest.mark.parametrize("loss", ["dist", "dkd", "hard"])
-def test_every_target_loss_takes_them(
+@pytest.mark.parametrize(
+    "loss", ["target_loss=dist", "target_loss=dkd", "target_loss=hard", "feature_weight=1", "relation_weight=1"]
+)
+def test_every_loss_that_follows_teachers_takes_them(
     loss: str, prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    arguments = [ONE, *teachers(teacher_runs), f"--objective.target_loss={loss}", "--weighting=confidence"]
+    arguments = [ONE, *teachers(teacher_runs), f"--objective.{loss}", "--weighting=confidence"]
     assert distill(prepared, unlabelled, tmp_path / "run", *arguments, "--optim.epochs=1", "--objective.exits") == 0
 
 

@@ -97,6 +97,30 @@ def test_what_only_knows_logits_serves_until_features_are_asked_for() -> None:
         _ = target.feature_widths
 
 
+@pytest.mark.parametrize(
+    "precision",
+    [
+        Precision("bf16", torch.device("cpu")),
+        pytest.param(Precision("bf16", torch.device("cuda")), marks=pytest.mark.gpu),
+        pytest.param(Precision("fp16", torch.device("cuda")), marks=pytest.mark.gpu),
+    ],
+    ids=["bf16 cpu", "bf16 cuda", "fp16 cuda"],
+)
+def test_features_under_autocast_are_close_to_float32(precision: Precision) -> None:
+    parts = {}
+    for kind in (Precision("fp32", precision.device), precision):
+        teachers, batch = two_teachers(), BATCH.to(precision.device)
+        students = motion_students(teachers)
+        teachers.to(precision.device)
+        objective = Objective(feature_weight=1.0, relation_weight=1.0)
+        update = Update(students, objective, optim=PLAIN, precision=kind, order="simultaneous")
+        goal = TeacherTarget(teachers, WEIGHTS, EVEN, with_features=True)(batch, batch.label, kind)
+        parts[kind.name] = update(batch, batch.label, goal, rate=0.01).parts
+    for name, exact in parts["fp32"].items():
+        assert parts[precision.name][name].dtype == torch.float32
+        assert parts[precision.name][name].item() == pytest.approx(exact.item(), rel=0.05, abs=0.02)
+
+
 @pytest.mark.parametrize("order", ["simultaneous", "alternate"])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_gradients_reach_student_and_adapter_and_no_teacher(order: str, beta: float) -> None:
