@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from tests.recipes.test_going_on import assert_same
@@ -79,3 +80,21 @@ def test_weights_that_nobody_can_follow_are_refused(
     message = refused(capsys, *distill(prepared, tmp_path / "run", STUDENTS, teacher, "--objective.alpha=0"))
     assert "Raise it, objective.feature_weight or objective.relation_weight, or name no teachers" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_older_than_these_settings_resumes(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = distill(prepared, run, MOTION, f"--teachers.iframe={teacher_runs['iframe']}", "--optim.epochs=1")
+    assert main(command) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for name in ("confidence", "feature_weight", "feature_loss", "relation_weight"):
+        del config["objective"][name]
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main(["evaluate", str(run), "--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0"]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "trained already" in capsys.readouterr().err
+    message = refused(capsys, *command, "--objective.relation_weight=2")
+    assert "holds a run with objective.relation_weight 0.0, not 2.0" in message

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from videokd.distill.feature_losses import TeacherFeatures
 from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
+from videokd.models.adapters import add_adapters
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.runs.device import Precision
@@ -20,6 +22,7 @@ from videokd.runs.ranks import Ranks, join_ranks
 from videokd.runs.run_folder import RunFolder
 from videokd.runs.settings import OptimSettings
 from videokd.training.record import RunLog, finite_values
+from videokd.training.target import Target
 from videokd.training.update import Update
 from videokd.types import Batch
 
@@ -30,7 +33,9 @@ BATCH_SIZE, STEPS = 12, 3
 def new_students(seed: int) -> Students:
     """In float64, where the order of sums changes nothing that some steps could make large."""
     specs = {name: NetworkSpec(("motion",), "test_resnet", 4, 16) for name in ("a", "b")}
-    students = build_students(specs, PredictionSpec(list("wxyz"), 2), seed=seed, with_exits=True).double().train()
+    students = build_students(specs, PredictionSpec(list("wxyz"), 2), seed=seed, with_exits=True)
+    add_adapters(students, {"iframe": 5}, seed=seed)
+    students.double().train()
     for module in students.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -39,28 +44,29 @@ def new_students(seed: int) -> Students:
     return students
 
 
-def whole_batch(step: int) -> tuple[Batch, torch.Tensor]:
+def whole_batch(step: int) -> tuple[Batch, Target]:
     generator = torch.Generator().manual_seed(step)
     streams = torch.randint(256, (BATCH_SIZE, 2, 2, 16, 16), dtype=torch.uint8, generator=generator)
     label = torch.randint(4, (BATCH_SIZE,), generator=generator)
-    names = tuple(map(str, range(BATCH_SIZE)))
-    return Batch({"motion": streams}, label, names), torch.randn(
-        BATCH_SIZE, 4, generator=generator, dtype=torch.float64
-    )
+    fused, features = (torch.randn(BATCH_SIZE, width, generator=generator, dtype=torch.float64) for width in (4, 5))
+    target = Target(fused, features=TeacherFeatures({"iframe": features}, {"iframe": 1.0}))
+    return Batch({"motion": streams}, label, tuple(map(str, range(BATCH_SIZE)))), target
 
 
-def share_of(batch: Batch, target: torch.Tensor, ranks: Ranks) -> tuple[Batch, torch.Tensor]:
+def share_of(batch: Batch, target: Target, ranks: Ranks) -> tuple[Batch, Target]:
     mine = torch.arange(ranks.rank, len(batch), ranks.num_ranks)
     assert len(mine) == ranks.share(len(batch))
     streams = {name: values[mine] for name, values in batch.streams.items()}
-    return Batch(streams, batch.label[mine], tuple(batch.video_ids[i] for i in mine)), target[mine]
+    features = TeacherFeatures({"iframe": target.features.features["iframe"][mine]}, {"iframe": 1.0})
+    own = Batch(streams, batch.label[mine], tuple(batch.video_ids[i] for i in mine))
+    return own, Target(target.fused[mine], features=features)
 
 
 def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, list[dict[str, float]]]:
     students = new_students(seed=ranks.rank)  # ranks differ until they are wrapped
     update = Update(
         students,
-        Objective(alpha=0.5, beta=1.0, temperature=2.0),
+        Objective(alpha=0.5, beta=1.0, temperature=2.0, feature_weight=0.5),
         optim=OptimSettings(name="sgd", lr=0.05, weight_decay=0.0, accumulate=pieces),
         precision=Precision("fp32", torch.device("cpu")),
         order="alternate" if alternating else "simultaneous",

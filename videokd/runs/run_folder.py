@@ -118,6 +118,8 @@ class RunFolder:
     def settings_before(self) -> dict[str, Any]:
         """{dotted name: value} of the run that is there; empty without a checkpoint.
 
+        A setting that is newer than the run has its default: that is how the run was trained.
+
         Raises:
             DataError: they cannot be read.
         """
@@ -127,9 +129,13 @@ class RunFolder:
             text = self.config.read_text(encoding="utf-8")
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
                 raise ValueError("aliases, which no run writes, can multiply")
-            return flat_settings(without_retired(yaml.safe_load(text)))
+            written = flat_settings(without_retired(yaml.safe_load(text)))
         except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError, ConfigError) as error:
             raise DataError(f"{self.config}, beside a checkpoint, cannot be read. Choose another --out.") from error
+        try:
+            return flat_settings(_plain(read_settings(self.config).to_dict())) | written
+        except DataError:  # not what a verb writes: then nothing is known of defaults
+            return written
 
     def _check_same(self, settings: Mapping[str, Any], *, may_differ: Collection[str]) -> None:
         before = self.settings_before()
