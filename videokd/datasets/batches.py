@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -99,6 +100,31 @@ def evaluation_batches(
     count = len(dataset)
     chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
+
+
+def stored_view_batches(clips: JoinedClips, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
+    """All stored views of one clip after the other: a batch has the V views of one clip, in order.
+
+    Args:
+        clips: with stored views.
+        numbers: of the clips to give.
+        workers: number of loading processes; 0: this process loads.
+
+    Raises:
+        VideoKDError: a clip cannot be loaded.
+        DataError: a loading process ended.
+    """
+    views = range(clips.parts[0].stored_views)
+    chunks = [[(number, view) for view in views] for number in numbers]
+    return _loaded(_StoredViews(clips), workers=min(workers, len(chunks)), pin_memory=False, batch_sampler=chunks)
+
+
+@dataclass(frozen=True)
+class _StoredViews(Dataset[Sample]):
+    clips: JoinedClips
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        return self.clips.stored_view(*item)
 
 
 def _loaded(

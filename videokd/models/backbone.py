@@ -189,6 +189,25 @@ class Network(nn.Module):
         mean: Tensor = reduce(wide, "(b s) k -> b k", "mean", s=num_segments)
         return mean
 
+    def segment_features(self, streams: Mapping[str, Tensor]) -> Tensor:
+        """What the classifier takes, of each segment; arguments and errors as for `forward`, but not for video networks.
+
+        Args:
+            streams: {stream: uint8 [B, S, C, H, W]}.
+
+        Returns:
+            [B, S, D].
+        """
+        values, num_segments = self.prepare(streams)
+        pooled = self.backbone.forward_head(self.backbone.forward_features(values), pre_logits=True)
+        return rearrange(pooled, "(b s) d -> b s d", s=num_segments)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The layers that make logits [rows, K] of the features of `segment_features`, [rows, D]."""
+        classifier: nn.Module = self.backbone.get_classifier()
+        return classifier
+
     def forward_stages(
         self, streams: Mapping[str, Tensor], *, stages: Sequence[int]
     ) -> tuple[Tensor, list[Tensor], Tensor]:

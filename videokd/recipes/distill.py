@@ -8,13 +8,14 @@ from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.overlap import check_teacher
 from videokd.models.adapters import add_adapters
-from videokd.models.backbone import Network
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
 from videokd.runs.run_folder import (
     RunFolder,
+    Session,
+    TrainedRun,
     check_same_classes,
     load_teacher,
     network_of,
@@ -24,8 +25,9 @@ from videokd.runs.run_settings import Distill, stream_of
 from videokd.runs.trained_on import TrainedOn, same_clips, tested_clips, training_parts
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState
+from videokd.training.stored_teachers import stored_teachers
 from videokd.training.target import TeacherTarget
-from videokd.training.training_clips import training_clips
+from videokd.training.training_clips import TrainingClips, training_clips
 from videokd.training.update import Update
 
 
@@ -39,13 +41,15 @@ def distill(settings: Distill) -> RunFolder:
     manifest = read_manifest(settings.manifest)
     unlabelled = _read_unlabelled(settings, manifest)
     data, optim, objective = settings.data, settings.optim, settings.objective
-    target, trained_on = _target_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
+    runs, trained_on = _teachers_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
     with training_session(settings, trained_on) as session:
         students = _new_students(settings, manifest)
+        of_teachers = () if data.stored_views else (stream for run in runs.values() for stream in run.students.streams)
+        streams = tuple(dict.fromkeys((*students.streams, *of_teachers)))
+        clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
+        target = _target(settings, runs, clips, session) if runs else None
         if target and objective.feature_weight:
             add_adapters(students, target.feature_widths, seed=settings.seed)
-        streams = tuple(dict.fromkeys((*students.streams, *(target.teachers.streams if target else ()))))
-        clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
         update = Update(
             students,
             objective.loss(),
@@ -79,11 +83,11 @@ def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
     return unlabelled
 
 
-def _target_and_clips(
+def _teachers_and_clips(
     settings: Distill, manifest: Manifest, unlabelled: Sequence[Clip]
-) -> tuple[TeacherTarget | None, TrainedOn]:
-    """The teachers as one target, if there are any; what they and the students are trained on."""
-    networks, weights_files = {}, {}
+) -> tuple[dict[str, TrainedRun], TrainedOn]:
+    """The teachers' runs, if there are any; what they and the students are trained on."""
+    runs: dict[str, TrainedRun] = {}
     by_teachers: set[str] = set()
     for name, path in settings.teachers.items():
         run = load_teacher(path)
@@ -101,24 +105,25 @@ def _target_and_clips(
             )
         known = check_teacher(name, run, manifest, split=settings.split, data=settings.data)
         by_teachers |= known.fitted if known else set()
-        networks[name] = network_of(run)
-        weights_files[name] = run.weights
+        runs[name] = run
     uses = TrainedOn.of(
         manifest,
         split=settings.split,
         val_fraction=settings.data.val_fraction,
         unlabelled=unlabelled,
         by_teachers=by_teachers,
-        teachers=weights_files,
+        teachers={name: run.weights for name, run in runs.items()},
     )
-    return (_target(settings, networks) if networks else None), uses
+    return runs, uses
 
 
-def _target(settings: Distill, networks: Mapping[str, Network]) -> TeacherTarget:
-    weights = settings.weights or dict.fromkeys(networks, 1.0)
-    temperatures = settings.temperatures or dict.fromkeys(networks, 1.0)
+def _target(settings: Distill, runs: Mapping[str, TrainedRun], clips: TrainingClips, session: Session) -> TeacherTarget:
+    """The teachers as one target: looked up where views are stored, else computed in each step."""
+    weights = settings.weights or dict.fromkeys(runs, 1.0)
+    temperatures = settings.temperatures or dict.fromkeys(runs, 1.0)
+    stored = settings.data.stored_views > 0
     return TeacherTarget(
-        Teachers(networks),
+        stored_teachers(clips.fit, runs, session) if stored else Teachers({n: network_of(r) for n, r in runs.items()}),
         weights,
         temperatures,
         weighting=settings.weighting,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from videokd.datasets.manifest import read_manifest
 from videokd.distill.objective import Objective
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
-from videokd.runs.run_folder import RunFolder, training_session
+from videokd.runs.run_folder import RunFolder, only_network, training_session
 from videokd.runs.run_settings import Teach
 from videokd.runs.trained_on import TrainedOn
+from videokd.training.frozen import freeze_body, learn_head
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState
 from videokd.training.training_clips import training_clips
@@ -36,6 +38,7 @@ def teach(settings: Teach) -> RunFolder:
             input_size=data.input_size,
             temporal_shift=settings.temporal_shift,
         )
+        spec = replace(spec, head_units=settings.head_units)
         teacher = build_students(  # a student of nobody: only the objective differs
             {settings.stream: spec},
             PredictionSpec(manifest.class_names, data.num_segments, encoding=dict(manifest.settings)),
@@ -43,10 +46,16 @@ def teach(settings: Teach) -> RunFolder:
             pretrained=settings.pretrained,
             dropout=optim.dropout,
         )
+        network = only_network(teacher)
+        if settings.freeze:
+            freeze_body(network)
         clips = training_clips(manifest, None, teacher.streams, split=settings.split, seed=settings.seed, data=data)
         update = Update(
             teacher, Objective(), optim=optim, precision=session.precision, order="simultaneous", ranks=session.ranks
         )
         state = RunState(teacher, update, session, role="teacher", ema_decay=optim.ema)
-        learn(state, clips, None, optim=optim, session=session)
+        if settings.freeze:
+            learn_head(state, network, clips, session=session)
+        else:
+            learn(state, clips, None, optim=optim, session=session)
     return session.folder

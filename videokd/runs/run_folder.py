@@ -346,7 +346,12 @@ def load_teacher(path: str | Path) -> TrainedRun:
 
 def network_of(run: TrainedRun) -> Network:
     """The one network of a teacher's run."""
-    (network,) = run.students.members.values()
+    return only_network(run.students)
+
+
+def only_network(students: Students) -> Network:
+    """The network of a set of one."""
+    (network,) = students.members.values()
     assert isinstance(network, Network)
     return network
 

@@ -40,6 +40,9 @@ class Teach:
         backbone: timm's name, or video:r2plus1d_18 and the like for a 3-D network of torchvision; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
         temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
         pretrained: start from timm's ImageNet weights.
+        freeze: keep the body as it is, BatchNorm statistics included, and fit only the classifier, to features of stored views that are
+            computed once; optim is not used. It needs initial weights, data.cache and data.stored_views.
+        head_units: of a hidden layer in the classifier, for data that a linear one does not separate; 0: linear.
         split: 1, 2 or 3.
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
@@ -54,6 +57,8 @@ class Teach:
     backbone: str = ""
     temporal_shift: bool = False
     pretrained: bool = False
+    freeze: bool = False
+    head_units: int = 0
     split: int = 1
     seed: int = 0
     device: Device = "auto"
@@ -67,8 +72,19 @@ class Teach:
 
     def __post_init__(self) -> None:
         check_streams([self.stream], where="stream")
+        if self.freeze:
+            _check_frozen(self)
         check_early_stop(self.data, self.optim)
         check_run(out=self.out, manifest=self.manifest, split=self.split, seed=self.seed)
+
+
+def _check_frozen(settings: Teach) -> None:
+    if not settings.data.stored_views:
+        raise ConfigError("freeze needs stored views (data.stored_views is 0). Pass `--data.stored_views 8`.")
+    if not settings.pretrained:
+        raise ConfigError("freeze keeps a body whose weights are random. Pass `--pretrained true`.")
+    if settings.optim.mixup:
+        raise ConfigError(f"freeze mixes no clips (optim.mixup is {settings.optim.mixup}; accepted: 0). Omit it.")
 
 
 @dataclass(frozen=True)
@@ -228,6 +244,16 @@ class Distill:
         if self.unlabelled is not None and not self.teachers and len(self.students) < 2:
             raise ConfigError(
                 "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
+            )
+        if self.teachers and self.data.stored_views and self.objective.loss().needs_features:
+            raise ConfigError(
+                "objective.feature_weight and objective.relation_weight compare features, and only logits are stored (data.stored_views "
+                f"{self.data.stored_views}; accepted: 0). Set it to 0, or these weights."
+            )
+        if self.teachers and self.data.stored_views and self.optim.mixup:
+            raise ConfigError(
+                f"optim.mixup is {self.optim.mixup}, but teachers whose targets are stored have not seen the mixtures (accepted: 0). Omit it, "
+                "or set data.stored_views to 0."
             )
         resolved = self.objective.resolved(num_teachers=len(self.teachers), num_students=len(self.students))
         resolved.loss()  # refuses numbers before anything is written

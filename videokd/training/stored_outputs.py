@@ -1,0 +1,133 @@
+"""What a network says of the stored views of clips: computed once, kept beside the decoded clips, read by every later run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from videokd.datasets.batches import stored_view_batches
+from videokd.datasets.cache import DecodedCache
+from videokd.datasets.dataset import ClipDataset, JoinedClips
+from videokd.errors import DataError
+from videokd.files import written_whole
+from videokd.models.backbone import Network
+from videokd.runs.run_folder import Session
+from videokd.types import Batch
+
+_VERSION = 1
+
+
+class StoredOutputs:
+    """One kind of output of one network for the V stored views of clips.
+
+    They lie in a folder beside the decoded clips, one file a clip, named by the clip's content. The folder's name follows from the
+    network's weights and from everything that a view depends on, so runs with other seeds, splits and labels share it. Interrupted, it
+    goes on where it stopped.
+
+    Args:
+        clips: of the run; they say how clips are read, and how many views there are.
+        network: what its input is: streams and size.
+        what: names the output and the weights, as JSON values.
+        session: precision, device and ranks; the ranks share the work.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+
+    def __init__(self, clips: JoinedClips, network: Network, what: Mapping[str, Any], session: Session) -> None:
+        self._parts = tuple(_as_seen_by(network, part) for part in clips.parts)
+        self._session = session
+        first = self._parts[0]
+        assert first.cache is not None, "stored views need a cache, which the settings see to"
+        views = {
+            "version": _VERSION,
+            "views": first.stored_views,
+            "segments": first.num_segments,
+            "positions": first.cache.num_positions,
+            "streams": first.streams,
+            "size": first.input_size,
+            "flip": [part.manifest.flip for part in self._parts],
+            "precision": [session.precision.name, session.precision.device.type],
+        }
+        key = hashlib.sha256(json.dumps([views, dict(what)], sort_keys=True).encode()).hexdigest()
+        self._folder = first.cache.folder / "outputs" / key[:32]
+        self._num_views = first.stored_views
+
+    def table(self, compute: Callable[[Batch], Tensor], *, title: str) -> Tensor:
+        """The outputs for all clips; those that are missing are computed first.
+
+        Args:
+            compute: a batch of V views, on the device, to [V, …].
+            title: of the progress bar.
+
+        Returns:
+            float32 [N, V, …], on the CPU.
+
+        Raises:
+            DataError: a file cannot be written, or a clip cannot be read.
+        """
+        files = [self._folder / clip.sha256[:2] / f"{clip.sha256}.npy" for part in self._parts for clip in part.clips]
+        missing = [number for number, file in enumerate(files) if _read(file, self._num_views) is None]
+        self._compute(missing, files, compute, title=title)
+        self._session.ranks.barrier()
+        arrays = [_read(file, self._num_views) for file in files]
+        lost = next((file for file, array in zip(files, arrays, strict=True) if array is None), None)
+        if lost is not None:
+            raise DataError(f"{lost} was written, but cannot be read back. Check the disk of --data.cache.")
+        return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
+
+    def _compute(
+        self, missing: Sequence[int], files: Sequence[Path], compute: Callable[[Batch], Tensor], *, title: str
+    ) -> None:
+        ranks, precision = self._session.ranks, self._session.precision
+        own = missing[ranks.rank :: ranks.num_ranks]
+        batches = stored_view_batches(JoinedClips(self._parts), own, workers=0)
+        bar = tqdm(batches, total=len(own), desc=title, unit="clip", disable=None if ranks.is_first else True, delay=2)
+        for number, batch in zip(own, bar, strict=True):
+            with torch.no_grad(), precision.autocast():
+                output = compute(batch.to(precision.device)).float().cpu().numpy()
+            with written_whole(files[number]) as aside, aside.open("wb") as file:
+                np.save(file, output)
+
+
+def body_sha256(network: Network) -> str:
+    """SHA-256 of all weights but the classifier's, which follow one another by name.
+
+    Args:
+        network: any of timm's.
+    """
+    config = network.backbone.default_cfg
+    classifier = config.get("classifier") or ()
+    prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    digest = hashlib.sha256(json.dumps([network.spec.mean, network.spec.std]).encode())
+    for name, values in sorted(network.state_dict().items()):
+        if not any(name.startswith(f"backbone.{prefix}.") for prefix in prefixes):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _as_seen_by(network: Network, part: ClipDataset) -> ClipDataset:
+    """The same clips and views as the network's input."""
+    assert part.cache is not None
+    cache = DecodedCache(part.cache.folder, part.cache.num_positions, network.spec.input_size)
+    return replace(part, streams=network.spec.streams, input_size=network.spec.input_size, cache=cache)
+
+
+def _read(file: Path, num_views: int) -> np.ndarray | None:
+    """None where there is no such file, or one that was damaged: then it is computed again."""
+    try:
+        array: np.ndarray = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    sound = array.dtype == np.float32 and array.ndim and len(array) == num_views
+    return array if sound else None
