@@ -65,7 +65,7 @@ def systems() -> dict[str, dict[str, Any]]:
 def common(given: argparse.Namespace, *, epochs: int) -> list[str]:
     """Options that all trainings share."""
     return [
-        *("--manifest", str(given.data), "--pretrained", "false", "--precision", "fp32", "--device", "cpu"),
+        *("--manifest", str(given.data), "--init", "none", "--precision", "fp32", "--device", "cpu"),
         *("--data.input_size", str(given.size), "--data.batch_size", str(given.batch), "--data.workers", "1"),
         *("--data.val_fraction", "0", "--data.cache", str(given.cache or given.out / "cache")),
         *("--optim.lr", "0.001", "--optim.epochs", str(epochs), "--optim.warmup_epochs", str(min(1, epochs // 2))),

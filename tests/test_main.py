@@ -128,7 +128,7 @@ def test_hyphens_and_underscores_both_serve(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_switch_needs_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sweep: true" in print_config(capsys, "fuse", "--scores.iframe=a.npz", "--sweep")
-    assert "pretrained: false" in print_config(capsys, "teach", "--pretrained", "false")
+    assert "temporal_shift: false" in print_config(capsys, "teach", "--temporal_shift", "false")
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -126,13 +126,19 @@ def setting_type(settings: type[Any], dotted: str) -> Any:
         elif get_origin(hint) is dict and name:
             hint = get_args(hint)[1]
         else:
-            close = difflib.get_close_matches(dotted, list(setting_names(settings)), n=1)
+            close = _close(dotted, list(setting_names(settings)))
             hint_text = f" Did you mean --{close[0]}?" if close else ""
             parts = dotted.split(".")
             known_part = ".".join(parts[:number])
             reason = f": {known_part} has no {parts[number]!r}" if number else ""
             raise ConfigError(f"--{dotted} is unknown{reason}.{hint_text}")
     return hint
+
+
+def _close(unknown: str, known: Sequence[str]) -> list[str]:
+    """The setting that was meant, as far as one can tell: the new name of one that was renamed, or one that is written like it."""
+    renamed = _RENAMED.get(unknown, ("", {}))[0]
+    return [renamed] if renamed in known else difflib.get_close_matches(unknown, known, n=1)
 
 
 def setting_names(settings: type[Any], prefix: str = "") -> Iterator[str]:
@@ -199,7 +205,7 @@ def _checked_fields(settings: Any, value: Any, *, where: str) -> dict[str, Any]:
         raise _refusal(where, value, f"a mapping with {', '.join(hints)}")
     unknown = next((key for key in value if key not in hints), None)
     if unknown is not None:
-        close = difflib.get_close_matches(str(unknown), hints, n=1)
+        close = _close(str(unknown), list(hints))
         known = f"Did you mean {close[0]}?" if close else f"Accepted: {', '.join(hints)}."
         raise ConfigError(f"{where}: {_shown(unknown)} is unknown. {known}")
     return {key: checked(hints[key], item, where=f"{where}.{key}") for key, item in value.items()}
@@ -329,8 +335,12 @@ def _shown(value: Any) -> str:
 _RETIRED = {"data.blank_invalid": False, "optim.label_smoothing": 0.0}
 
 
+#: Settings that have another name now, and their old values as new ones.
+_RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"pretrained": ("init", {True: "imagenet", False: "none"})}
+
+
 def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config.yaml without those that earlier versions had.
+    """The settings of a config.yaml as today's, without those that only earlier versions had.
 
     Args:
         values: nested, as YAML holds them.
@@ -340,6 +350,8 @@ def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> without_retired({"seed": 1, "optim": {"lr": 0.1, "label_smoothing": 0.0}})
     {'seed': 1, 'optim': {'lr': 0.1}}
+    >>> without_retired({"pretrained": True})
+    {'init': 'imagenet'}
     """
     kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for dotted, neutral in _RETIRED.items():
@@ -347,4 +359,7 @@ def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
         inside = kept.get(group)
         if isinstance(inside, dict) and name in inside and inside.pop(name) != neutral:
             raise ConfigError(f"{dotted} no longer exists (accepted: settings without it). Train again without it.")
+    for old, (new, meant) in _RENAMED.items():
+        if type(kept.get(old)) is bool and new not in kept:
+            kept[new] = meant[kept.pop(old)]
     return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -163,15 +162,6 @@ def test_wrong_inputs_are_refused():
         network(streams | {"motion": streams["iframe"]})
     with pytest.raises(ValueError, match="the same B, S, H and W"):
         network(streams | {"motion": streams["motion"][:, :2]})
-
-
-def test_pretrained_weights_that_cannot_be_had(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match="--pretrained false"):
-        Network(spec("iframe"), pretrained=True)
-    with pytest.raises(ConfigError, match="no pretrained weights for resnet200"):
-        Network(spec("iframe", backbone="resnet200"), pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["a.b", "", "a-b", "keys", "forward", "training"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.error import URLError
-
 import pytest
 import torch
 import torchvision.models._api
@@ -14,8 +12,10 @@ from tests.small_networks import random_streams
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network
 from videokd.models.exits import Exits
+from videokd.models.initial_weights import imagenet_weights
 from videokd.models.network_spec import NetworkSpec
-from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD, VideoBackbone
+from videokd.models.transfer import start_from
+from videokd.models.video_backbone import KINETICS_MEAN, KINETICS_STD
 
 # Each with the sizes at which torchvision's average pooling is that over everything
 CLIPS = {"r3d_18": (4, 32), "mc3_18": (3, 32), "r2plus1d_18": (3, 32), "s3d": (16, 224)}
@@ -31,7 +31,8 @@ def test_logits_equal_torchvisions(name, monkeypatch):
     whole = get_model(name, weights=None).eval()
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: whole.state_dict())
     monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
-    network = Network(NetworkSpec(("rgb",), f"video:{name}", 400, CLIPS[name][1]), pretrained=True).eval()
+    network = Network(NetworkSpec(("rgb",), f"video:{name}", 400, CLIPS[name][1])).eval()
+    start_from(network, imagenet_weights(network.spec), class_names=())
     classifier = whole.classifier[1] if name == "s3d" else whole.fc
     with torch.no_grad():
         network.backbone.classifier.weight.copy_(classifier.weight.flatten(1))
@@ -67,27 +68,6 @@ def test_other_streams_fit():
     assert list(logits.shape) == [2, 5]
     assert network.backbone.stem[0].weight.shape[1] == 5
     assert network.inputs["motion"].norm.weight.grad is not None
-
-
-def test_pretrained_filters_are_repeated_for_other_channels(monkeypatch):
-    whole = get_model("mc3_18", weights=None)
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: whole.state_dict())
-    monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
-    old = whole.stem[0].weight
-    for channels in (2, 5):
-        new = VideoBackbone("video:mc3_18", num_channels=channels, num_classes=5, pretrained=True).stem[0].weight
-        for channel in range(channels):
-            torch.testing.assert_close(new[:, channel], old[:, channel % 3] * 3 / channels)
-
-
-def test_pretrained_weights_that_cannot_be_had(monkeypatch):
-    def offline(*_, **__):
-        raise URLError("Name or service not known")
-
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
-    monkeypatch.setattr(videokd.models.video_backbone, "answers", lambda _: True)
-    with pytest.raises(ConfigError, match=r"pretrained weights of video:mc3_18 .*--pretrained false.*TORCH_HOME"):
-        Network(spec("rgb"), pretrained=True)
 
 
 def test_groups_of_parameters_tell_classifier_body_and_input_apart():

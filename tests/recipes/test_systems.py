@@ -20,7 +20,7 @@ from videokd.recipes.command_line import preset_names, preset_text
 
 SYSTEMS = [name for name in preset_names() if "students" in yaml.safe_load(preset_text(name))]
 TEACHERS = [name for name in preset_names() if name not in SYSTEMS]
-SMALL = (*TINY, "--optim.epochs=1", "--pretrained=false", "--precision=fp32", "--data.val_fraction=0")
+SMALL = (*TINY, "--optim.epochs=1", "--init=none", "--precision=fp32", "--data.val_fraction=0")
 EXPECTED_PARTS = {
     "mtkd-single": {"ce", "kd"},
     "mtkd-three": {"ce", "kd"},

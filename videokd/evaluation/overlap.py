@@ -10,6 +10,7 @@ from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.evaluation.results import Results
 from videokd.messages import say
+from videokd.runs.initial import Initial
 from videokd.runs.run_folder import RunFolder, TrainedRun
 from videokd.runs.run_settings import read_settings
 from videokd.runs.settings import DataSettings
@@ -60,7 +61,7 @@ def _refusal(run: TrainedRun, fitted: Sequence[Clip], total: int) -> str:
     own, left = run.settings.split, total - len(fitted)
     others = f"; `--seen omit` scores only the other {left}" if left else ""
     return (
-        f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it or its teachers: their accuracy would be meaningless. "
+        f"{run.path} was trained on {len(fitted)} of these {total} clips ({some(fitted)}), it, its teachers or its initial weights: their accuracy would be meaningless. "
         f"Evaluate it on split {own} of its own manifest, or train a run on the split that you test{others}."
     )
 
@@ -85,14 +86,43 @@ def check_teacher(
         DataError: it was trained on clips that the student's split tests.
     """
     _check_view(name, run, data)
+    return _check_source(f"teachers.{name}", run, manifest, split=split, val_fraction=data.val_fraction)
+
+
+def fitted_of_initial(initial: Initial, manifest: Manifest, *, split: int, val_fraction: float) -> frozenset[str]:
+    """Refuses initial weights from runs that were trained on a new run's test clips.
+
+    Args:
+        initial: what the new run's networks start from.
+        manifest: the new run's clips.
+        split: the new run's.
+        val_fraction: the new run's.
+
+    Returns:
+        sha256 of all clips that the weights were fitted to, as far as that is known.
+
+    Raises:
+        DataError: a run was trained on clips that the split tests.
+    """
+    fitted = initial.fitted
+    for name, run in initial.runs.items():
+        known = _check_source(f"init of {name}", run, manifest, split=split, val_fraction=val_fraction)
+        fitted |= known.fitted if known else frozenset()
+    return fitted
+
+
+def _check_source(
+    label: str, run: TrainedRun, manifest: Manifest, *, split: int, val_fraction: float
+) -> TrainedOn | None:
+    """What a run was trained on, from which another one learns or starts; refuses one that was trained on the other's test clips."""
     known = trained_on(run.path, run.settings)
     if known is None:
         say(
-            f"teachers.{name}: whether {run.path} was trained on this split's test clips cannot be checked: it has no trained_on.json, and its "
+            f"{label}: whether {run.path} was trained on this split's test clips cannot be checked: it has no trained_on.json, and its "
             "manifest is not where it was. Train it again if you do not know."
         )
         return None
-    fit, held_out = training_parts(manifest, split=split, val_fraction=data.val_fraction)
+    fit, held_out = training_parts(manifest, split=split, val_fraction=val_fraction)
     tested = tested_clips(manifest, split=split)
     # clips that the split has on both sides are the student's own problem, which `evaluate` reports
     both_sides = {clip.video_id for clip in same_clips(tested, fit)}
@@ -100,8 +130,8 @@ def check_teacher(
     fitted = known.seen(tested)
     if fitted:
         raise DataError(
-            f"teachers.{name}: {run.path} was trained on {len(fitted)} of the {len(tested)} clips that split {split} of {manifest.root} tests "
-            f"({some(fitted)}): the student would learn its own test clips. Train the teacher with `--manifest {manifest.root} --split {split}`."
+            f"{label}: {run.path} was trained on {len(fitted)} of the {len(tested)} clips that split {split} of {manifest.root} tests "
+            f"({some(fitted)}): the student would learn its own test clips. Train that run with `--manifest {manifest.root} --split {split}`."
         )
     for clips, what in ((known.seen(held_out), "knows"), (known.chosen_with(tested), "chose its best epoch with")):
         if clips:
@@ -111,8 +141,8 @@ def check_teacher(
                 else f"{len(tested)} test clips of split {split}"
             )
             say(
-                f"teachers.{name}: {run.path} {what} {len(clips)} of the {of} ({some(clips)}): validation accuracy may be too high. "
-                "Train the teacher with the same manifest, split and data.val_fraction."
+                f"{label}: {run.path} {what} {len(clips)} of the {of} ({some(clips)}): validation accuracy may be too high. "
+                "Train that run with the same manifest, split and data.val_fraction."
             )
     return known
 

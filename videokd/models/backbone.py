@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -14,8 +13,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
-from videokd.models.network_spec import NetworkSpec
-from videokd.models.pretrained import only_cached_where_offline
+from videokd.models.network_spec import NetworkSpec, size_options
 from videokd.models.temporal_shift import insert_shifts
 from videokd.models.video_backbone import VideoBackbone, is_video
 from videokd.types import STREAMS
@@ -91,12 +89,10 @@ class Network(nn.Module):
 
     Args:
         spec: streams, backbone, classes, input size and normalisation, temporal shift, hidden units of the classifier.
-        pretrained: start from timm's ImageNet weights, or torchvision's Kinetics-400 weights of a video network; the
-            first layer is adapted to the streams' channels.
         dropout: share of the features dropped before the classifier.
 
     Raises:
-        ConfigError: there are no pretrained weights, or they cannot be fetched; or the classifier can have no hidden layer.
+        ConfigError: the classifier can have no hidden layer, or there are no residual blocks to shift.
 
     >>> network = Network(NetworkSpec(("motion",), "test_resnet", 5, 32)).eval()
     >>> network({"motion": torch.zeros(2, 3, 2, 32, 32, dtype=torch.uint8)}).shape
@@ -105,12 +101,12 @@ class Network(nn.Module):
 
     backbone: Any  # mostly one of timm's modules: what it offers beyond nn.Module is not typed
 
-    def __init__(self, spec: NetworkSpec, *, pretrained: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, spec: NetworkSpec, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
         self.inputs = nn.ModuleDict({name: _StreamInput(name) for name in spec.streams})
         self.set_normalisation(spec.mean, spec.std)
-        self.backbone = _create_backbone(spec, pretrained=pretrained, dropout=dropout)
+        self.backbone = _create_backbone(spec, dropout=dropout)
         if spec.head_units:
             _add_hidden_layer(self.backbone, spec)
         self._segments = insert_shifts(self.backbone, name=spec.backbone) if spec.temporal_shift else None
@@ -292,39 +288,18 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def _create_backbone(spec: NetworkSpec, *, pretrained: bool, dropout: float) -> nn.Module:
+def _create_backbone(spec: NetworkSpec, *, dropout: float) -> nn.Module:
     if is_video(spec.backbone):
         return VideoBackbone(
-            spec.backbone,
-            num_channels=spec.num_channels,
-            num_classes=spec.num_classes,
-            pretrained=pretrained,
-            dropout=dropout,
+            spec.backbone, num_channels=spec.num_channels, num_classes=spec.num_classes, dropout=dropout
         )
-    config = timm.get_pretrained_cfg(spec.backbone)
-    if pretrained and not (config is not None and config.has_weights):
-        raise ConfigError(
-            f"timm has no pretrained weights for {spec.backbone} (accepted: backbones in "
-            "timm.list_models(pretrained=True)). Choose one of them, or pass `--pretrained false`."
-        )
-    # Transformers hold one position embedding per patch, so they must know the size; convolutions take any.
-    size: dict[str, Any] = {"img_size": spec.input_size} if config is not None and config.fixed_input_size else {}
-    try:
-        with only_cached_where_offline() if pretrained else nullcontext():
-            network: nn.Module = timm.create_model(
-                spec.backbone,
-                pretrained=pretrained,
-                in_chans=spec.num_channels,
-                num_classes=spec.num_classes,
-                drop_rate=dropout,
-                **size,
-            )
-    except OSError as error:  # huggingface_hub's errors are OSErrors
-        raise ConfigError(
-            f"the pretrained weights of {spec.backbone} are not on this machine and cannot be fetched. Pass "
-            "`--pretrained false` to start from random weights, or copy them into the Hugging Face cache (HF_HOME) from a machine "
-            "with a network."
-        ) from error
+    network: nn.Module = timm.create_model(
+        spec.backbone,
+        in_chans=spec.num_channels,
+        num_classes=spec.num_classes,
+        drop_rate=dropout,
+        **size_options(spec),
+    )
     return network
 
 

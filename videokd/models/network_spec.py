@@ -163,6 +163,12 @@ class NetworkSpec:
         return cls(**values)
 
 
+def size_options(spec: NetworkSpec) -> dict[str, Any]:
+    """What `timm.create_model` must know of the input's size: transformers hold one position embedding per patch, convolutions take any."""
+    config = timm.get_pretrained_cfg(spec.backbone)
+    return {"img_size": spec.input_size} if config is not None and config.fixed_input_size else {}
+
+
 def _check_backbone(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import constants
 
-_SECONDS = 5.0
+_SECONDS = 1.0
 
 
 def answers(url: str, *, seconds: float = _SECONDS) -> bool:

@@ -16,6 +16,7 @@ from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_confident_exit
 from videokd.models.network_spec import NetworkSpec
+from videokd.models.transfer import InitialWeights, start_from
 from videokd.types import Batch, StudentOutput
 
 FORMAT = "videokd-students"
@@ -340,7 +341,7 @@ def build_students(
     prediction: PredictionSpec,
     *,
     seed: int,
-    pretrained: bool = False,
+    initial: Mapping[str, InitialWeights] | None = None,
     dropout: float = 0.0,
     with_exits: bool = False,
 ) -> Students:
@@ -350,21 +351,23 @@ def build_students(
         specs: {student: what to build}.
         prediction: classes, segments and fusion.
         seed: of the run; the global random state is left as it was.
-        pretrained: start backbones from ImageNet weights; only the classifiers differ then.
+        initial: {student: trained weights that it starts from}; students that start from the same differ only in their classifiers.
         dropout: before the classifiers.
         with_exits: give every student shallow exits.
 
     Raises:
-        ConfigError: as for `Students`, `Network` and `Exits`.
+        ConfigError: as for `Students`, `Network`, `Exits` and `start_from`.
     """
     members, exits = {}, {}
     for index, (name, spec) in enumerate(specs.items()):
         with torch.random.fork_rng(devices=[]):
             # Mixed and not added up, or student 1 of run 0 would start like student 0 of run 1.
             torch.default_generator.manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1)[0]))
-            members[name] = Network(spec, pretrained=pretrained, dropout=dropout)
+            members[name] = Network(spec, dropout=dropout)
             if with_exits:
                 exits[name] = Exits(members[name])
+        if initial and name in initial:
+            start_from(members[name], initial[name], class_names=prediction.class_names)
     return Students(members, prediction, exits=exits)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,9 @@ PREFIX = "video:"
 # Of every one of torchvision's Kinetics-400 weights for them: mean and deviation of RGB in [0, 1].
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+# How torchvision's state dicts call the classifier.
+_CLASSIFIERS = ("fc.", "classifier.")
 
 #: {backbone: the fewest frames it takes}. S3D halves time three times, the last time without padding.
 FEWEST_FRAMES: Mapping[str, int] = {"r3d_18": 1, "mc3_18": 1, "r2plus1d_18": 1, "s3d": 5}
@@ -55,12 +57,12 @@ class VideoBackbone(nn.Module):
         backbone: `video:` and torchvision's name.
         num_channels: C.
         num_classes: K.
-        pretrained: start from torchvision's Kinetics-400 weights; the first layer is adapted as timm does: the filters of
-            red, green and blue are repeated, scaled by 3/C.
+        state: of torchvision's network, to start from, of three colours; its classifier is not used.
         dropout: share of the features dropped before the classifier.
 
     Raises:
-        ConfigError: the backbone is unknown, or its weights cannot be fetched.
+        ConfigError: the backbone is unknown.
+        RuntimeError: the state is of another network.
 
     >>> import torch
     >>> VideoBackbone("video:mc3_18", num_channels=3, num_classes=5).eval()(torch.zeros(1, 3, 4, 32, 32)).shape
@@ -68,7 +70,13 @@ class VideoBackbone(nn.Module):
     """
 
     def __init__(
-        self, backbone: str, *, num_channels: int, num_classes: int, pretrained: bool = False, dropout: float = 0.0
+        self,
+        backbone: str,
+        *,
+        num_channels: int,
+        num_classes: int,
+        state: Mapping[str, Tensor] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_video_backbone(backbone)
@@ -76,8 +84,9 @@ class VideoBackbone(nn.Module):
         #: As timm's: which modules are the classifier and the first layer, for groups of parameters.
         self.default_cfg = {"classifier": "classifier", "first_conv": "stem"}
         whole = get_model(backbone.removeprefix(PREFIX), weights=None)
-        if pretrained:
-            whole.load_state_dict(_pretrained(backbone))
+        if state is not None:
+            own = {name: values for name, values in whole.state_dict().items() if name.startswith(_CLASSIFIERS)}
+            whole.load_state_dict({n: t for n, t in state.items() if not n.startswith(_CLASSIFIERS)} | own)
         if hasattr(whole, "features"):  # S3D
             self.stem, self.stages = whole.features[0], whole.features[1:]
             width = whole.classifier[1].in_channels
@@ -86,7 +95,7 @@ class VideoBackbone(nn.Module):
             self.stages = nn.Sequential(whole.layer1, whole.layer2, whole.layer3, whole.layer4)
             width = whole.fc.in_features
         if num_channels != 3:
-            _adapt_first_layer(self.stem, num_channels=num_channels)
+            _replace_first_layer(self.stem, num_channels=num_channels)
         self.head_hidden_size = width
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, num_classes)
@@ -117,7 +126,15 @@ class VideoBackbone(nn.Module):
         return dropped if pre_logits else self.classifier(dropped)
 
 
-def _pretrained(backbone: str) -> Mapping[str, Tensor]:
+def kinetics_state(backbone: str) -> Mapping[str, Tensor]:
+    """torchvision's Kinetics-400 weights of a video network, from its cache or its server.
+
+    Args:
+        backbone: `video:` and torchvision's name.
+
+    Raises:
+        ConfigError: they are not on this machine and cannot be fetched.
+    """
     weights = get_model_weights(backbone.removeprefix(PREFIX)).DEFAULT  # type: ignore[attr-defined]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
@@ -126,16 +143,17 @@ def _pretrained(backbone: str) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a wrong hash is a RuntimeError
         raise ConfigError(
-            f"the pretrained weights of {backbone} are not on this machine and cannot be fetched. Pass `--pretrained false` to "
-            f"start from random weights, or copy {weights.url} into $TORCH_HOME/hub/checkpoints from a machine with a network."
+            f"the pretrained weights of {backbone} are not on this machine and cannot be fetched. Pass `--init none` to start from "
+            f"random weights, pass them as a file (`--init FILE`), or copy {weights.url} into $TORCH_HOME/hub/checkpoints from a "
+            "machine with a network."
         ) from error
     return state
 
 
-def _adapt_first_layer(stem: nn.Module, *, num_channels: int) -> None:
-    """Gives the stem's first convolution another number of channels."""
+def _replace_first_layer(stem: nn.Module, *, num_channels: int) -> None:
+    """Gives the stem's first convolution another number of channels, with random filters."""
     conv = next(module for module in stem.modules() if isinstance(module, nn.Conv3d))
-    repeats = math.ceil(num_channels / 3)
-    filters = conv.weight.detach().repeat(1, repeats, 1, 1, 1)[:, :num_channels]  # [O, C, T, H, W]
-    conv.weight = nn.Parameter((filters * (3 / num_channels)).to(conv.weight.dtype).contiguous())
     conv.in_channels = num_channels
+    out_channels, _, *kernel = conv.weight.shape
+    conv.weight = nn.Parameter(conv.weight.new_empty(out_channels, num_channels, *kernel))
+    conv.reset_parameters()

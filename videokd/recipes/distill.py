@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError, DataError
-from videokd.evaluation.overlap import check_teacher
+from videokd.evaluation.overlap import check_teacher, fitted_of_initial
 from videokd.models.adapters import add_adapters
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
+from videokd.runs.initial import Initial, load_initial
 from videokd.runs.run_folder import (
     RunFolder,
     Session,
@@ -42,8 +43,12 @@ def distill(settings: Distill) -> RunFolder:
     unlabelled = _read_unlabelled(settings, manifest)
     data, optim, objective = settings.data, settings.optim, settings.objective
     runs, trained_on = _teachers_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
-    with training_session(settings, trained_on) as session:
-        students = _new_students(settings, manifest)
+    specs = _student_specs(settings, manifest)
+    sources = {name: student.init or settings.init for name, student in settings.students.items()}
+    initial = load_initial(sources, specs, out=settings.out)
+    fitted = fitted_of_initial(initial, manifest, split=settings.split, val_fraction=data.val_fraction)
+    with training_session(settings, trained_on.started_from(initial.sources, fitted=fitted)) as session:
+        students = _new_students(settings, manifest, specs, initial)
         of_teachers = () if data.stored_views else (stream for run in runs.values() for stream in run.students.streams)
         streams = tuple(dict.fromkeys((*students.streams, *of_teachers)))
         clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
@@ -133,8 +138,8 @@ def _target(settings: Distill, runs: Mapping[str, TrainedRun], clips: TrainingCl
     )
 
 
-def _new_students(settings: Distill, manifest: Manifest) -> Students:
-    specs = {
+def _student_specs(settings: Distill, manifest: Manifest) -> dict[str, NetworkSpec]:
+    return {
         name: NetworkSpec.new(
             student.streams,
             student.backbone,
@@ -144,6 +149,11 @@ def _new_students(settings: Distill, manifest: Manifest) -> Students:
         )
         for name, student in settings.students.items()
     }
+
+
+def _new_students(
+    settings: Distill, manifest: Manifest, specs: Mapping[str, NetworkSpec], initial: Initial
+) -> Students:
     return build_students(
         specs,
         PredictionSpec(
@@ -153,7 +163,7 @@ def _new_students(settings: Distill, manifest: Manifest) -> Students:
             encoding=dict(manifest.settings),
         ),
         seed=settings.seed,
-        pretrained=settings.pretrained,
+        initial=initial.weights,
         dropout=settings.optim.dropout,
         with_exits=settings.objective.exits,
     )

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from videokd.datasets.manifest import read_manifest
 from videokd.distill.objective import Objective
+from videokd.evaluation.overlap import fitted_of_initial
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
+from videokd.runs.initial import load_initial
 from videokd.runs.run_folder import RunFolder, only_network, training_session
 from videokd.runs.run_settings import Teach
 from videokd.runs.trained_on import TrainedOn
@@ -29,21 +31,24 @@ def teach(settings: Teach) -> RunFolder:
     """Trains a teacher, or resumes its training; returns the run folder."""
     manifest = read_manifest(settings.manifest)
     data, optim = settings.data, settings.optim
+    spec = NetworkSpec.new(
+        [settings.stream],
+        settings.backbone,
+        num_classes=len(manifest.class_names),
+        input_size=data.input_size,
+        temporal_shift=settings.temporal_shift,
+    )
+    spec = replace(spec, head_units=settings.head_units)
+    initial = load_initial({settings.stream: settings.init}, {settings.stream: spec}, out=settings.out)
+    fitted = fitted_of_initial(initial, manifest, split=settings.split, val_fraction=data.val_fraction)
     trained_on = TrainedOn.of(manifest, split=settings.split, val_fraction=data.val_fraction)
+    trained_on = trained_on.started_from(initial.sources, fitted=fitted)
     with training_session(settings, trained_on) as session:
-        spec = NetworkSpec.new(
-            [settings.stream],
-            settings.backbone,
-            num_classes=len(manifest.class_names),
-            input_size=data.input_size,
-            temporal_shift=settings.temporal_shift,
-        )
-        spec = replace(spec, head_units=settings.head_units)
         teacher = build_students(  # a student of nobody: only the objective differs
             {settings.stream: spec},
             PredictionSpec(manifest.class_names, data.num_segments, encoding=dict(manifest.settings)),
             seed=settings.seed,
-            pretrained=settings.pretrained,
+            initial=initial.weights,
             dropout=optim.dropout,
         )
         network = only_network(teacher)

@@ -250,16 +250,20 @@ def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses
         if ranks.is_first:
             remove_unfinished(run.path)
             known = _check_same_clips(run, uses)
-            run.prepare(settings, may_differ=_may_differ(run, settings, known=known))
+            run.prepare(
+                settings, may_differ=_may_differ(run, settings, known=known, same_start=known and bool(uses.initial))
+            )
             uses.write(run.path)
         ranks.barrier()
         yield
 
 
-def _may_differ(run: RunFolder, settings: Mapping[str, Any], *, known: bool) -> set[str]:
+def _may_differ(run: RunFolder, settings: Mapping[str, Any], *, known: bool, same_start: bool) -> set[str]:
     """Names of settings that a resumed run may change: where its clips are known by content, their place is one of them."""
     names = {"manifest", "unlabelled", *(f"teachers.{name}" for name in settings.get("teachers", ()))}
     before, now = run.settings_before(), flat_settings(settings)
+    if same_start:
+        names |= {name for name in now if name == "init" or name.endswith(".init")}
     same = {name for name in (*names, "data.cache") if _same_path(before.get(name), now.get(name))}
     if before.get("data.cache") and now.get("data.cache"):
         same.add("data.cache")  # another place; what is kept there follows from the clips

@@ -39,7 +39,7 @@ class Teach:
         stream: iframe, motion, residual, or rgb: fully decoded frames.
         backbone: timm's name, or video:r2plus1d_18 and the like for a 3-D network of torchvision; by default CoViAR's for the stream (ResNet-152 for iframe, else ResNet-18).
         temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
-        pretrained: start from timm's ImageNet weights.
+        init: what the weights start from: none, imagenet (Kinetics for video: backbones), a file of weights (.safetensors, .pth), or a run folder with the same backbone.
         freeze: keep the body as it is, BatchNorm statistics included, and fit only the classifier, to features of stored views that are
             computed once; optim is not used. It needs initial weights, data.cache and data.stored_views.
         head_units: of a hidden layer in the classifier, for data that a linear one does not separate; 0: linear.
@@ -56,7 +56,7 @@ class Teach:
     stream: str
     backbone: str = ""
     temporal_shift: bool = False
-    pretrained: bool = False
+    init: str = "none"
     freeze: bool = False
     head_units: int = 0
     split: int = 1
@@ -81,8 +81,10 @@ class Teach:
 def _check_frozen(settings: Teach) -> None:
     if not settings.data.stored_views:
         raise ConfigError("freeze needs stored views (data.stored_views is 0). Pass `--data.stored_views 8`.")
-    if not settings.pretrained:
-        raise ConfigError("freeze keeps a body whose weights are random. Pass `--pretrained true`.")
+    if settings.init == "none":
+        raise ConfigError(
+            "freeze keeps a body whose weights are random (init none). Pass `--init imagenet`, a file or a run."
+        )
     if settings.optim.mixup:
         raise ConfigError(f"freeze mixes no clips (optim.mixup is {settings.optim.mixup}; accepted: 0). Omit it.")
 
@@ -95,11 +97,13 @@ class StudentSettings:
         streams: what it sees; several are stacked as channels.
         backbone: timm's name; by default ResNet-18.
         temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
+        init: as the run's setting of this name, for this student only; empty: the run's.
     """
 
     streams: tuple[str, ...]
     backbone: str = "resnet18"
     temporal_shift: bool = False
+    init: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class Distill:
         students: {name: its streams and backbone}.
         student_weights: {name: weight} for fusing the students; equal ones if omitted.
         objective: what the students learn from.
-        pretrained: start the students from timm's ImageNet weights.
+        init: what the students' weights start from: none, imagenet (Kinetics for video: backbones), a file of weights (.safetensors, .pth), or a run folder with the same backbone.
         split: 1, 2 or 3.
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
@@ -211,7 +215,7 @@ class Distill:
     )
     student_weights: dict[str, float] = field(default_factory=dict)
     objective: ObjectiveSettings = ObjectiveSettings()
-    pretrained: bool = False
+    init: str = "none"
     split: int = 1
     seed: int = 0
     device: Device = "auto"

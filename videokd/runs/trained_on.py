@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,30 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
+class InitialSource:
+    """Which trained weights a network started from.
+
+    Args:
+        source: imagenet, or the file or run folder, as it was given.
+        sha256: of the weights: of the file, of the run's best.pt, or of imagenet's values.
+    """
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrainedOn:
     """The clips of a training run, by content: file names and folders do not matter.
 
     Args:
         fit: the clips that weights were fitted to, in the manifest's order.
         held_out: the clips that the best epoch was chosen with.
-        by_teachers: sha256 of further clips that the run's teachers were fitted to, or theirs.
+        by_teachers: sha256 of further clips that the run's teachers were fitted to, or theirs, or its initial weights.
         teachers: {teacher: sha256 of its best.pt}.
         class_names: K names.
         flip: whether clips were mirrored.
+        initial: {network: the weights that it started from}; empty where all started at random, and in runs of older versions.
     """
 
     fit: tuple[Key, ...]
@@ -42,6 +56,7 @@ class TrainedOn:
     teachers: Mapping[str, str]
     class_names: tuple[str, ...]
     flip: bool
+    initial: Mapping[str, InitialSource] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -70,6 +85,16 @@ class TrainedOn:
             manifest.flip,
         )
 
+    def started_from(self, initial: Mapping[str, InitialSource], *, fitted: Collection[str] = ()) -> TrainedOn:
+        """The same, of networks that start from trained weights.
+
+        Args:
+            initial: {network: the weights}.
+            fitted: sha256 of the clips that these were fitted to, where they are known.
+        """
+        by_others = (self.by_teachers | frozenset(fitted)) - _digests(self.fit)
+        return replace(self, initial=dict(initial), by_teachers=by_others)
+
     @property
     def fitted(self) -> frozenset[str]:
         """Every sha256 that weights of this run or of its teachers were fitted to."""
@@ -85,7 +110,7 @@ class TrainedOn:
 
     def write(self, folder: Path) -> None:
         """Writes `trained_on.json` into a run's folder."""
-        content = {
+        content: dict[str, Any] = {
             "format": "videokd-trained-on",
             "version": _VERSION,
             "fit": self.fit,
@@ -95,6 +120,8 @@ class TrainedOn:
             "class_names": self.class_names,
             "flip": self.flip,
         }
+        if self.initial:
+            content["initial"] = {name: asdict(source) for name, source in self.initial.items()}
         write_whole(folder / FILE_NAME, f"{json.dumps(content, ensure_ascii=False)}\n".encode())
 
     @classmethod
@@ -120,6 +147,7 @@ class TrainedOn:
                 {str(name): str(digest) for name, digest in content["teachers"].items()},
                 tuple(map(str, content["class_names"])),
                 bool(content["flip"]),
+                {str(name): InitialSource(**values) for name, values in content.get("initial", {}).items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -143,7 +171,11 @@ class TrainedOn:
                     return f"the {part} clips are in another order"
                 return f"of {len(before)} {part} clips {gone.total()} are gone or changed, {new.total()} are new"
         other = sorted(set(self.teachers.items()) ^ set(now.teachers.items()))
-        return f"teachers.{other[0][0]} has other weights" if other else None
+        if other:
+            return f"teachers.{other[0][0]} has other weights"
+        sources = {name: (self.initial.get(name), now.initial.get(name)) for name in (*self.initial, *now.initial)}
+        started = [name for name, (then, today) in sources.items() if _sha256_of(then) != _sha256_of(today)]
+        return f"{started[0]} started from other weights" if started else None
 
 
 def training_parts(manifest: Manifest, *, split: int, val_fraction: float) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
@@ -219,6 +251,10 @@ def same_clips(clips: Iterable[Clip], others: Iterable[Clip]) -> list[Clip]:
 def some(clips: Sequence[Clip]) -> str:
     """A few of the clips' names, for a message."""
     return ", ".join(clip.video_id for clip in clips[:3]) + (", …" if len(clips) > 3 else "")
+
+
+def _sha256_of(source: InitialSource | None) -> str:
+    return source.sha256 if source is not None else ""
 
 
 def _key(clip: Clip) -> Key:
