@@ -89,6 +89,34 @@ def check_streams(names: Iterable[str], *, where: str) -> tuple[str, ...]:
     return names
 
 
+def input_key(stream: str, size: int, *, main_size: int) -> str:
+    """The key of an input in `Batch.streams`: the stream's name, with the side of the pictures where that is not the main one.
+
+    Args:
+        stream: its name.
+        size: side of the network's input, in pixels.
+        main_size: the side that a batch's unmarked streams have.
+
+    >>> input_key("iframe", 96, main_size=96), input_key("iframe", 160, main_size=96)
+    ('iframe', 'iframe@160')
+    """
+    return stream if size == main_size else f"{stream}@{size}"
+
+
+def stream_and_size(key: str, *, main_size: int) -> tuple[str, int]:
+    """What `input_key` joined: a stream's name, and the side of its pictures in pixels.
+
+    Args:
+        key: of an input.
+        main_size: as it was given there.
+
+    >>> stream_and_size("iframe@160", main_size=96), stream_and_size("motion", main_size=96)
+    (('iframe', 160), ('motion', 96))
+    """
+    stream, _, size = key.partition("@")
+    return stream, int(size or main_size)
+
+
 def _describe(value: object) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None:
@@ -156,7 +184,7 @@ class Sample(_ShapesInRepr):
     """One clip as input of the networks.
 
     Args:
-        streams: {stream: uint8 [S, C, H, W]}.
+        streams: {stream: uint8 [S, C, H, W]}; at another than the main size, the key is that of `input_key`.
         label: class number, from 0; -1 without a label.
         video_id: the clip's id in its dataset.
         clip: number of the clip, among all that a run trains on; -1 where nobody counted.
@@ -180,7 +208,7 @@ class Batch(_ShapesInRepr):
     """Samples joined along a batch dimension.
 
     Args:
-        streams: {stream: uint8 [B, S, C, H, W]}.
+        streams: {stream: uint8 [B, S, C, H, W]}; at another than the main size, the key is that of `input_key`.
         label: int64 [B]; -1 without a label.
         video_ids: B ids.
         clips: int64 [B], numbers of the clips; -1 where they are not given.

@@ -46,7 +46,7 @@ def test_pictures_are_those_of_the_files_at_evenly_spaced_positions(manifest: Ma
         places = sample_positions(lengths, num_segments=6, first_position=1)
         parts = [video.read(gop=gop, position=position) for gop, position in places]
         whole = Crop(0, 0, video.width, video.height)
-        width, height = DecodedCache(tmp_path, 6, 32).size(video.width, video.height)
+        width, height = DecodedCache(tmp_path, 6, 32).size("iframe", video.width, video.height)
     for name in ALL:
         expected = apply_crop([getattr(p, name) for p in parts], whole, spec=STREAMS[name], size=(height, width))
         assert np.array_equal(kept(tmp_path, name, clip.sha256), expected.transpose(0, 2, 3, 1))
@@ -96,8 +96,9 @@ def test_mirroring_quantised_values_is_mirroring_the_values(name: str) -> None:
 
 
 def test_small_videos_are_not_enlarged() -> None:
-    assert DecodedCache(Path(), 1, 64).size(340, 256) == (97, 73)
-    assert DecodedCache(Path(), 1, 224).size(160, 120) == (160, 120)
+    assert DecodedCache(Path(), 1, 64).size("iframe", 340, 256) == (97, 73)
+    assert DecodedCache(Path(), 1, 224, {"motion": 64}).size("iframe", 160, 120) == (160, 120)
+    assert DecodedCache(Path(), 1, 224, {"motion": 64}).size("motion", 340, 256) == (97, 73)
 
 
 def test_every_size_shows_the_same_part_of_the_picture(manifest: Manifest, tmp_path: Path) -> None:
@@ -121,6 +122,23 @@ def test_every_size_shows_the_same_part_of_the_picture(manifest: Manifest, tmp_p
             elsewhere = apply_crop(pictures, replace(crop, flip=not crop.flip), spec=STREAMS["iframe"], size=size)
             assert 3 * off < np.abs(samples[size].astype(int) - elsewhere).mean()
             assert off == 0 or size < 56  # at 56 pixels, the cached pictures are the decoded ones
+
+
+def test_sizes_of_a_sample_are_one_crop_of_the_largest_pictures(manifest: Manifest, tmp_path: Path) -> None:
+    cache = DecodedCache(tmp_path, 6, 32, {"iframe": 48, "motion": 16})
+    data = dataset(manifest, tmp_path, cache=cache, streams=("iframe", "iframe@48", "iframe@20", "motion@16"))
+    sample, clip = data[2, 1], manifest.clips[1]
+    kept_as = {"iframe": "iframe-6x48", "motion": "motion-6x16"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept_as.values())
+    rng = np.random.default_rng((5, 2, 1))
+    segments = sample_positions([6], num_segments=3, rng=rng)
+    crop = random_crop(clip.width, clip.height, flip=manifest.flip, rng=rng)
+    for key, stream, size in (("iframe", "iframe", 32), ("iframe@48", "iframe", 48), ("motion@16", "motion", 16)):
+        whole = np.load(tmp_path / kept_as[stream] / clip.sha256[:2] / f"{clip.sha256}.npy")
+        own = crop.scaled((clip.width, clip.height), (whole.shape[2], whole.shape[1]))
+        pictures = whole[[at for _, at in segments]]
+        expected = apply_crop(pictures, own, spec=STREAMS[stream], size=size, quantised=True)
+        assert np.array_equal(sample.streams[key], expected)
 
 
 def test_stored_views_follow_from_the_content_alone(manifest: Manifest, tmp_path: Path) -> None:

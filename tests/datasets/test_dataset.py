@@ -64,6 +64,19 @@ def test_a_sample_is_what_the_codec_gives_through_one_record(manifest: Manifest)
         assert (sample.label, sample.video_id) == (clip.label, clip.video_id)
 
 
+def test_further_sizes_show_the_same_crop(manifest: Manifest) -> None:
+    data = dataset(manifest, streams=("iframe", "motion@64", "iframe@24"))
+    sample, clip = data[3, 5], manifest.clips[5]
+    with videokd.open(manifest.file(clip)) as video:
+        view = data.view(video.index, np.random.default_rng((5, 3, 5)))
+        parts = [video.read(gop=gop, position=position) for gop, position in view.segments]
+    for key, stream, size in (("iframe", "iframe", 32), ("motion@64", "motion", 64), ("iframe@24", "iframe", 24)):
+        raw = np.stack([getattr(part, stream) for part in parts])
+        expected = apply_crop(raw, view.crops[0], spec=STREAMS[stream], size=size)
+        assert np.array_equal(sample.streams[key], expected)
+    assert list(collate([sample]).streams) == ["iframe", "motion@64", "iframe@24"]
+
+
 def test_samples_depend_on_seed_epoch_and_number_alone(manifest: Manifest) -> None:
     def pixels(data: ClipDataset, item: tuple[int, int]) -> bytes:
         return data[item].streams["iframe"].tobytes()

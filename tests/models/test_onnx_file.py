@@ -20,10 +20,10 @@ from videokd.models.students import PredictionSpec, Students, build_students
 CLASSES = ("wave", "clap", "throw")
 
 
-def two_students(space: str) -> Students:
+def two_students(space: str, *, smaller: int) -> Students:
     specs = {
         "a": NetworkSpec(("motion", "iframe"), "test_resnet", 3, 32),
-        "b": NetworkSpec(("residual",), "test_resnet", 3, 32),
+        "b": NetworkSpec(("residual",), "test_resnet", 3, smaller),
     }
     return build_students(
         specs, PredictionSpec(CLASSES, 2, weights={"a": 3, "b": 1}, space=space), seed=0, with_exits=True
@@ -36,22 +36,22 @@ def needs_onnx() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("space", ["logits", "probs"])
-def test_the_graph_says_what_pytorch_says(space: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("space", "smaller", "third"), [("logits", 32, "residual"), ("probs", 24, "residual@24")])
+def test_the_graph_says_what_pytorch_says(space: str, smaller: int, third: str, tmp_path: Path) -> None:
     needs_onnx()
     import onnxruntime
 
-    students = two_students(space)
+    students = two_students(space, smaller=smaller)
     assert export_onnx(students, tmp_path) == tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["students.json", "students.onnx"]
     assert json.loads((tmp_path / "students.json").read_text())["class_names"] == list(CLASSES)
     session = onnxruntime.InferenceSession(str(tmp_path / "students.onnx"))
-    assert [given.name for given in session.get_inputs()] == ["motion", "iframe", "residual"]
+    assert [given.name for given in session.get_inputs()] == ["motion", "iframe", third]
     assert {given.type for given in session.get_inputs()} == {"tensor(uint8)"}
     for batch, segments in ((1, 1), (2, 5)):
         streams = {
-            name: torch.randint(0, 256, (batch, segments, channels, 32, 32), dtype=torch.uint8)
-            for name, channels in (("motion", 2), ("iframe", 3), ("residual", 3))
+            name: torch.randint(0, 256, (batch, segments, channels, side, side), dtype=torch.uint8)
+            for name, channels, side in (("motion", 2, 32), ("iframe", 3, 32), (third, 3, smaller))
         }
         (found,) = session.run(None, {name: values.numpy() for name, values in streams.items()})
         with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_graph_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"ONNX needs onnx, onnxscript, onnxruntime .*pip install 'videokd\[onnx\]'"):
-        export_onnx(two_students("logits"), tmp_path)
+        export_onnx(two_students("logits", smaller=32), tmp_path)
 
 
 def test_the_verb(student_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

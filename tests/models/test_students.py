@@ -253,10 +253,16 @@ def test_what_does_not_fit_together_is_refused(changes, message):
         Students(members, PredictionSpec(**({"class_names": CLASSES, "num_segments": 3} | changes)), exits=exits)
 
 
-def test_different_input_sizes_are_refused():
-    members = {"a": Network(spec("motion")), "b": Network(spec("motion", size=64))}
-    with pytest.raises(ConfigError, match=r"input_sizes are \{'a': 32, 'b': 64\}"):
-        Students(members, PredictionSpec(CLASSES, 3))
+def test_each_student_takes_the_pictures_of_its_own_size():
+    students = build(a=spec("motion", "iframe"), b=spec("motion", size=64)).eval()
+    assert (students.input_size, students.inputs_at(64)) == (64, ("motion@32", "iframe@32", "motion"))
+    assert students.inputs_at(32, only=["b"]) == ("motion@64",)
+    small, large = random_streams("motion", "iframe"), random_streams("motion", size=64)
+    together = students.logits({f"{name}@32": values for name, values in small.items()} | large)
+    assert_close(together["a"], students.members["a"](small))
+    assert_close(together["b"], students.members["b"](large))
+    again = students.logits(small | {"motion@64": large["motion"]})
+    assert all(torch.equal(again[name], together[name]) for name in "ab")
 
 
 def test_equal_weights_are_the_default():

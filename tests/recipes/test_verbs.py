@@ -269,10 +269,6 @@ def test_runs_that_are_none(
             f"teachers: {misspelt} (accepted: iframe, motion, residual, rgb, or one of these with an ending" in message
         )
     assert "has several networks" in refused(capsys, "distill", *common, f"--teachers.motion={student_run}")
-    larger = ["--data.input_size=48"]
-    assert "sees 32 pixels, the students 48" in refused(
-        capsys, "distill", *common, *larger, f"--teachers.motion={teacher_runs['motion']}"
-    )
     assert not (tmp_path / "y").exists()
 
 

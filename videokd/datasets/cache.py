@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class DecodedCache:
         folder: made if it does not exist; safe to delete when no run uses it.
         num_positions: P, for each clip.
         input_size: side of the networks' input in pixels; the pictures' short side is 8/7 of it, as 256 is of 224.
+        sizes: {stream: the largest side of an input that shows it}, for streams where that is not `input_size`.
 
     Raises:
         ConfigError: num_positions or input_size is not positive.
@@ -42,6 +43,7 @@ class DecodedCache:
     folder: Path
     num_positions: int
     input_size: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_positions < 1 or self.input_size < 1:
@@ -50,9 +52,9 @@ class DecodedCache:
                 "Correct data.cache_positions or data.input_size."
             )
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the cached pictures of a video, never larger than the video's own; all in pixels."""
-        scale = min(_SHORT_SIDE_OF_INPUT * self.input_size / min(width, height), 1.0)
+    def size(self, stream: str, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the cached pictures of a video's stream, never larger than the video's own; all in pixels."""
+        scale = min(_SHORT_SIDE_OF_INPUT * self.sizes.get(stream, self.input_size) / min(width, height), 1.0)
         return round(width * scale), round(height * scale)
 
     def read(
@@ -79,7 +81,7 @@ class DecodedCache:
 
     def _file(self, content: str, stream: str) -> Path:
         content = checked_sha256(content)  # it becomes the name of a file
-        folder = f"{stream}-{self.num_positions}x{self.input_size}"
+        folder = f"{stream}-{self.num_positions}x{self.sizes.get(stream, self.input_size)}"
         return self.folder / folder / content[:2] / f"{content}.npy"
 
     def _decode(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:
@@ -88,8 +90,8 @@ class DecodedCache:
         first = 1 if max(lengths, default=0) > 1 else 0
         positions = sample_positions(lengths, num_segments=self.num_positions, first_position=first)
         whole = Crop(0, 0, index.width, index.height)
-        width, height = self.size(index.width, index.height)
         for name, pictures in decode(streams, positions).items():
+            width, height = self.size(name, index.width, index.height)
             small = apply_crop(pictures, whole, spec=STREAMS[name], size=(height, width))  # [P, C, H, W]
             with written_whole(self._file(content, name)) as aside, aside.open("wb") as file:
                 np.save(file, np.ascontiguousarray(small.transpose(0, 2, 3, 1)))

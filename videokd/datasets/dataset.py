@@ -27,7 +27,7 @@ from videokd.datasets.view import (
     ten_crops,
 )
 from videokd.errors import DataError
-from videokd.types import Sample, check_streams
+from videokd.types import Sample, check_streams, stream_and_size
 
 #: training: a random crop at random positions; quick and full: one crop, or ten, at the middle of each segment.
 Views = Literal["training", "quick", "full"]
@@ -40,9 +40,9 @@ class ClipDataset(Dataset[Sample]):
     Args:
         manifest: has the clips' folder, and whether they may be mirrored.
         clips: the rows to load.
-        streams: names of the streams of a sample.
+        streams: keys of the inputs of a sample: streams' names, and those of `input_key` for further sizes of their pictures.
         num_segments: S.
-        input_size: side of the pictures, in pixels.
+        input_size: side of the pictures of streams without a size of their own, in pixels.
         views: training, quick (middle of each segment, one crop) or full (the same with ten crops).
         seed: seed of the training views.
         cache: where decoded clips are kept; None: every sample is decoded again.
@@ -64,7 +64,16 @@ class ClipDataset(Dataset[Sample]):
     stored_views: int = 0
 
     def __post_init__(self) -> None:
-        check_streams(self.streams, where="streams of the dataset")
+        check_streams(self._stream_names, where="streams of the dataset")
+
+    @property
+    def _inputs(self) -> dict[str, tuple[str, int]]:
+        """{key of an input: its stream, and the side of its pictures}."""
+        return {key: stream_and_size(key, main_size=self.input_size) for key in self.streams}
+
+    @property
+    def _stream_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(stream for stream, _ in self._inputs.values()))
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -108,10 +117,10 @@ class ClipDataset(Dataset[Sample]):
         clip = self.clips[number]
         try:
             rng = np.random.default_rng(seed())
-            raw, crops = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
+            raw, view = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
-        streams = apply_crops(raw, crops, size=self.input_size, quantised=self.cache is not None)
+        streams = apply_crops(raw, view.crops, of=view.size, inputs=self._inputs, quantised=self.cache is not None)
         return Sample(streams, clip.label, clip.video_id, number)
 
     @property
@@ -131,7 +140,7 @@ class ClipDataset(Dataset[Sample]):
             rng: randomness of a training view.
         """
         lengths = [gop.num_positions for gop in index.gops]
-        return self._view_of(lengths, first_position_of(self.streams), (index.width, index.height), rng)
+        return self._view_of(lengths, first_position_of(self._stream_names), (index.width, index.height), rng)
 
     def _view_of(
         self, lengths: Sequence[int], first_position: int, size: tuple[int, int], rng: np.random.Generator
@@ -140,20 +149,21 @@ class ClipDataset(Dataset[Sample]):
         segments = sample_positions(
             lengths, num_segments=self.num_segments, first_position=first_position, rng=rng if training else None
         )
+        flip = self.manifest.flip
         if training:
-            return View(segments, (random_crop(*size, flip=self.manifest.flip, rng=rng),))
-        return View(
-            segments, ten_crops(*size, flip=self.manifest.flip) if self.views == "full" else (central_crop(*size),)
-        )
+            crops: tuple[Crop, ...] = (random_crop(*size, flip=flip, rng=rng),)
+        else:
+            crops = ten_crops(*size, flip=flip) if self.views == "full" else (central_crop(*size),)
+        return View(segments, crops, size)
 
-    def _decoded(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
-        """{stream: pictures} in the streams' own units, and the crops to take of them."""
+    def _decoded(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], View]:
+        """{stream: pictures} in the streams' own units, and the view that they are of."""
         index = VideoIndex.from_json(clip.index)
         view = self.view(index, rng)
-        return self._read(clip, index, self.streams, view.segments), view.crops
+        return self._read(clip, index, self._stream_names, view.segments), view
 
-    def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], tuple[Crop, ...]]:
-        """{stream: pictures} from the cache, small and quantised, and the crops to take of them.
+    def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], View]:
+        """{stream: pictures} from the cache, small and quantised, and the view that they are of.
 
         Crops are drawn in the clip's own pixels, so that a cache of another size shows the same part of the picture.
         """
@@ -162,14 +172,12 @@ class ClipDataset(Dataset[Sample]):
         pictures_of = self.cache.read(
             clip.sha256,
             index,
-            self.streams,
+            self._stream_names,
             lambda streams, positions: self._read(clip, index(), streams, positions),
         )
-        size = (clip.width, clip.height)
-        view = self._view_of([self.cache.num_positions], 0, size, rng)
-        crops = tuple(crop.scaled(size, self.cache.size(*size)) for crop in view.crops)
+        view = self._view_of([self.cache.num_positions], 0, (clip.width, clip.height), rng)
         places = [position for _, position in view.segments]
-        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, crops
+        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, view
 
     def _read(
         self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]

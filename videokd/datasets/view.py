@@ -67,10 +67,12 @@ class View:
     Args:
         segments: (gop, position) of each segment.
         crops: the crops of every segment: one in training and quick evaluation, ten (five without flips) in full evaluation.
+        size: width and height of the picture that the crops are of, in pixels.
     """
 
     segments: tuple[tuple[int, int], ...]
     crops: tuple[Crop, ...]
+    size: tuple[int, int]
 
 
 def sample_positions(
@@ -175,22 +177,31 @@ def apply_crop(
 
 
 def apply_crops(
-    pictures: Mapping[str, Pictures], crops: Sequence[Crop], *, size: int, quantised: bool = False
+    pictures: Mapping[str, Pictures],
+    crops: Sequence[Crop],
+    *,
+    of: tuple[int, int],
+    inputs: Mapping[str, tuple[str, int]],
+    quantised: bool = False,
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Every stream through the same crops.
+    """Every input through the same crops, each resized directly from the stream's pictures.
 
     Args:
-        pictures: {stream: S pictures [H, W, C]}.
+        pictures: {stream: S pictures [H, W, C]}; those of another size than `of` show the same part of the picture.
         crops: of every picture, within it.
-        size: side of the result, in pixels.
+        of: width and height of the pictures that the crops are of, in pixels.
+        inputs: {key: (stream, side of the result in pixels)}.
         quantised: as for `apply_crop`.
 
     Returns:
-        {stream: uint8 [len(crops) · S, C, size, size]}, one crop after the other, in `channels_last` order.
+        {key: uint8 [len(crops) · S, C, side, side]}, one crop after the other, in `channels_last` order.
     """
     cropped = {}
-    for name, values in pictures.items():
-        parts = [apply_crop(values, crop, spec=STREAMS[name], size=size, quantised=quantised) for crop in crops]
+    for name, (stream, size) in inputs.items():
+        values, spec = pictures[stream], STREAMS[stream]
+        height, width = values[0].shape[:2]
+        own_crops = [crop.scaled(of, (width, height)) for crop in crops]
+        parts = [apply_crop(values, crop, spec=spec, size=size, quantised=quantised) for crop in own_crops]
         stacked = np.concatenate([part.transpose(0, 2, 3, 1) for part in parts]) if len(parts) > 1 else None
         cropped[name] = parts[0] if stacked is None else stacked.transpose(0, 3, 1, 2)
     return cropped

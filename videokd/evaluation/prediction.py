@@ -25,6 +25,7 @@ from videokd.models.onnx_file import random_videos
 from videokd.models.students import Students
 from videokd.models.students_file import load_students
 from videokd.training.validate import check_logits
+from videokd.types import stream_and_size
 
 Transcode = Literal["auto", "always", "never"]
 _NUM_SEGMENTS = 8
@@ -166,12 +167,14 @@ def _read_untranscoded(
 
 
 def _cropped_streams(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
-    """{stream: uint8 [1, S, C, H, W]}."""
+    """{input: uint8 [1, S, C, H, W]}."""
     lengths = [gop.num_positions for gop in video.gops]
     first_position = first_position_of(students.streams)
     positions = sample_positions(lengths, num_segments=num_segments, first_position=first_position)
     pictures = read_pictures(video, students.streams, positions)
-    cropped = apply_crops(pictures, (central_crop(video.width, video.height),), size=students.input_size)
+    main_size, size = students.input_size, (video.width, video.height)
+    inputs = {key: stream_and_size(key, main_size=main_size) for key in students.inputs_at(main_size)}
+    cropped = apply_crops(pictures, (central_crop(*size),), of=size, inputs=inputs)
     return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}  # [1, S, C, H, W]
 
 

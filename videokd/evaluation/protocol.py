@@ -68,7 +68,7 @@ def protocol_dataset(
     return ClipDataset(
         manifest,
         clips,
-        students.streams,
+        students.inputs_at(students.input_size),
         # networks that see the segments' order see as many as they were trained with
         num_segments=num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS[views]),
         input_size=students.input_size,
@@ -352,7 +352,7 @@ def score(
 
 
 def one_video(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:
-    """One video's views side by side: {stream: uint8 [V, S, C, H, W]}."""
+    """One video's views side by side: {input: uint8 [V, S, C, H, W]}."""
     streams = collate([dataset[0]]).to(device).streams
     return {
         name: rearrange(values, "1 (v s) c h w -> v s c h w", v=dataset.num_views) for name, values in streams.items()
@@ -362,7 +362,7 @@ def one_video(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Ten
 def latency_of(
     students: Students, names: Iterable[str], dataset: ClipDataset, precision: Precision, *, videos: int
 ) -> dict[str, Latency]:
-    """{network: its latency}, one video at a time, each network reading only its own streams; empty where no video is timed."""
+    """{network: its latency}, one video at a time, each network reading only its own inputs; empty where no video is timed."""
     videos = min(videos, len(dataset))
     if not videos:
         return {}
@@ -370,8 +370,8 @@ def latency_of(
     for name in names:
         members = _members(students, name)
         networks = [path_to(students, name)] if ":" in name else [students.members[member] for member in members]
-        own_streams = replace(dataset, streams=_streams_of(students, members))
-        latency[name] = _time_networks(networks, own_streams, precision, videos=videos)
+        own_inputs = replace(dataset, streams=students.inputs_at(dataset.input_size, only=members))
+        latency[name] = _time_networks(networks, own_inputs, precision, videos=videos)
     return latency
 
 

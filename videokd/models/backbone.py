@@ -16,7 +16,7 @@ from videokd.errors import ConfigError
 from videokd.models.network_spec import NetworkSpec, size_options
 from videokd.models.temporal_shift import insert_shifts
 from videokd.models.video_backbone import VideoBackbone, is_video
-from videokd.types import STREAMS
+from videokd.types import STREAMS, input_key
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -132,7 +132,8 @@ class Network(nn.Module):
         """Logits of a batch.
 
         Args:
-            streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored.
+            streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored. Where there is
+                `STREAM@SIZE` for the network's input size, that is taken (`videokd.types.input_key`).
             with_features: give the deepest features too, pooled, as the classifier gets them.
 
         Returns:
@@ -171,7 +172,7 @@ class Network(nn.Module):
 
         Temporal shifts in the backbone read S from here on.
         """
-        self._check_input(streams)
+        streams = self._own_inputs(streams)
         first = streams[self.spec.streams[0]]
         if self._segments is not None:
             self._segments.value = first.shape[1]
@@ -257,6 +258,13 @@ class Network(nn.Module):
             {"params": parameters, "weight_decay": decay, "lr_factor": factor}
             for (factor, decay), parameters in groups.items()
         ]
+
+    def _own_inputs(self, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """{stream: its pictures at this network's size, where the batch has them, otherwise at the batch's main size}."""
+        at_size = {name: input_key(name, self.spec.input_size, main_size=0) for name in self.spec.streams}
+        streams = {**given, **{name: given[key] for name, key in at_size.items() if key in given}}
+        self._check_input(streams)
+        return streams
 
     def _check_input(self, streams: Mapping[str, Tensor]) -> None:
         missing = [name for name in self.spec.streams if name not in streams]

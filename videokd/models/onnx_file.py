@@ -17,7 +17,7 @@ from videokd.errors import ConfigError, VideoKDError
 from videokd.files import written_whole
 from videokd.models.students import Students
 from videokd.models.students_file import DESCRIPTION_FILE
-from videokd.types import STREAMS
+from videokd.types import STREAMS, stream_and_size
 
 ONNX_FILE = "students.onnx"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -37,8 +37,9 @@ class _Fused(nn.Module):
         self.register_buffer("shares", shares.float().reshape(-1, 1, 1))  # [M, 1, 1]
 
     def forward(self, *streams: Tensor) -> Tensor:
-        """uint8 [B, S, C, H, W] of each stream, in the students' order, to [B, K]."""
-        logits = self.students.logits(dict(zip(self.students.streams, streams, strict=True)))
+        """uint8 [B, S, C, H, W] of each input, in the students' order, to [B, K]."""
+        keys = self.students.inputs_at(self.students.input_size)
+        logits = self.students.logits(dict(zip(keys, streams, strict=True)))
         stacked = torch.stack([*logits.values()])  # [M, B, K]
         if self.students.space == "logits":
             return (self.shares * stacked).sum(0)
@@ -48,8 +49,8 @@ class _Fused(nn.Module):
 def export_onnx(students: Students, folder: Path) -> Path:
     """Writes `students.onnx` and `students.json`, after a comparison with PyTorch on random videos.
 
-    The graph takes uint8 [batch, segments, channels, size, size] under the name of each stream, with any batch and any number of
-    segments, and gives `logits`, [batch, classes]: normalisation, consensus and fusion are inside.
+    The graph takes uint8 [batch, segments, channels, size, size] under the name of each stream (for students with
+    smaller inputs than others, under `STREAM@SIZE`), with any batch and any number of segments, and gives `logits`, [batch, classes]: normalisation, consensus and fusion are inside.
 
     Args:
         students: on the CPU; shallow exits are left out, as a graph cannot stop early.
@@ -78,7 +79,7 @@ def export_onnx(students: Students, folder: Path) -> Path:
 
 
 def _write(fused: _Fused, path: Path) -> None:
-    names = fused.students.streams
+    names = fused.students.inputs_at(fused.students.input_size)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("segments")}
     # the exporter tells its own developers much that no user can act on
     log = logging.getLogger("torch.onnx")
@@ -124,18 +125,18 @@ def random_videos(students: Students, *, batch: int, segments: int) -> Mapping[s
     """Noise in the shape of videos, the same at each call.
 
     Args:
-        students: whose streams and input size it has.
+        students: whose inputs it has.
         batch: B.
         segments: S.
 
     Returns:
-        {stream: uint8 [B, S, C, H, W]}.
+        {input: uint8 [B, S, C, H, W]}.
     """
     generator = torch.Generator().manual_seed(0)
-    size = students.input_size
-    return {
-        name: torch.randint(
-            0, 256, (batch, segments, STREAMS[name].channels, size, size), dtype=torch.uint8, generator=generator
-        )
-        for name in students.streams
-    }
+    main_size = students.input_size
+    videos = {}
+    for key in students.inputs_at(main_size):
+        stream, size = stream_and_size(key, main_size=main_size)
+        shape = (batch, segments, STREAMS[stream].channels, size, size)
+        videos[key] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return videos

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from videokd.models.backbone import Network, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_confident_exit
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.transfer import InitialWeights, start_from
-from videokd.types import Batch, StudentOutput
+from videokd.types import Batch, StudentOutput, input_key
 
 FORMAT = "videokd-students"
 VERSION = 1
@@ -46,12 +46,12 @@ class Students(nn.Module):
     """One or more networks that learn together and predict together, their logits fused with weights.
 
     Args:
-        members: {student: network}, with equal input sizes and as many classes as there are names.
+        members: {student: network}, with as many classes as there are names; input sizes may differ.
         spec: classes, segments and fusion.
         exits: {student: shallow exits}, for training, and for predictions that need not go all the way.
 
     Raises:
-        ConfigError: names, weights, input sizes or numbers of classes do not fit each other.
+        ConfigError: names, weights or numbers of classes do not fit each other.
 
     >>> spec = NetworkSpec(("motion",), "test_resnet", 2, 32)
     >>> students = build_students({"a": spec, "b": spec}, PredictionSpec(["wave", "clap"], 3), seed=0)
@@ -96,8 +96,19 @@ class Students(nn.Module):
 
     @property
     def input_size(self) -> int:
-        """Height and width of the input in pixels, the same for all."""
-        return next(iter(self.specs.values())).input_size
+        """Height and width of the largest input in pixels: the main size of a batch that is made for these students."""
+        return max(spec.input_size for spec in self.specs.values())
+
+    def inputs_at(self, main_size: int, *, only: Collection[str] | None = None) -> tuple[str, ...]:
+        """Keys of the inputs that the students need in a batch (`videokd.types.input_key`).
+
+        Args:
+            main_size: side in pixels of the streams that are keyed by their names alone.
+            only: the students to look at; all without it.
+        """
+        chosen = [spec for name, spec in self.specs.items() if only is None or name in only]
+        keys = [input_key(name, spec.input_size, main_size=main_size) for spec in chosen for name in spec.streams]
+        return tuple(dict.fromkeys(keys))
 
     def forward(
         self, batch: Batch | Mapping[str, Tensor], *, only: str | None = None, with_features: bool = False
@@ -328,9 +339,6 @@ def _check_students(students: Students, *, specs: Mapping[str, NetworkSpec]) -> 
         raise ConfigError(
             f"num_classes are {classes} (accepted: {len(students.class_names)}, the number of class names)."
         )
-    sizes = {name: spec.input_size for name, spec in specs.items()}
-    if len(set(sizes.values())) > 1:
-        raise ConfigError(f"input_sizes are {sizes} (accepted: the same for all, as they see the same batch).")
     homeless = sorted(set(students.exits) - set(specs))
     if homeless:
         raise ConfigError(f"exits are given for {', '.join(homeless)} (accepted: {names}). Correct the names.")

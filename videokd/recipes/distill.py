@@ -49,9 +49,9 @@ def distill(settings: Distill) -> RunFolder:
     fitted = fitted_of_initial(initial, manifest, split=settings.split, val_fraction=data.val_fraction)
     with training_session(settings, trained_on.started_from(initial.sources, fitted=fitted)) as session:
         students = _new_students(settings, manifest, specs, initial)
-        of_teachers = () if data.stored_views else (stream for run in runs.values() for stream in run.students.streams)
-        streams = tuple(dict.fromkeys((*students.streams, *of_teachers)))
-        clips = training_clips(manifest, unlabelled, streams, split=settings.split, seed=settings.seed, data=data)
+        networks = (students, *(() if data.stored_views else (run.students for run in runs.values())))
+        inputs = tuple(dict.fromkeys(key for each in networks for key in each.inputs_at(data.input_size)))
+        clips = training_clips(manifest, unlabelled, inputs, split=settings.split, seed=settings.seed, data=data)
         target = _target(settings, runs, clips, session) if runs else None
         if target and objective.feature_weight:
             add_adapters(students, target.feature_widths, seed=settings.seed)
@@ -97,11 +97,6 @@ def _teachers_and_clips(
     for name, path in settings.teachers.items():
         run = load_teacher(path)
         check_same_classes(run, manifest)
-        if run.students.input_size != settings.data.input_size:
-            raise ConfigError(
-                f"teachers.{name} sees {run.students.input_size} pixels, the students {settings.data.input_size}; they share "
-                f"one view. Pass `--data.input_size {run.students.input_size}`."
-            )
         stream, sees = stream_of(name), run.students.streams
         if stream not in sees or (name == stream and sees != (stream,)):
             fit = " or ".join(sees if len(sees) == 1 else [f"{one}_…" for one in sees])
@@ -144,7 +139,7 @@ def _student_specs(settings: Distill, manifest: Manifest) -> dict[str, NetworkSp
             student.streams,
             student.backbone,
             num_classes=len(manifest.class_names),
-            input_size=settings.data.input_size,
+            input_size=student.input_size or settings.data.input_size,
             temporal_shift=student.temporal_shift,
         )
         for name, student in settings.students.items()

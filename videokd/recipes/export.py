@@ -52,7 +52,9 @@ def main(arguments: Sequence[str]) -> None:
         )
     if settings.format == "onnx":
         folder = export_onnx(students, Path(settings.out))
-        say(f"{folder}: students.onnx, equal to PyTorch on random videos; inputs {', '.join(students.streams)}.")
+        say(
+            f"{folder}: students.onnx, equal to PyTorch on random videos; inputs {', '.join(students.inputs_at(students.input_size))}."
+        )
         return
     folder = save_students(students, Path(settings.out), with_exits=settings.exits)
     kept = ", with exits" if settings.exits else ""

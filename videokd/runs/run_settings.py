@@ -98,12 +98,21 @@ class StudentSettings:
         backbone: timm's name; by default ResNet-18.
         temporal_shift: let the segments of a ResNet see their neighbours (Temporal Shift Module, Lin et al. 2019).
         init: as the run's setting of this name, for this student only; empty: the run's.
+        input_size: side of its input, in pixels; 0: data.input_size. Teachers keep the size that they were trained with: all
+            networks see the same part of the picture.
     """
 
     streams: tuple[str, ...]
     backbone: str = "resnet18"
     temporal_shift: bool = False
     init: str = ""
+    input_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.input_size and not 16 <= self.input_size <= 4096:
+            raise ConfigError(
+                f"a student's input_size is {self.input_size} (accepted: 16 to 4096, or 0 for data.input_size). Correct the setting."
+            )
 
 
 @dataclass(frozen=True)

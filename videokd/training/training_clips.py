@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from videokd.errors import ConfigError
 from videokd.runs.ranks import Ranks
 from videokd.runs.settings import DataSettings
 from videokd.runs.trained_on import training_parts
-from videokd.types import Batch
+from videokd.types import Batch, stream_and_size
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,14 @@ class TrainingClips:
         return training_batches(self.fit, order, workers=self.workers, pin_memory=ranks.device.type == "cuda")
 
 
+def _largest_sizes(inputs: Iterable[str], data: DataSettings) -> dict[str, int]:
+    """{stream: the largest side of an input that shows it}."""
+    largest: dict[str, int] = {}
+    for stream, size in (stream_and_size(key, main_size=data.input_size) for key in inputs):
+        largest[stream] = max(size, largest.get(stream, 0))
+    return largest
+
+
 def check_shares(num_clips: int, batch_size: int, ranks: Ranks) -> None:
     """Refuses a batch that the ranks cannot share equally, because of its size or because there are too few clips.
 
@@ -99,7 +107,7 @@ def training_clips(
     Args:
         manifest: labelled clips.
         unlabelled: clips to train on as well, all of them; only teachers and peers say what they show.
-        streams: what a sample has.
+        streams: keys of the inputs of a sample (`videokd.types.input_key`).
         split: 1, 2 or 3.
         seed: of the training views.
         data: how they are seen, and the share that is held out.
@@ -109,7 +117,7 @@ def training_clips(
     """
     cache = None
     if data.cache:
-        cache = DecodedCache(Path(data.cache), data.cache_positions, data.input_size)
+        cache = DecodedCache(Path(data.cache), data.cache_positions, data.input_size, _largest_sizes(streams, data))
 
     def dataset(source: Manifest, clips: tuple[Clip, ...], views: Literal["training", "quick"]) -> ClipDataset:
         return ClipDataset(
