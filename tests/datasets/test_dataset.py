@@ -277,6 +277,25 @@ def test_joined_clips_come_evenly_mixed_and_each_once_an_epoch() -> None:
     )
 
 
+@pytest.mark.parametrize(("share", "last"), [(0.5, 4), (0.01, 1), (0.99, 7), (0.7, 6)])
+def test_a_share_of_each_batch_is_of_the_last_part(share: float, last: int) -> None:
+    batches = EpochBatches((5, 40), 8, seed=3, last_share=share)
+    assert batches.steps_per_epoch == 5
+    found = list(itertools.islice(batches, 60))
+    for part, count, size in ((range(5), 8 - last, 5), (range(5, 45), last, 40)):
+        items = [[item for item in batch if item[1] in part] for batch in found]
+        assert {len(of_batch) for of_batch in items} == {count}
+        endless = [item for of_batch in items for item in sorted(of_batch)]
+        for turn in range(count * 60 // size):  # each pass has every clip once, in an order of its own
+            assert sorted(number for at, number in endless if at == turn) == list(part)
+    resumed = EpochBatches((5, 40), 8, seed=3, last_share=share, first_step=17)
+    assert list(itertools.islice(resumed, 20)) == found[17:37]
+    shares = [EpochBatches((5, 40), 8, seed=3, last_share=share, rank=rank, num_ranks=2) for rank in (0, 1)]
+    for whole, *parts in zip(found, *shares, strict=False):
+        assert [whole[0::2], whole[1::2]] == parts
+    assert list(itertools.islice(EpochBatches((5, 40), 8, seed=4, last_share=share), 60)) != found
+
+
 def test_joined_clips_are_those_of_their_parts(manifest: Manifest) -> None:
     first_part, second = dataset(manifest), dataset(manifest, seed=9)
     joined = JoinedClips((first_part, second))

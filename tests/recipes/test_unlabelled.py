@@ -69,6 +69,20 @@ def test_students_follow_their_teachers_on_them(
     assert results["dataset"]["num_videos"] == len(Manifest.read(prepared).select("test", split=1))
 
 
+def test_a_share_of_each_batch_is_theirs(
+    prepared: Path, unlabelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = ("--data.unlabelled_share=0.5", "--data.val_fraction=0", "--optim.epochs=1")
+    assert distill(prepared, unlabelled, tmp_path / "run", TWO, *share) == 0
+    labelled = len(Manifest.read(prepared).select("train", split=1))
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["progress"]["step"] == (labelled + 54) // 6
+    capsys.readouterr()
+    out = f"--out={tmp_path / 'other'}"
+    for verb in (["distill", TWO], ["teach", "--stream=motion"]):
+        assert main([*verb, f"--manifest={prepared}", out, *TINY, *share]) == 2
+        assert "data.unlabelled_share is 0.5, but there are no clips without labels" in refused(capsys)
+
+
 def test_students_learn_from_each_other_on_them(prepared: Path, unlabelled: Path, tmp_path: Path) -> None:
     assert distill(prepared, unlabelled, tmp_path / "run", TWO, "--optim.epochs=1", "--optim.mixup=0.4") == 0
 

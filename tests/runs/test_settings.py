@@ -58,6 +58,14 @@ def test_stored_views_need_a_cache() -> None:
     assert DataSettings(stored_views=4, cache="kept").stored_views == 4
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, math.nan])
+def test_a_share_is_of_both_kinds_of_clips(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"data\.unlabelled_share is .* \(accepted: above 0, below 1\)"):
+        DataSettings(unlabelled_share=share)
+    with pytest.raises(ConfigError, match=r"data\.batch_size is 1, and data\.unlabelled_share divides it"):
+        DataSettings(unlabelled_share=0.5, batch_size=1)
+
+
 def test_every_number_has_a_range() -> None:
     from dataclasses import fields
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         first_step: number of the first batch.
         rank: number of this process.
         num_ranks: number of processes that divide each batch between them.
+        last_share: share of each batch, above 0 and below 1, for the last of two parts, each of which then goes through orders of its
+            own without end; None: in proportion. With a share, an item's epoch counts the passes through its own part.
     """
 
     num_clips: int | tuple[int, ...]
@@ -30,6 +34,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     first_step: int = 0
     rank: int = 0
     num_ranks: int = 1
+    last_share: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,6 +54,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return np.concatenate(orders)[np.argsort(np.concatenate(places), kind="stable")]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        if self.last_share is not None:
+            yield from self._shared_batches(self.last_share)
         epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         while True:
             order = self._order(epoch)
@@ -56,3 +63,26 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 numbers = order[step * self.batch_size : (step + 1) * self.batch_size]
                 yield [(epoch, int(number)) for number in numbers[self.rank :: self.num_ranks]]
             epoch, skip = epoch + 1, 0
+
+    def _shared_batches(self, share: float) -> Iterator[list[tuple[int, int]]]:
+        """Without end, batches with a fixed number of clips of each part, evenly mixed."""
+        last = min(max(round(share * self.batch_size), 1), self.batch_size - 1)
+        counts = (self.batch_size - last, last)
+        places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        for step in itertools.count(self.first_step):
+            items = [
+                self._item(part, step * count + offset) for part, count in enumerate(counts) for offset in range(count)
+            ]
+            mixed = [items[place] for place in np.argsort(places, kind="stable")]
+            yield mixed[self.rank :: self.num_ranks]
+
+    def _item(self, part: int, place: int) -> tuple[int, int]:
+        """The (pass, number) at a place of a part's endless sequence of orders."""
+        turn, at = divmod(place, self._parts[part])
+        order = _permutation(self.seed, turn, part, self._parts[part])
+        return turn, sum(self._parts[:part]) + int(order[at])
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, turn: int, part: int, count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng((seed, turn, part)).permutation(count)

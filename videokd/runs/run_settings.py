@@ -19,6 +19,7 @@ from videokd.runs.settings import (
     PrecisionName,
     check_early_stop,
     check_run,
+    check_unlabelled_share,
     check_weights,
 )
 from videokd.types import STREAMS, check_streams
@@ -75,6 +76,7 @@ class Teach:
         if self.freeze:
             _check_frozen(self)
         check_early_stop(self.data, self.optim)
+        check_unlabelled_share(self.data, None)
         check_run(out=self.out, manifest=self.manifest, split=self.split, seed=self.seed)
 
 
@@ -238,6 +240,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         check_early_stop(self.data, self.optim)
+        check_unlabelled_share(self.data, self.unlabelled)
         check_weights(self.weights, "weights")
         check_weights(self.student_weights, "student_weights")
         check_run(out=self.out, manifest=self.manifest, split=self.split, seed=self.seed)

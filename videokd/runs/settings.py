@@ -28,6 +28,7 @@ class DataSettings:
         cache_positions: how many positions of each clip are kept.
         stored_views: deterministic views of each clip whose teachers' outputs are stored beside the cache; 0 draws views anew and
             runs the teachers in each step.
+        unlabelled_share: share of each batch that is clips without labels, between 0 and 1; by default in proportion to their number.
     """
 
     num_segments: int = 3
@@ -38,6 +39,7 @@ class DataSettings:
     cache: str = ""
     cache_positions: int = 16
     stored_views: int = 0
+    unlabelled_share: float | None = None
 
     def __post_init__(self) -> None:
         _check_ranges(
@@ -58,6 +60,13 @@ class DataSettings:
                 f"data.stored_views is {self.stored_views}, but data.cache is empty: stored views are of cached clips. Pass "
                 "`--data.cache FOLDER`, or set data.stored_views to 0."
             )
+        if self.unlabelled_share is not None:
+            _check(0 < self.unlabelled_share < 1, "data.unlabelled_share", self.unlabelled_share, "above 0, below 1")
+            if self.batch_size < 2:
+                raise ConfigError(
+                    f"data.batch_size is {self.batch_size}, and data.unlabelled_share divides it between two kinds of clips (accepted: 2 or "
+                    "more). Raise it."
+                )
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,23 @@ def check_early_stop(data: DataSettings, optim: OptimSettings) -> None:
         raise ConfigError(
             f"optim.early_stop is {optim.early_stop}, but data.val_fraction 0 holds no clips out to tell when to stop. Raise val_fraction, "
             "or set early_stop to 0."
+        )
+
+
+def check_unlabelled_share(data: DataSettings, unlabelled: str | None) -> None:
+    """Refuses a share for clips that are not there.
+
+    Args:
+        data: the settings.
+        unlabelled: the manifest of the clips without labels, if there is one.
+
+    Raises:
+        ConfigError: there is a share without clips.
+    """
+    if data.unlabelled_share is not None and unlabelled is None:
+        raise ConfigError(
+            f"data.unlabelled_share is {data.unlabelled_share}, but there are no clips without labels. Pass `--unlabelled MANIFEST` to "
+            "`videokd distill`, or omit the share."
         )
 
 

@@ -29,6 +29,7 @@ class TrainingClips:
         batch_size: clips of a batch over all ranks.
         workers: processes that load clips; 0 loads in the main one.
         seed: of the order.
+        unlabelled_share: share of each batch that is clips without labels; None: in proportion to their number.
     """
 
     fit: JoinedClips
@@ -36,6 +37,7 @@ class TrainingClips:
     batch_size: int
     workers: int
     seed: int
+    unlabelled_share: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -51,6 +53,7 @@ class TrainingClips:
             first_step=first_step,
             rank=ranks.rank,
             num_ranks=ranks.num_ranks,
+            last_share=self.unlabelled_share,
         )
 
     def batches(self, *, first_step: int, ranks: Ranks) -> Generator[Batch, None, None]:
@@ -137,4 +140,4 @@ def training_clips(
     if unlabelled is not None:
         fit.append(dataset(unlabelled, unlabelled.clips, "training"))
     held_out = dataset(manifest, to_hold_out, "quick") if to_hold_out else None
-    return TrainingClips(JoinedClips(tuple(fit)), held_out, data.batch_size, data.workers, seed)
+    return TrainingClips(JoinedClips(tuple(fit)), held_out, data.batch_size, data.workers, seed, data.unlabelled_share)
