@@ -61,7 +61,8 @@ def learn_head(state: RunState, network: Network, clips: TrainingClips, *, sessi
         validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
         progress.step = 1
         state.end_epoch(validation, patience=0, ranks=session.ranks)
-        recorder.epoch(0, 0, 1, validation | _of_head(fitted))
+        recorder.values(0, 0, _of_head(fitted))
+        recorder.epoch(0, 0, 1, validation)
     state.save()
     if session.ranks.is_first:
         say(f"{session.folder.path}: {_in_words(fitted, num_clips=len(label), num_views=features.shape[1])}")

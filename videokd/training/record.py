@@ -256,6 +256,16 @@ class Recorder:
         self._bar.set_postfix_str(f"epoch {epoch + 1} loss {values['loss/total']:.3f}", refresh=False)
         self._bar.update()
 
+    def values(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Records further numbers of a step.
+
+        Args:
+            step: its number, from 0.
+            epoch: number of its epoch, from 0.
+            values: {name: number}.
+        """
+        self._log.record(step, epoch, values)
+
     def epoch(self, step: int, epoch: int, epochs: int, validation: Mapping[str, float]) -> None:
         """Records the validation of an epoch, and prints a line; of many epochs, for every few.
 
