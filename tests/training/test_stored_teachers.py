@@ -16,7 +16,7 @@ from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder, Session, load_teacher, network_of
 from videokd.runs.settings import DataSettings
-from videokd.training.stored_teachers import StoredTeachers, stored_teachers
+from videokd.training.stored_teachers import StoredFeatures, StoredTeachers, stored_teachers
 from videokd.training.training_clips import TrainingClips, training_clips
 from videokd.types import Batch
 
@@ -127,3 +127,20 @@ def test_what_does_not_go_together_is_refused(
     assert "data.stored_views" in refused(capsys, *teach, *TINY, "--freeze=true")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
+
+
+def test_features_are_stored_for_students_that_follow_them(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = load_teacher(teacher_runs["motion"])
+    clips = clips_of(prepared, tmp_path / "cache")
+    teachers = stored_teachers(clips.fit, {"motion": run}, session_in(tmp_path), with_features=True)
+    assert isinstance(teachers, StoredFeatures)
+    for _, batch in zip(range(3), clips.batches(first_step=0, ranks=Ranks()), strict=False):
+        logits, features = teachers.with_features(batch)
+        with torch.no_grad():
+            wanted_logits, wanted = network_of(run)(batch.streams, with_features=True)
+        torch.testing.assert_close(logits["motion"], wanted_logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(features["motion"], wanted, rtol=1e-4, atol=1e-4)
+    weights = ("--objective.feature_weight=1", "--objective.relation_weight=1")
+    assert distill(prepared, {"motion": teacher_runs["motion"]}, tmp_path / "cache", tmp_path / "run", *weights) == 0

@@ -27,7 +27,7 @@ from videokd.runs.trained_on import TrainedOn, same_clips, tested_clips, trainin
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState
 from videokd.training.stored_teachers import stored_teachers
-from videokd.training.target import TeacherTarget
+from videokd.training.target import TeacherSource, TeacherTarget
 from videokd.training.training_clips import TrainingClips, training_clips
 from videokd.training.update import Update
 
@@ -121,15 +121,18 @@ def _target(settings: Distill, runs: Mapping[str, TrainedRun], clips: TrainingCl
     """The teachers as one target: looked up where views are stored, else computed in each step."""
     weights = settings.weights or dict.fromkeys(runs, 1.0)
     temperatures = settings.temperatures or dict.fromkeys(runs, 1.0)
-    stored = settings.data.stored_views > 0
+    with_features = settings.objective.loss().needs_features
+    teachers: TeacherSource = Teachers({name: network_of(run) for name, run in runs.items()})
+    if settings.data.stored_views:
+        teachers = stored_teachers(clips.fit, runs, session, with_features=with_features)
     return TeacherTarget(
-        stored_teachers(clips.fit, runs, session) if stored else Teachers({n: network_of(r) for n, r in runs.items()}),
+        teachers,
         weights,
         temperatures,
         weighting=settings.weighting,
         space=settings.space,
         temperature=settings.objective.temperature,
-        with_features=settings.objective.loss().needs_features,
+        with_features=with_features,
     )
 
 

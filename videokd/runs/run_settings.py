@@ -261,11 +261,6 @@ class Distill:
             raise ConfigError(
                 "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
             )
-        if self.teachers and self.data.stored_views and self.objective.loss().needs_features:
-            raise ConfigError(
-                "objective.feature_weight and objective.relation_weight compare features, and only logits are stored (data.stored_views "
-                f"{self.data.stored_views}; accepted: 0). Set it to 0, or these weights."
-            )
         if self.teachers and self.data.stored_views and self.optim.mixup:
             raise ConfigError(
                 f"optim.mixup is {self.optim.mixup}, but teachers whose targets are stored have not seen the mixtures (accepted: 0). Omit it, "

@@ -26,10 +26,7 @@ def freeze_body(network: Network) -> None:
     Raises:
         ConfigError: it is a video network, whose features this cannot store.
     """
-    if is_video(network.spec.backbone):
-        raise ConfigError(
-            f"backbone {network.spec.backbone} cannot be frozen (accepted: timm's networks). Choose another, or train without --freeze."
-        )
+    _check_not_video(network)
     network.requires_grad_(False)
     network.classifier.requires_grad_(True)
 
@@ -80,7 +77,7 @@ def stored_features(clips: JoinedClips, network: Network, session: Session, *, t
         title: of the progress bar.
 
     Raises:
-        ConfigError: the backbone's features and classifier do not make its logits.
+        ConfigError: it is a video network, or the backbone's features and classifier do not make its logits.
         DataError: a file cannot be written, or a clip cannot be read.
     """
     _check_features(network, session)
@@ -88,8 +85,17 @@ def stored_features(clips: JoinedClips, network: Network, session: Session, *, t
     return store.table(lambda batch: network.segment_features(batch.streams), title=title)
 
 
+def _check_not_video(network: Network) -> None:
+    if is_video(network.spec.backbone):
+        raise ConfigError(
+            f"features of {network.spec.backbone} cannot be stored, nor its body frozen (accepted: timm's networks). Choose another backbone, or "
+            "train without --freeze."
+        )
+
+
 def _check_features(network: Network, session: Session) -> None:
     """Features and classifier must be all there is: some backbones do more after pooling."""
+    _check_not_video(network)
     size, device = network.spec.input_size, session.precision.device
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (1, 2, STREAMS[name].channels, size, size) for name in network.spec.streams}
@@ -100,8 +106,8 @@ def _check_features(network: Network, session: Session) -> None:
         found = network.classifier(network.segment_features(streams)).mean(1)
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
         raise ConfigError(
-            f"backbone {network.spec.backbone} does not make its logits of its pooled features by a linear classifier, so its body cannot be "
-            "frozen (accepted: such as resnet18 or tf_efficientnet_lite0). Choose another backbone, or train without --freeze."
+            f"backbone {network.spec.backbone} does more than classify its pooled features, so these cannot be stored, nor its body frozen "
+            "(accepted: such as resnet18 or tf_efficientnet_lite0). Choose another backbone, or train without --freeze."
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from videokd.datasets.dataset import JoinedClips
 from videokd.errors import DataError
+from videokd.models.backbone import Network
 from videokd.runs.run_folder import Session, TrainedRun, network_of
 from videokd.runs.run_settings import Teach
 from videokd.training.frozen import stored_features
@@ -32,7 +34,7 @@ class StoredTeachers:
     streams: tuple[str, ...] = ()
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
-        self._tables = dict(tables)
+        self._tables, self._checked = dict(tables), False
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The logits of each teacher for a batch, [B, K], on the batch's device.
@@ -40,37 +42,84 @@ class StoredTeachers:
         Raises:
             DataError: the batch has a view that is not stored.
         """
-        if int(batch.views.min()) < 0:
+        self._check(batch)
+        self._tables = _on(batch.label.device, self._tables)
+        return _looked_up(self._tables, batch)
+
+    def _check(self, batch: Batch) -> None:
+        """Once: a dataset has stored views, or it has none, and a look at the numbers waits for the device."""
+        if not self._checked and int(batch.views.min()) < 0:
             raise DataError("a batch has views that are drawn anew (accepted: stored ones). Set data.stored_views.")
-        device = batch.label.device
-        if any(table.device != device for table in self._tables.values()):
-            self._tables = {name: table.to(device) for name, table in self._tables.items()}
-        return {name: table[batch.clips, batch.views] for name, table in self._tables.items()}
+        self._checked = True
 
 
-def stored_teachers(clips: JoinedClips, runs: Mapping[str, TrainedRun], session: Session) -> StoredTeachers:
+class StoredFeatures(StoredTeachers):
+    """Tables of features beside those of logits, where students are to follow features too.
+
+    Args:
+        tables: {teacher: float32 [N, V, K]} logits.
+        features: {teacher: float32 [N, V, D]}.
+    """
+
+    def __init__(self, tables: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> None:
+        super().__init__(tables)
+        self._features = dict(features)
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """{teacher: D}."""
+        return {name: values.shape[2] for name, values in self._features.items()}
+
+    def with_features(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """{teacher: logits [B, K]}, {teacher: features [B, D]}; errors as for the call."""
+        self._features = _on(batch.label.device, self._features)
+        return self(batch), _looked_up(self._features, batch)
+
+
+def stored_teachers(
+    clips: JoinedClips, runs: Mapping[str, TrainedRun], session: Session, *, with_features: bool = False
+) -> StoredTeachers:
     """The teachers' logits for all stored views of all clips; those that no earlier run has stored are computed first.
 
     Args:
         clips: with stored views.
         runs: {teacher: its run}.
         session: precision, device and ranks.
+        with_features: keep features too.
 
     Raises:
-        ConfigError: a frozen teacher's backbone does not make its logits of its features.
+        ConfigError: features are needed, and a backbone does not make its logits of its pooled features.
         DataError: a file cannot be written, or a clip cannot be read.
     """
-    return StoredTeachers({name: _logits(name, run, clips, session) for name, run in runs.items()})
+    logits, features = {}, {}
+    for name, run in runs.items():
+        network = network_of(run).to(session.precision.device).eval()
+        frozen = isinstance(run.settings, Teach) and run.settings.freeze
+        if frozen or with_features:  # a frozen body is shared with teachers of other labels
+            of_segments = stored_features(clips, network, session, title=f"teacher {name}")  # [N, V, S, D]
+            features[name] = of_segments.mean(2)
+            logits[name] = _classified(network, of_segments)
+        else:
+            store = StoredOutputs(clips, network, {"output": "logits", "weights": run.weights}, session)
+            logits[name] = store.table(partial(_logits_of, network), title=f"teacher {name}")
+    return StoredFeatures(logits, features) if with_features else StoredTeachers(logits)
 
 
-def _logits(name: str, run: TrainedRun, clips: JoinedClips, session: Session) -> Tensor:
-    """One teacher's, float32 [N, V, K], on the CPU."""
-    network = network_of(run).to(session.precision.device).eval()
-    title = f"teacher {name}"
-    if isinstance(run.settings, Teach) and run.settings.freeze:  # its body is shared with teachers of other labels
-        features = stored_features(clips, network, session, title=title)
-        with torch.no_grad():
-            classifier = network.classifier.cpu()
-            return torch.stack([classifier(of_clip).mean(1) for of_clip in features])
-    store = StoredOutputs(clips, network, {"output": "logits", "weights": run.weights}, session)
-    return store.table(lambda batch: network(batch.streams), title=title)
+def _logits_of(network: Network, batch: Batch) -> Tensor:
+    logits: Tensor = network(batch.streams)
+    return logits
+
+
+def _classified(network: Network, features: Tensor) -> Tensor:
+    """[N, V, S, D] to logits [N, V, K], the mean over segments."""
+    classifier = network.classifier.cpu()
+    with torch.no_grad():
+        return torch.stack([classifier(of_clip).mean(1) for of_clip in features])
+
+
+def _on(device: torch.device, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: table if table.device == device else table.to(device) for name, table in tables.items()}
+
+
+def _looked_up(tables: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    return {name: table[batch.clips, batch.views] for name, table in tables.items()}
