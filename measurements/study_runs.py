@@ -236,7 +236,7 @@ def run_teachers(cell: Cell, choice: Mapping[str, Any]) -> dict[str, Any]:
     for stream, command in zip(STREAMS, commands, strict=True):
         of_run, results = scores_of(perform(command))
         scores[stream] = of_run[stream]
-        cost[stream] = _cost(results["entries"][stream])
+        cost[stream] = cost_of(results["entries"][stream])
     everything = {name: {"hits": hits(each)} | cost[name] for name, each in scores.items()}
     total = {key: sum(each[key] for each in cost.values()) for key in ("parameters", "macs_per_video")}
     for name, (shares, space) in FUSIONS.items():
@@ -264,7 +264,7 @@ def run_students(cell: Cell, run: str, choice: Mapping[str, Any]) -> dict[str, A
         with _optical_flow() if "flow" in command else nullcontext():
             of_run, results = scores_of(perform(command), segments=segments)
         scores |= of_run
-        entries |= {name: {"hits": hits(of_run[name])} | _cost(entry) for name, entry in results["entries"].items()}
+        entries |= {name: {"hits": hits(of_run[name])} | cost_of(entry) for name, entry in results["entries"].items()}
         early |= results.get("early_exit", {})
     if len(commands) > 1:
         total = {key: sum(entry[key] for entry in entries.values()) for key in ("parameters", "macs_per_video")}
@@ -280,7 +280,8 @@ def _optical_flow() -> AbstractContextManager[None]:
     return as_a_stream()
 
 
-def _cost(entry: Mapping[str, Any]) -> dict[str, Any]:
+def cost_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and MACs of an entry of results.json."""
     return {key: entry[key] for key in ("parameters", "macs_per_video")}
 
 
