@@ -10,6 +10,8 @@ import pytest
 
 from tests.small_runs import TINY
 from videokd.__main__ import main
+from videokd.codec.mp4_writer import Encoding
+from videokd.codec.transcode import transcode
 from videokd.datasets.manifest import Manifest
 from videokd.preparation.synthetic import generate
 from videokd.runs.checkpoint import load_checkpoint
@@ -118,6 +120,38 @@ def test_tested_clips_among_them_are_refused(
     assert "are test clips of split 1" in line
     assert "another name.mp4" in line
     assert not (tmp_path / "run").exists()
+    omitting = [ONE, *teachers(teacher_runs), "--overlap=omit"]
+    assert distill(prepared, tmp_path / "out", tmp_path / "run", *omitting) == 2
+    assert "without them, none is left" in refused(capsys)
+
+
+def test_copies_of_tested_clips_are_refused_or_omitted(
+    clips: Path,
+    prepared: Path,
+    unlabelled: Path,
+    teacher_runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "in").mkdir()
+    tested = Manifest.read(prepared).select("test", split=1)[0]
+    transcode(clips / tested.source_path, tmp_path / "in" / "copy.mp4", Encoding("h264", gop=5, quality=24))
+    others = Manifest.read(unlabelled)
+    for clip in others.clips[:12]:
+        os.link(others.file(clip), tmp_path / "in" / Path(clip.path).name)
+    assert prepare(tmp_path / "in", tmp_path / "out", "--unlabelled") == 0
+    arguments = [ONE, *teachers(teacher_runs), "--optim.epochs=1"]
+    assert distill(prepared, tmp_path / "out", tmp_path / "run", *arguments) == 2
+    line = refused(capsys)
+    assert "1 clips of" in line
+    assert f"show the same as test clips of split 1 of {prepared} (first: copy.mp4 like {tested.source_path})" in line
+    assert "--overlap omit" in line
+    assert not (tmp_path / "run").exists()
+    assert distill(prepared, tmp_path / "out", tmp_path / "run", *arguments, "--overlap=omit") == 0
+    assert "copy.mp4 like" in (said := capsys.readouterr().err)
+    assert "omitted, 12 are left." in said
+    fit = json.loads((tmp_path / "run" / "trained_on.json").read_text())["fit"]
+    assert sum(label == -1 for _, _, label in fit) == 12
 
 
 def test_they_do_not_serve_where_labels_are_needed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
-from videokd.errors import ConfigError, DataError
+from videokd.errors import ConfigError
 from videokd.evaluation.overlap import check_teacher, fitted_of_initial
 from videokd.models.adapters import add_adapters
 from videokd.models.network_spec import NetworkSpec
@@ -23,7 +23,8 @@ from videokd.runs.run_folder import (
     training_session,
 )
 from videokd.runs.run_settings import Distill, stream_of
-from videokd.runs.trained_on import TrainedOn, same_clips, tested_clips, training_parts
+from videokd.runs.trained_on import TrainedOn
+from videokd.runs.unlabelled_clips import read_unlabelled
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState
 from videokd.training.stored_teachers import stored_teachers
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
 def distill(settings: Distill) -> RunFolder:
     """Trains a set of students, or resumes their training; returns the run folder."""
     manifest = read_manifest(settings.manifest)
-    unlabelled = _read_unlabelled(settings, manifest)
+    unlabelled = read_unlabelled(settings, manifest)
     data, optim, objective = settings.data, settings.optim, settings.objective
     runs, trained_on = _teachers_and_clips(settings, manifest, unlabelled.clips if unlabelled else ())
     specs = _student_specs(settings, manifest)
@@ -66,26 +67,6 @@ def distill(settings: Distill) -> RunFolder:
         state = RunState(students, update, session, role="student", ema_decay=optim.ema)
         learn(state, clips, target, optim=optim, session=session)
     return session.folder
-
-
-def _read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
-    """The clips without labels, if there are any.
-
-    Raises:
-        DataError: they have labels, files of them are missing, or some are tested or held out.
-    """
-    if settings.unlabelled is None:
-        return None
-    unlabelled = read_manifest(settings.unlabelled, labelled=False)
-    _, held_out = training_parts(manifest, split=settings.split, val_fraction=settings.data.val_fraction)
-    for part, clips in {"test": tested_clips(manifest, split=settings.split), "val": held_out}.items():
-        seen = same_clips(unlabelled.clips, clips)
-        if seen:
-            raise DataError(
-                f"{len(seen)} clips of {settings.unlabelled} are {part} clips of split {settings.split} of {settings.manifest} "
-                f"(first: {seen[0].source_path or seen[0].path}). Remove them from the unlabelled ones, and prepare these again."
-            )
-    return unlabelled
 
 
 def _teachers_and_clips(

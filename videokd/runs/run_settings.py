@@ -195,6 +195,8 @@ class Distill:
         manifest: manifest.parquet, or the folder that holds it.
         unlabelled: the manifest of clips without labels (`videokd prepare folder --unlabelled`) to train on in addition to the others: on
             them the students follow the teachers and each other.
+        overlap: clips without labels that are test or validation clips, or re-encoded, resized or trimmed copies of them: refuse, or omit
+            them and say how many.
         teachers: {name: run folder of one network}; without teachers, students learn only from labels and peers. A teacher is named by its stream; a second
             one on it, or one on several streams, by a stream it sees and an ending of your own: iframe_large, motion_all.
         weights: {teacher: weight} for fusing the teachers; equal ones if omitted.
@@ -216,6 +218,7 @@ class Distill:
     out: str
     manifest: str
     unlabelled: str | None = None
+    overlap: Literal["refuse", "omit"] = "refuse"
     teachers: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     weighting: Weighting = "fixed"
