@@ -164,7 +164,7 @@ def student_command(cell: LabelCell, student: str, arm: str, choice: Mapping[str
     options += ["--objective.alpha", str(chosen["alpha"]), "--objective.temperature", str(chosen["temperature"])]
     _, without = cell.write_manifests()
     if arm in ON_ALL_CLIPS and without is not None:
-        options += ["--unlabelled", str(without)]
+        options += ["--unlabelled", str(without), "--overlap", "omit"]  # UCF101 has footage in two groups
     if arm == "pseudo":
         options += ["--objective.target_loss", "hard", "--objective.confidence", str(chosen["confidence"])]
     if arm == "everything":
