@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from labels_fused import STUDENT
 from labels_runs import ARMS, GROUPS_WITH_LABELS, RECORDS, STUDENTS
 from record import newest_or_fail, provenance, write
 from study_records import CellKey, Record, read_records
@@ -40,9 +41,16 @@ COLOURS = {"teacher": "#7a8699", "hard": "#d64550", "pseudo": "#e0982e", "kl": "
 
 
 def top1_of(record: Record) -> npt.NDArray[np.float64]:
-    """1 for each correctly classified video; the mean over students where there are several."""
-    alone = [entry for name, entry in record["entries"].items() if name != "fused" and ":" not in name]
-    return np.mean([[int(hit) for hit in entry["hits"]] for entry in alone], axis=0)
+    """1 for each correctly classified video; the mean over students where there are several, but of teachers their fusion."""
+    return np.mean([[int(hit) for hit in entry["hits"]] for entry in entries_of(record)], axis=0)
+
+
+def entries_of(record: Record) -> list[dict[str, Any]]:
+    """What a run counts as: its students one by one, without their exits; or the fused teachers."""
+    entries: dict[str, dict[str, Any]] = record["entries"]
+    if "weights" in entries.get("fused", {}):
+        return [entries["fused"]]
+    return [entry for name, entry in entries.items() if name != "fused" and ":" not in name]
 
 
 def by_scene(
@@ -57,7 +65,7 @@ def by_scene(
 
 def videos_of(cell: Mapping[str, Record]) -> dict[str, str]:
     """{tested video: its scene}, in the order of hits."""
-    videos: dict[str, str] = next(record for run, record in cell.items() if run.endswith(f"/{TEACHER}"))["videos"]
+    videos: dict[str, str] = next(record["videos"] for record in cell.values() if "videos" in record)
     return videos
 
 
@@ -66,8 +74,7 @@ def accuracy(cells: Cells, run: str) -> dict[str, Any] | None:
     having = [cell for cell in cells.values() if run in cell]
     if not having:
         return None
-    entries = having[0][run]["entries"]
-    cost = next(entry for name, entry in entries.items() if name != "fused")
+    cost = entries_of(having[0][run])[0]
     return {
         "run": run,
         "cells": len(having),
@@ -120,6 +127,17 @@ def questions(student: str) -> list[tuple[str, str, str]]:
     return asked
 
 
+def _of_pretrained_students() -> list[tuple[str, str, str]]:
+    asked = []
+    for labels in GROUPS_WITH_LABELS:
+        own, name = f"{labels}/{STUDENT}/fused-logits", f"pretrained student, {labels} %"
+        asked += [
+            (f"{name}: three fused teachers' logits over hard labels", own, f"{labels}/{STUDENT}/hard"),
+            (f"{name}: against the three fused teachers", own, f"{labels}/teachers"),
+        ]
+    return asked
+
+
 def plot(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     """Accuracy against the share of the labels, a panel a student."""
     students = [student for student in STUDENTS if any(row["run"].split("/")[1] == student for row in rows)]
@@ -158,7 +176,8 @@ def summary(cells: Cells) -> dict[str, Any]:
     choice = newest_or_fail("labels_choice")
     runs = [f"{labels}/{TEACHER}" for labels in GROUPS_WITH_LABELS]
     runs += [f"{labels}/{student}/{arm}" for student in STUDENTS for labels in GROUPS_WITH_LABELS for arm in ARMS]
-    asked = [question for student in STUDENTS for question in questions(student)]
+    runs += [f"{labels}/{run}" for labels in GROUPS_WITH_LABELS for run in ("teachers", f"{STUDENT}/fused-logits")]
+    asked = [question for student in STUDENTS for question in questions(student)] + _of_pretrained_students()
     some_cell = next(iter(cells.values()))
     clips = {run.partition("/")[0]: record["clips"] for run, record in some_cell.items() if run.endswith(f"/{TEACHER}")}
     return {

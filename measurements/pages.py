@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import benchmark_tables
+import labels_tables
 import protocol_time
 import scale
 import study_tables
@@ -65,8 +66,8 @@ class Page:
 
 
 PAGES = (
-    Page("README.md", (("study", study_tables.front_table),)),
-    Page("docs/study.md", (("study", study_tables.study_table),)),
+    Page("README.md", (("labels", labels_tables.few_labels_table), ("study", study_tables.front_table))),
+    Page("docs/study.md", (("labels", labels_tables.labels_table), ("study", study_tables.study_table))),
     Page(
         "docs/measured.md",
         (
@@ -83,6 +84,7 @@ PAGES = (
             ("bench_data", benchmark_tables.data_table),
             ("quality", benchmark_tables.quality_table),
             ("presets", benchmark_tables.presets_table),
+            ("bench_teaching", labels_tables.teaching_table),
             ("bench_step-cpu", benchmark_tables.step_table),
             ("bench_step-cuda", benchmark_tables.step_table),
         ),

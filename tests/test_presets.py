@@ -35,6 +35,7 @@ def test_what_print_config_shows_is_enough(name: str, tmp_path: Path, capsys: py
     given += ["--stream=motion"] if verb == "teach" and "stream:" not in preset_text(name) else []
     if verb == "distill" and "alpha" in preset_text(name):
         given += [f"--teachers.{stream}=runs/{stream}" for stream in ("iframe", "motion", "residual")]
+    given += [f"--data.cache={tmp_path / 'cache'}"] if "stored_views" in preset_text(name) else []
     with pytest.raises(SystemExit) as ended:
         main([verb, *given, "--print_config"])
     assert not ended.value.code
