@@ -46,7 +46,7 @@ from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
-from videokd.recipes.evaluate import Evaluate, evaluate
+from videokd.recipes.evaluation_run import Evaluate, evaluate
 from videokd.recipes.teach import teach
 from videokd.runs.run_settings import Teach
 from videokd.runs.settings import DataSettings, OptimSettings

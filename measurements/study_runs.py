@@ -22,7 +22,7 @@ from videokd.evaluation.results import as_plain
 from videokd.evaluation.scores import Scores, align
 from videokd.recipes.command_line import parse
 from videokd.recipes.distill import distill
-from videokd.recipes.evaluate import Evaluate, evaluate
+from videokd.recipes.evaluation_run import Evaluate, evaluate
 from videokd.recipes.teach import teach
 from videokd.runs.run_settings import Distill, Teach
 

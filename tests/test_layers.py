@@ -41,7 +41,7 @@ MOST_LINES, MOST_CODE_LINES, MOST_PARAMETERS, MOST_FILES = 400, 40, 6, 14
 #: A verb that runs other verbs, as somebody at a terminal would.
 RUNS_VERBS = {"demo"}
 #: Files of recipes/ that are not a verb.
-NOT_VERBS = {"command_line", "help_text"}
+NOT_VERBS = {"command_line", "evaluation_run", "help_text"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from videokd.recipes.command_line import parse
-from videokd.recipes.evaluate import Evaluate
+from videokd.recipes.evaluation_run import Evaluate
 from videokd.recipes.fuse import Fuse
 from videokd.recipes.prepare import Prepare
 from videokd.recipes.report import Report

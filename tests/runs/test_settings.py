@@ -10,7 +10,7 @@ import pytest
 
 from tests.recipes.test_verbs import refused
 from videokd.errors import ConfigError
-from videokd.recipes.evaluate import Evaluate
+from videokd.recipes.evaluation_run import Evaluate
 from videokd.runs.run_settings import Distill, Teach
 from videokd.runs.settings import DataSettings, OptimSettings
 

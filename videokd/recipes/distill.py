@@ -12,6 +12,7 @@ from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
+from videokd.recipes.evaluation_run import evaluate_after_training
 from videokd.runs.initial import Initial, load_initial
 from videokd.runs.run_folder import (
     RunFolder,
@@ -66,6 +67,8 @@ def distill(settings: Distill) -> RunFolder:
         )
         state = RunState(students, update, session, role="student", ema_decay=optim.ema)
         learn(state, clips, target, optim=optim, session=session)
+    if session.ranks.is_first:
+        evaluate_after_training(settings)
     return session.folder
 
 

@@ -11,6 +11,7 @@ from videokd.evaluation.overlap import fitted_of_initial
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
+from videokd.recipes.evaluation_run import evaluate_after_training
 from videokd.runs.initial import load_initial
 from videokd.runs.run_folder import RunFolder, only_network, training_session
 from videokd.runs.run_settings import Teach
@@ -63,4 +64,6 @@ def teach(settings: Teach) -> RunFolder:
             learn_head(state, network, clips, session=session)
         else:
             learn(state, clips, None, optim=optim, session=session)
+    if session.ranks.is_first:
+        evaluate_after_training(settings)
     return session.folder

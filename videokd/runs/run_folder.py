@@ -189,7 +189,7 @@ class TrainedRun:
 
 
 #: Settings that may change when a run is resumed: they say how it computes, not what.
-RESUMABLE = ("out", "device", "data.workers", "optim.compile")
+RESUMABLE = ("out", "device", "test", "data.workers", "optim.compile")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Teach:
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
         precision: fp32, bf16, or fp16 (CUDA only).
+        test: none, or quick or full: run the test protocol afterwards, as `videokd evaluate --views` does, and print the accuracy.
         data: what the network sees.
         optim: how it is trained.
     """
@@ -64,6 +65,7 @@ class Teach:
     seed: int = 0
     device: Device = "auto"
     precision: PrecisionName = "fp32"
+    test: Literal["none", "quick", "full"] = "none"
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()
 
@@ -211,6 +213,7 @@ class Distill:
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
         precision: fp32, bf16, or fp16 (CUDA only).
+        test: none, or quick or full: run the test protocol afterwards, as `videokd evaluate --views` does, and print the accuracies.
         data: what the networks see.
         optim: how the students are trained.
     """
@@ -234,6 +237,7 @@ class Distill:
     seed: int = 0
     device: Device = "auto"
     precision: PrecisionName = "fp32"
+    test: Literal["none", "quick", "full"] = "none"
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()
 

@@ -1,0 +1,156 @@
+"""The test protocol on a run: what `videokd evaluate` does, and `teach` and `distill` with --test after training."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Literal
+
+from videokd.datasets.manifest import read_manifest
+from videokd.errors import ConfigError
+from videokd.evaluation.examples import choose_examples, draw_examples
+from videokd.evaluation.overlap import Seen, unseen_clips
+from videokd.evaluation.protocol import (
+    finished_results,
+    finished_scores,
+    keys_of,
+    measure_networks,
+    partial_scores,
+    pictures_are_there,
+    protocol_clips,
+    protocol_dataset,
+    say_accuracies,
+    score,
+    write_evaluation,
+)
+from videokd.evaluation.results import Results, ScoredPart, results_name
+from videokd.messages import say
+from videokd.runs.device import Precision, pick_device
+from videokd.runs.run_folder import check_same_classes, load_run
+from videokd.runs.run_settings import Distill, Teach
+from videokd.runs.settings import Device, PrecisionName
+from videokd.runs.trained_on import tested_clips
+
+_MOST_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Runs the test protocol on a run, and writes scores, results and pictures into its folder.
+
+    Interrupted and started again, it resumes; each part has files of its own (`results-val.json`, `scores-val-*.npz`).
+
+    Args:
+        run: folder of `videokd teach` or `videokd distill`.
+        manifest: of the clips to test on; by default the run's own.
+        split: by default the run's own.
+        part: test, or val: the clips held out in training.
+        seen: clips that the run was trained on: refuse them all, omit them, or score them nevertheless.
+        views: full is CoViAR's 25 segments and 10 crops (5 where mirroring is off); quick is 8 segments and 1 crop.
+        num_segments: places looked at in each video; by default as `views` says.
+        batch_size: videos at a time.
+        workers: processes that load videos.
+        device: auto takes CUDA where there is one.
+        precision: fp32, bf16, or fp16 (CUDA only).
+        timed_videos: how many videos are timed from file to label, one at a time; 0 for none.
+        pictures: how many videos' streams are drawn: half of them misclassified videos, if there are enough.
+    """
+
+    run: str
+    manifest: str | None = None
+    split: int | None = None
+    part: Literal["test", "val"] = "test"
+    seen: Seen = "refuse"
+    views: Literal["quick", "full"] = "full"
+    num_segments: int | None = None
+    batch_size: int = 4
+    workers: int = 2
+    device: Device = "auto"
+    precision: PrecisionName = "fp32"
+    timed_videos: int = 10
+    pictures: int = 6
+
+    def __post_init__(self) -> None:
+        segments = 1 if self.num_segments is None else self.num_segments
+        if not 1 <= self.batch_size <= 10_000 or not 1 <= segments <= 1000:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, num_segments {self.num_segments} (accepted: 1 to 10000, 1 to 1000). Correct the settings."
+            )
+        if not 0 <= self.pictures <= _MOST_PICTURES or not 0 <= self.workers <= 256 or self.timed_videos < 0:
+            raise ConfigError(
+                f"pictures is 0 to {_MOST_PICTURES}, workers 0 to 256, timed_videos 0 or more. Correct the settings."
+            )
+
+    @property
+    def beside_scores(self) -> dict[str, object]:
+        """What the results depend on beside the scores: a change measures again, without scoring again."""
+        return {name: getattr(self, name) for name in ("part", "split", "seen", "timed_videos", "pictures")}
+
+
+def evaluate(settings: Evaluate, *, command: str) -> Results:
+    """Evaluates every network of a run, and all of them fused; returns what results.json holds."""
+    part = settings.part
+    run = load_run(settings.run)
+    manifest = read_manifest(settings.manifest or run.settings.manifest)
+    check_same_classes(run, manifest)
+    precision = Precision(settings.precision, pick_device(settings.device))
+    run.students.to(precision.device)
+
+    split = settings.split or run.settings.split
+    clips = protocol_clips(manifest, run, part=part, split=split)
+    clips, num_trained_on = unseen_clips(run, clips, part=part, seen=settings.seen)
+    dataset = protocol_dataset(run, manifest, clips, views=settings.views, num_segments=settings.num_segments)
+
+    made_from = keys_of(run, dataset, precision, settings=settings.beside_scores)
+    before = finished_results(run.path, part=part, key=made_from["scores"])
+    scores = finished_scores(run.path, before, dataset) if before is not None else None
+    if before and scores and before.made_from == made_from and pictures_are_there(run.path, before):
+        say(f"{run.path.name}: already evaluated on {before.created}. Delete {results_name(part)} to measure again.")
+        say_accuracies(before)
+        return before
+
+    partial = partial_scores(run.path, key=made_from["scores"], num_videos=len(clips))
+    if scores is None:
+        scores = score(run, dataset, precision, partial, batch_size=settings.batch_size, workers=settings.workers)
+    entries, early_exit = measure_networks(run, scores, dataset, precision, timed_videos=settings.timed_videos)
+    shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
+
+    results = Results(
+        run=run.path.name,
+        verb="evaluate",
+        command=command,
+        dataset=ScoredPart(str(manifest.root), split, part, len(clips), manifest.class_names, num_trained_on or None),
+        seen=settings.seen,
+        views=settings.views,
+        num_segments=dataset.num_segments,
+        made_from=made_from,
+        entries=entries,
+        early_exit=early_exit or None,
+        examples=draw_examples(manifest, shown, run.path / "pictures", part=part),
+    )
+    write_evaluation(run.path, results, scores)
+    partial.remove()
+    say_accuracies(results)
+    return results
+
+
+def evaluate_after_training(settings: Teach | Distill) -> None:
+    """Evaluates a run as its setting `test` says, if it does, and prints the accuracies.
+
+    Args:
+        settings: that the run was trained with.
+    """
+    if settings.test == "none":
+        return
+    if not tested_clips(read_manifest(settings.manifest), split=settings.split):
+        say(f"{settings.out}: nothing to test on: {settings.manifest} has no test clips in split {settings.split}.")
+        return
+    options = {
+        "views": settings.test,
+        "workers": settings.data.workers,
+        "device": settings.device,
+        "precision": settings.precision,
+    }
+    words = [settings.out, *(f"--{name}={value}" for name, value in options.items())]
+    chosen = Evaluate(settings.out, **options)  # type: ignore[arg-type]
+    evaluate(chosen, command="videokd evaluate " + shlex.join(words))
