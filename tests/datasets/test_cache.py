@@ -184,3 +184,18 @@ def test_what_cannot_be_used_is_named(manifest: Manifest, tmp_path: Path) -> Non
     (tmp_path / "motion-6x32" / content[:2] / f"{content}.npy").write_bytes(b"torn")
     with pytest.raises(DataError, match=rf"{manifest.clips[0].path}.*{content}\.npy is damaged .* Delete it"):
         _ = data[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((5, 8, 8, 3), np.uint8), np.zeros((6, 8, 8, 2), np.uint8), np.zeros((6, 8, 8, 3)), np.zeros(6, np.uint8)],
+)
+def test_a_file_of_another_shape_is_damaged(manifest: Manifest, tmp_path: Path, wrong: np.ndarray) -> None:
+    cached = replace(dataset(manifest, tmp_path), streams=("iframe",))
+    assert cached.cache is not None
+    assert cached.cache.num_positions == 6
+    cached[0]
+    (file,) = (tmp_path / "iframe-6x32").rglob("*.npy")
+    np.save(file, wrong)
+    with pytest.raises(DataError, match=r"\.npy is damaged .* Delete it"):
+        cached[0]

@@ -124,10 +124,10 @@ def filters_of(weights):
     return weights.backbone.conv1[0].weight
 
 
-@pytest.mark.parametrize("wrapping", ["", "state_dict", "model", "module"])
+@pytest.mark.parametrize("wrapping", ["", "state_dict", "model", "module.", "module._orig_mod.", "_orig_mod.module."])
 def test_files_of_torch_save(wrapping, state, tmp_path):
     path = tmp_path / "weights.pth"
-    content = {f"module.{n}": t for n, t in state.items()} if wrapping == "module" else state
+    content = {f"{wrapping}{n}": t for n, t in state.items()} if wrapping.endswith(".") else state
     torch.save({wrapping: content, "epoch": 3} if wrapping in ("state_dict", "model") else content, path)
     weights = weights_of_file(path, spec("iframe"))
     assert torch.equal(filters_of(weights), state["conv1.0.weight"])

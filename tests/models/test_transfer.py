@@ -94,6 +94,17 @@ def test_another_backbone_is_refused():
         start_from(Network(spec("iframe", backbone="test_vit", size=32)), weights_of(vit), class_names=CLASSES)
 
 
+def test_a_first_layer_that_mixes_pixels_and_channels_keeps_its_streams():
+    """TResNet's sees 16 pixels of each channel as 48 channels."""
+    with torch.device("meta"):  # shapes are enough
+        donor = Network(spec("iframe", backbone="tresnet_m", size=64))
+        same = Network(spec("iframe", backbone="tresnet_m", size=64))
+        other = Network(spec("iframe", "motion", backbone="tresnet_m", size=64))
+    start_from(same, weights_of(donor), class_names=CLASSES)
+    with pytest.raises(ConfigError, match="tresnet_m cannot be adapted from iframe to iframe, motion"):
+        start_from(other, weights_of(donor), class_names=CLASSES)
+
+
 def test_the_i_frames_filters_are_intact_and_the_others_a_tenth_of_their_response():
     filters = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     new = adapted_filters(filters, streams=("iframe",), wanted=("motion", "iframe", "residual"))

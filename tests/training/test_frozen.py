@@ -9,12 +9,18 @@ import pytest
 import torch
 
 from tests.recipes.test_verbs import refused
+from tests.small_networks import random_streams
 from tests.small_runs import TINY
 from tests.training.test_stored_teachers import clips_of, distill, written
 from videokd.__main__ import main
+from videokd.errors import ConfigError
+from videokd.models.backbone import Network
+from videokd.models.network_spec import NetworkSpec
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder, Session, load_teacher, network_of
+from videokd.training.frozen import freeze_body
+from videokd.training.stored_outputs import body_sha256
 from videokd.training.stored_teachers import stored_teachers
 
 VIEWS = 3
@@ -101,3 +107,25 @@ def test_what_cannot_be_frozen_is_refused(
     assert not (tmp_path / "run").exists()
     video = [*command[:2], "--backbone=video:r3d_18", *command[3:], "--init=none", "--freeze=true"]
     assert "video:r3d_18" in refused(capsys, *video, f"--init={teacher_runs['motion']}")
+
+
+@pytest.mark.parametrize("backbone", ["deit_tiny_distilled_patch16_224", "levit_128s"])
+def test_a_backbone_with_two_classifiers_is_not_frozen(backbone: str) -> None:
+    with torch.device("meta"):
+        network = Network(NetworkSpec(("iframe",), backbone, 5, 224))
+    with pytest.raises(ConfigError, match=f"{backbone} does more than a linear classification"):
+        freeze_body(network)
+
+
+def test_equal_weights_of_another_architecture_are_another_body() -> None:
+    """Both have the same names and shapes; tf_ pads in another way."""
+    names = ("efficientnet_lite0", "tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")
+    networks = [Network(NetworkSpec(("iframe",), name, 5, 32)).eval() for name in names]
+    for network in networks[1:]:
+        network.load_state_dict(networks[0].state_dict())
+    one, other, tagged = map(body_sha256, networks)
+    assert one != other == tagged
+    streams = random_streams("iframe")
+    first, second, third = (network(streams) for network in networks)
+    assert not torch.allclose(first, second)
+    assert torch.equal(second, third)

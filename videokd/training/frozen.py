@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videokd.datasets.dataset import JoinedClips
 from videokd.errors import ConfigError
@@ -19,14 +19,20 @@ from videokd.training.training_clips import TrainingClips
 from videokd.training.validate import validate
 from videokd.types import STREAMS
 
+_INSTEAD = "Choose another backbone, train without --freeze, or, in distill, set data.stored_views to 0."
+
 
 def freeze_body(network: Network) -> None:
     """Leaves only the classifier to be trained.
 
     Raises:
-        ConfigError: it is a video network, whose features this cannot store.
+        ConfigError: it is a video network, whose features this cannot store, or its classifier is not made of linear layers.
     """
     _check_not_video(network)
+    classifier = network.classifier
+    layers = list(classifier.modules()) if isinstance(classifier, nn.Module) else []  # some have two classifiers
+    if not layers or not all(isinstance(layer, (nn.Linear, nn.Sequential, nn.ReLU)) for layer in layers):
+        raise _does_more(network)
     network.requires_grad_(False)
     network.classifier.requires_grad_(True)
 
@@ -80,35 +86,43 @@ def stored_features(clips: JoinedClips, network: Network, session: Session, *, t
         ConfigError: it is a video network, or the backbone's features and classifier do not make its logits.
         DataError: a file cannot be written, or a clip cannot be read.
     """
-    _check_features(network, session)
+    width = _check_features(network, session)
     store = StoredOutputs(clips, network, {"output": "features", "body": body_sha256(network)}, session)
-    return store.table(lambda batch: network.segment_features(batch.streams), title=title)
+    of_view = (clips.parts[0].num_segments, width)
+    return store.table(lambda batch: network.segment_features(batch.streams), of_view=of_view, title=title)
 
 
 def _check_not_video(network: Network) -> None:
     if is_video(network.spec.backbone):
         raise ConfigError(
-            f"features of {network.spec.backbone} cannot be stored, nor its body frozen (accepted: timm's networks). Choose another backbone, or "
-            "train without --freeze."
+            f"features of {network.spec.backbone} cannot be stored, nor its body frozen (accepted: timm's networks). {_INSTEAD}"
         )
 
 
-def _check_features(network: Network, session: Session) -> None:
-    """Features and classifier must be all there is: some backbones do more after pooling."""
+def _check_features(network: Network, session: Session) -> int:
+    """The number of features. They and the classifier must be all there is: some backbones do more after pooling."""
     _check_not_video(network)
     size, device = network.spec.input_size, session.precision.device
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (1, 2, STREAMS[name].channels, size, size) for name in network.spec.streams}
     streams = {name: torch.randint(256, of, dtype=torch.uint8, generator=generator) for name, of in shapes.items()}
     streams = {name: values.to(device) for name, values in streams.items()}
+    if not isinstance(network.classifier, nn.Module):
+        raise _does_more(network)
     with torch.no_grad():
         wanted = network(streams)
-        found = network.classifier(network.segment_features(streams)).mean(1)
+        features = network.segment_features(streams)
+        found = network.classifier(features).mean(1)
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
-        raise ConfigError(
-            f"backbone {network.spec.backbone} does more than classify its pooled features, so these cannot be stored, nor its body frozen "
-            "(accepted: such as resnet18 or tf_efficientnet_lite0). Choose another backbone, or train without --freeze."
-        )
+        raise _does_more(network)
+    return features.shape[-1]
+
+
+def _does_more(network: Network) -> ConfigError:
+    return ConfigError(
+        f"backbone {network.spec.backbone} does more than a linear classification of its pooled features, so these cannot be stored, nor its body "
+        f"frozen (accepted: backbones such as resnet18 or tf_efficientnet_lite0). {_INSTEAD}"
+    )
 
 
 def _of_head(fitted: FittedHead) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ class StoredOutputs:
     """One kind of output of one network for the V stored views of clips.
 
     They lie in a folder beside the decoded clips, one file a clip, named by the clip's content. The folder's name follows from the
-    network's weights and from everything that a view depends on, so runs with other seeds, splits and labels share it. Interrupted, it
-    goes on where it stopped.
+    network's weights and from everything that a view depends on, so runs with other seeds, splits and labels share it, and so do
+    runs with and without unlabelled clips. An interrupted run resumes with the clips that are missing.
 
     Args:
         clips: of the run; they say how clips are read, and how many views there are.
@@ -55,18 +56,22 @@ class StoredOutputs:
             "positions": first.cache.num_positions,
             "streams": first.streams,
             "size": first.input_size,
-            "flip": [part.manifest.flip for part in self._parts],
             "precision": [session.precision.name, session.precision.device.type],
         }
-        key = hashlib.sha256(json.dumps([views, dict(what)], sort_keys=True).encode()).hexdigest()
-        self._folder = first.cache.folder / "outputs" / key[:32]
+        self._files: list[Path] = []
+        for part in self._parts:  # labelled and unlabelled clips: whether they may be mirrored can differ
+            of_part = [views | {"flip": [part.manifest.flip]}, dict(what)]
+            key = hashlib.sha256(json.dumps(of_part, sort_keys=True).encode()).hexdigest()
+            folder = first.cache.folder / "outputs" / key[:32]
+            self._files += [folder / clip.sha256[:2] / f"{clip.sha256}.npy" for clip in part.clips]
         self._num_views = first.stored_views
 
-    def table(self, compute: Callable[[Batch], Tensor], *, title: str) -> Tensor:
+    def table(self, compute: Callable[[Batch], Tensor], *, of_view: tuple[int, ...], title: str) -> Tensor:
         """The outputs for all clips; those that are missing are computed first.
 
         Args:
             compute: a batch of V views, on the device, to [V, …].
+            of_view: shape of the output for one view; a stored file of another shape is computed again.
             title: of the progress bar.
 
         Returns:
@@ -75,32 +80,32 @@ class StoredOutputs:
         Raises:
             DataError: a file cannot be written, or a clip cannot be read.
         """
-        files = [self._folder / clip.sha256[:2] / f"{clip.sha256}.npy" for part in self._parts for clip in part.clips]
-        missing = [number for number, file in enumerate(files) if _read(file, self._num_views) is None]
-        self._compute(missing, files, compute, title=title)
-        self._session.ranks.barrier()
-        arrays = [_read(file, self._num_views) for file in files]
-        lost = next((file for file, array in zip(files, arrays, strict=True) if array is None), None)
+        shape = (self._num_views, *of_view)
+        ranks = self._session.ranks
+        # Ranks divide all clips, not the missing ones: one may have written some before another looks what is missing
+        own = range(ranks.rank, len(self._files), ranks.num_ranks)
+        self._compute([number for number in own if _read(self._files[number], shape) is None], compute, title=title)
+        ranks.barrier()
+        arrays = [_read(file, shape) for file in self._files]
+        lost = next((file for file, array in zip(self._files, arrays, strict=True) if array is None), None)
         if lost is not None:
             raise DataError(f"{lost} was written, but cannot be read back. Check the disk of --data.cache.")
         return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
 
-    def _compute(
-        self, missing: Sequence[int], files: Sequence[Path], compute: Callable[[Batch], Tensor], *, title: str
-    ) -> None:
+    def _compute(self, missing: Sequence[int], compute: Callable[[Batch], Tensor], *, title: str) -> None:
         ranks, precision = self._session.ranks, self._session.precision
-        own = missing[ranks.rank :: ranks.num_ranks]
-        batches = stored_view_batches(JoinedClips(self._parts), own, workers=0)
-        bar = tqdm(batches, total=len(own), desc=title, unit="clip", disable=None if ranks.is_first else True, delay=2)
-        for number, batch in zip(own, bar, strict=True):
+        batches = stored_view_batches(JoinedClips(self._parts), missing, workers=0)
+        shown = None if ranks.is_first else True
+        bar = tqdm(batches, total=len(missing), desc=title, unit="clip", disable=shown, delay=2)
+        for number, batch in zip(missing, bar, strict=True):
             with torch.no_grad(), precision.autocast():
                 output = compute(batch.to(precision.device)).float().cpu().numpy()
-            with written_whole(files[number]) as aside, aside.open("wb") as file:
+            with written_whole(self._files[number]) as aside, aside.open("wb") as file:
                 np.save(file, output)
 
 
 def body_sha256(network: Network) -> str:
-    """SHA-256 of all weights but the classifier's, which follow one another by name.
+    """SHA-256 of all weights but the classifier's, and of the architecture: others can have weights of the same names and shapes.
 
     Args:
         network: any of timm's.
@@ -108,7 +113,8 @@ def body_sha256(network: Network) -> str:
     config = network.backbone.default_cfg
     classifier = config.get("classifier") or ()
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    digest = hashlib.sha256(json.dumps([network.spec.mean, network.spec.std]).encode())
+    architecture = network.spec.backbone.partition(".")[0]
+    digest = hashlib.sha256(json.dumps([architecture, network.spec.mean, network.spec.std]).encode())
     for name, values in sorted(network.state_dict().items()):
         if not any(name.startswith(f"backbone.{prefix}.") for prefix in prefixes):
             digest.update(name.encode())
@@ -123,11 +129,11 @@ def _as_seen_by(network: Network, part: ClipDataset) -> ClipDataset:
     return replace(part, streams=network.spec.streams, input_size=network.spec.input_size, cache=cache)
 
 
-def _read(file: Path, num_views: int) -> np.ndarray | None:
+def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """None where there is no such file, or one that was damaged: then it is computed again."""
     try:
-        array: np.ndarray = np.load(file)
-    except (OSError, ValueError, EOFError):
+        array = np.load(file)
+    except (OSError, ValueError, EOFError, BadZipFile):
         return None
-    sound = array.dtype == np.float32 and array.ndim and len(array) == num_views
+    sound = isinstance(array, np.ndarray) and array.dtype == np.float32 and array.shape == shape
     return array if sound else None

@@ -101,7 +101,9 @@ def stored_teachers(
             logits[name] = _classified(network, of_segments)
         else:
             store = StoredOutputs(clips, network, {"output": "logits", "weights": run.weights}, session)
-            logits[name] = store.table(partial(_logits_of, network), title=f"teacher {name}")
+            logits[name] = store.table(
+                partial(_logits_of, network), of_view=(network.spec.num_classes,), title=f"teacher {name}"
+            )
     return StoredFeatures(logits, features) if with_features else StoredTeachers(logits)
 
 
