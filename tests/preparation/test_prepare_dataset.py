@@ -142,7 +142,7 @@ def test_failures_are_listed_after_everything_else_is_done(damaged: Path, tmp_pa
     out = tmp_path / "out"
     with pytest.raises(
         DataError,
-        match=r'2 of 6 videos could not be prepared, all listed in .*failures.csv. .* on_error "skip". The first',
+        match=r"2 of 6 videos could not be prepared, all listed in .*failures.csv. .* `--on-error skip`. The first",
     ):
         prepare(listing(damaged), out, encoding=SMALL, workers=Workers(jobs=jobs))
     assert len(times(out)) == 4

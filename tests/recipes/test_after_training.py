@@ -21,6 +21,8 @@ def test_accuracy_with_interval_and_chance(prepared: Path, tmp_path: Path, capsy
     for name in ("a", "b", "fused"):
         assert f"run: {name}: top-1 " in printed
     assert f"chance {100 / classes:.1f}%" in printed
+    assert "95% interval" in printed
+    assert "Next: videokd evaluate" not in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["views"] == "quick"
     assert results["command"].startswith(f"videokd evaluate {tmp_path / 'run'} --views=quick")

@@ -222,8 +222,9 @@ class Manifest:
             held_out = held_out_groups(groups_of, fraction=val_fraction, key=f"{seed}/{split}")
             clips = tuple(clip for clip in clips if (clip.group in held_out) == (part == "val"))
         if not clips:
+            hold_out = ", or pass `--data.val_fraction 0`, which holds none out" if part in ("val", "fit") else ""
             raise DataError(
-                f"{self.root}: split {split} has no {part} clips. Choose another split, or prepare clips of more groups."
+                f"{self.root}: split {split} has no {part} clips. Choose another split, or prepare clips of more groups{hold_out}."
             )
         return clips
 

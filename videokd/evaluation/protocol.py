@@ -256,12 +256,12 @@ def write_evaluation(run: Path, results: Results, scores: Mapping[str, Scores]) 
 
 
 def say_accuracies(results: Results) -> None:
-    """One line on stderr for each network: its top-1 with the interval, and what guessing would have."""
+    """One line on stderr for each network: its top-1 with the interval, and the accuracy of guessing."""
     part = "" if results.dataset.part == "test" else f" on {results.dataset.part}"
     chance = 100 / len(results.dataset.class_names)
     for name, entry in results.entries.items():
         top1 = entry.metrics.top1
-        interval = f"{100 * top1.low:.1f} to {100 * top1.high:.1f}"
+        interval = f"95% interval {100 * top1.low:.1f} to {100 * top1.high:.1f}"
         say(f"{results.run}: {name}: top-1{part} {100 * top1.value:.1f}% ({interval}), chance {chance:.1f}%")
 
 

@@ -364,7 +364,7 @@ def _failures_of_folders(root: Path) -> list[tuple[str, str]]:
 
 
 def _failures_error(failed: Sequence[tuple[str, str]], total: int, path: Path) -> DataError:
-    advice = "Fix or remove them" if len(failed) >= total else 'Fix or remove them, or use on_error "skip"'
+    advice = "Fix or remove them" if len(failed) >= total else "Fix or remove them, or pass `--on-error skip`"
     return DataError(
         f"{len(failed)} of {total} videos could not be prepared, all listed in {path}. {advice}. "
         f"The first: {failed[0][1]}"

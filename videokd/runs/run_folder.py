@@ -226,7 +226,10 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
             seed_everything(settings.seed)
             yield Session(folder, precision, ranks)
             if ranks.is_first:
-                say(f"{folder.path}: done. Next: videokd evaluate {folder.path}")
+                say(
+                    f"{folder.path}: done."
+                    + ("" if settings.test != "none" else f" Next: videokd evaluate {folder.path}")
+                )
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Teach:
         init: what the weights start from: none, imagenet (Kinetics for video: backbones), a file of weights (.safetensors, .pth), or a run folder with the same backbone.
         freeze: keep the body as it is, BatchNorm statistics included, and fit only the classifier, to features of stored views that are
             computed once; optim is not used. It needs initial weights, data.cache and data.stored_views.
-        head_units: of a hidden layer in the classifier, for data that a linear one does not separate; 0: linear.
+        head_units: units of a hidden layer in the classifier, for data that a linear one does not separate; 0: no hidden layer.
         split: 1, 2 or 3.
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
@@ -127,7 +127,7 @@ class ObjectiveSettings:
         alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
         beta: weight of mutual learning; by default 1 for several students, 0 for one.
         temperature: of the distillation.
-        target_loss: how far from the teachers' target: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022), hard (pseudo-labels, Lee 2013).
+        target_loss: how the distance to the teachers' target is measured: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022), hard (pseudo-labels, Lee 2013).
         target_weights: the two weights of dist or dkd; by default the papers'.
         standardise: compare logits by z-score, without their size (Sun et al. 2024); T is then better 1 or 2.
         confidence: for hard: clips whose fused teachers give no class at least this probability do not count (FixMatch, Sohn et al. 2020); 0 counts all.
@@ -266,7 +266,7 @@ class Distill:
             )
         if self.unlabelled is not None and not self.teachers and len(self.students) < 2:
             raise ConfigError(
-                "unlabelled clips teach one student without teachers nothing. Name teachers, add a student, or omit --unlabelled."
+                "one student without teachers learns nothing from unlabelled clips. Name teachers, add a student, or omit --unlabelled."
             )
         if self.teachers and self.data.stored_views and self.optim.mixup:
             raise ConfigError(

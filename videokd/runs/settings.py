@@ -26,8 +26,8 @@ class DataSettings:
         cache: a folder to keep decoded clips in, small and at a few positions: training is then several times faster where
             cores are few, with less variety. Evaluation always decodes the files.
         cache_positions: how many positions of each clip are kept.
-        stored_views: deterministic views of each clip whose teachers' outputs are stored beside the cache; 0 draws views anew and
-            runs the teachers in each step.
+        stored_views: how many fixed views of each clip to train on. What teachers, or a frozen body, compute of them is stored in data.cache and
+            not computed again. 0: new views in every epoch, and teachers run in every step.
         unlabelled_share: share of each batch that is clips without labels, between 0 and 1; by default in proportion to their number.
     """
 

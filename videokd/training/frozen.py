@@ -132,7 +132,7 @@ def _of_head(fitted: FittedHead) -> dict[str, float]:
 
 def _in_words(fitted: FittedHead, *, num_clips: int, num_views: int) -> str:
     how = (
-        "no class has two groups to choose it by"
+        "not chosen, as groups of all classes cannot be held out"
         if fitted.held_out_top1 is None
         else f"on groups held out in turn it has {100 * fitted.held_out_top1:.1f} % top-1"
     )

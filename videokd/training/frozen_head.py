@@ -25,7 +25,7 @@ class FittedHead:
 
     Args:
         weight_decay: the one that was taken.
-        held_out_loss: {weight decay: cross-entropy on groups held out in turn}; empty where no class has two groups.
+        held_out_loss: {weight decay: cross-entropy on groups held out in turn}; empty where a class has only one group.
         held_out_top1: accuracy at the weight decay that was taken, as a fraction; None where `held_out_loss` is empty.
     """
 
