@@ -34,6 +34,7 @@ EXPECTED_PARTS = {
     },
     "demo-hard": {"ce"},
     "demo-distill": {"kd"},
+    "few-labels": {"kd"},
     "small-students": {"ce", "kd"},
     "ucf101-6-hard": {"ce"},
     "ucf101-6-distill": {"ce", "kd", "mutual"},
@@ -68,6 +69,7 @@ def test_a_system_goes_the_whole_way(
     command = ["distill", f"--config={name}", f"--manifest={prepared}", f"--out={run}", *SMALL]
     command += [f"--students.{student}.backbone=test_resnet" for student in preset["students"]]
     command += three_teachers if preset["objective"].get("alpha") else []
+    command += _cache_for(preset, tmp_path)
     assert main(command) == 0, capsys.readouterr().err
 
     first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
@@ -85,11 +87,19 @@ def test_a_system_goes_the_whole_way(
     assert len(json.loads(capsys.readouterr().out)[0]["labels"]) == 5
 
 
+def _cache_for(preset: dict[str, dict[str, int]], folder: Path) -> list[str]:
+    """Stored views need a cache; two are enough to see that it works."""
+    return [f"--data.cache={folder / 'cache'}", "--data.stored_views=2"] if preset["data"].get("stored_views") else []
+
+
 @pytest.mark.parametrize("name", TEACHERS)
-def test_a_teacher_trains(name: str, prepared: Path, tmp_path: Path) -> None:
-    stream = yaml.safe_load(preset_text(name)).get("stream", "motion")
+def test_a_teacher_trains(name: str, prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path) -> None:
+    preset = yaml.safe_load(preset_text(name))
+    stream = preset.get("stream", "motion")
     command = ["teach", f"--config={name}", f"--stream={stream}", f"--manifest={prepared}", f"--out={tmp_path / 'run'}"]
-    assert main([*command, *SMALL, "--backbone=test_resnet"]) == 0
+    command += [*SMALL, "--backbone=test_resnet", *_cache_for(preset, tmp_path)]
+    command += [f"--init={teacher_runs[stream]}"] if preset.get("freeze") else []
+    assert main(command) == 0
     assert (tmp_path / "run" / "best.pt").exists()
 
 

@@ -68,7 +68,7 @@ class Objective:
 
     alpha: float = 0.0
     beta: float = 0.0
-    temperature: float = 4.0
+    temperature: float = 2.0
     peers: Literal["separate", "ensemble"] = "separate"
     gamma: float = 0.05
     hint_weight: float = 0.03

@@ -124,8 +124,8 @@ class ObjectiveSettings:
     """What the students learn from.
 
     Args:
-        alpha: share of the teachers' target in the loss, 0 to 1; by default 0.5 with teachers, 0 without.
-        beta: weight of mutual learning; by default 1 for several students, 0 for one.
+        alpha: share of the teachers' target in the loss, 0 to 1; by default 0.9 with teachers, 0 without.
+        beta: weight of mutual learning; by default 0 for one student; for several 0.25 with teachers, 1 without.
         temperature: of the distillation.
         target_loss: how the distance to the teachers' target is measured: kd (Hinton et al. 2015), dist (Huang et al. 2022), dkd (Zhao et al. 2022), hard (pseudo-labels, Lee 2013).
         target_weights: the two weights of dist or dkd; by default the papers'.
@@ -168,8 +168,9 @@ class ObjectiveSettings:
         Raises:
             ConfigError: a part needs somebody who is not there, or nobody hears the teachers.
         """
-        alpha = (0.5 if num_teachers else 0.0) if self.alpha is None else self.alpha
-        beta = (1.0 if num_students > 1 else 0.0) if self.beta is None else self.beta
+        alpha = (0.9 if num_teachers else 0.0) if self.alpha is None else self.alpha
+        usual = 0.0 if num_students < 2 else 0.25 if num_teachers else 1.0
+        beta = usual if self.beta is None else self.beta
         if alpha and not num_teachers:
             raise ConfigError(f"objective.alpha is {alpha} without teachers. Name teachers, or set it to 0.")
         by_features = self.feature_weight or self.relation_weight
