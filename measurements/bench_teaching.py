@@ -86,6 +86,7 @@ def main() -> int:
             shutil.rmtree(run)
     ratios = {way: [a / b for a, b in zip(epochs[way], epochs["hard labels"], strict=True)] for way in ways[1:]}
     found = {
+        "command": "measurements/bench_teaching.py --data data/ucf101-6/prepared",
         "freezing": freezing,
         "labelled": len(few.parts[0]),
         "epoch_seconds": epochs,

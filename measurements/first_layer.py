@@ -74,6 +74,7 @@ def main() -> int:
     gain = sum(tables["kept"]) - sum(tables["repeated"])
     gain[:, 1] = sum(tables["kept"])[:, 1]
     result = {
+        "command": "measurements/first_layer.py --data data/ucf101-6/prepared",
         "top1": {way: [each.count("1") / len(each) for each in of_way] for way, of_way in hits.items()},
         "kept_minus_repeated": interval([gain]),
         "seeds": SEEDS_OF_CHOICE,

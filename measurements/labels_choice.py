@@ -71,6 +71,7 @@ def choose(data: Path, out: Path, jobs: int) -> Path:
         "labels_choice",
         provenance(("torch", "timm"), threads=1)
         | {
+            "command": "measurements/labels.py choose --data data/ucf101-6/prepared",
             "chosen": chosen | {"lite0": _for_lite0(chosen["streams"])},
             "how": f"top-1 on {HELD_OUT:.0%} of the training groups of split 1, {LABELS} % of the labels of the others, seeds "
             f"{', '.join(map(str, SEEDS_OF_CHOICE))}; kind by kind: hard labels, KL, then confidence and beta with the other settings at "

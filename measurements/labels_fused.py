@@ -96,7 +96,12 @@ def choose(given: argparse.Namespace) -> Path:
     logits = {name: torch.from_numpy(each.logits) for name, each in together.items()}
     weights, _ = sweep_weights(logits, torch.from_numpy(together["iframe"].labels), space="logits")
     top1 = {name: entry["hits"].count("1") / len(entry["hits"]) for name, entry in record["entries"].items()}
-    found = {"weights": weights, "teachers_on_held_out": top1, "commands": record["commands"]}
+    found = {
+        "command": "measurements/labels_fused.py choose --data data/ucf101-6/prepared",
+        "weights": weights,
+        "teachers_on_held_out": top1,
+        "commands": record["commands"],
+    }
     return write("labels_fusion", provenance(("torch", "timm"), threads=1) | found)
 
 

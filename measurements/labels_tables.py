@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,33 @@ def labels_table(results: Results) -> list[str]:
     gains = [(each["asked"], points(each["top1_difference"]), str(each["cells"])) for each in results["comparisons"]]
     commands = ("measurements/labels.py run", "measurements/labels_sum.py")
     return [*lines, *grid(("difference", "top-1", "cells"), gains), "", source(results, *commands)]
+
+
+def choice_table(results: Results) -> list[str]:
+    """What was tried on held-out clips, and what of it was taken."""
+    tried = results["tried"]
+    best = {name: max(_mean(each) for each in of_student.values()) for name, of_student in tried.items()}
+    rows = []
+    for trial in next(iter(tried.values())):
+        means = {name: _mean(of_student[trial]) for name, of_student in tried.items()}
+        rows.append((trial, *(f"**{m:.1f}**" if m == best[name] else f"{m:.1f}" for name, m in means.items())))
+    head = (
+        "top-1 %, mean of two seeds",
+        *(f"student on {'I-frames' if n == 'iframe' else 'three streams'}" for n in tried),
+    )
+    return [
+        "## What was tried on held-out scenes",
+        "",
+        f"{results['how']}.",
+        "",
+        *grid(head, rows),
+        "",
+        source(results, results["command"]),
+    ]
+
+
+def _mean(trial: Mapping[str, Any]) -> float:
+    return 100 * statistics.mean(trial["top1"])
 
 
 def few_labels_table(results: Results) -> list[str]:

@@ -67,7 +67,14 @@ class Page:
 
 PAGES = (
     Page("README.md", (("labels", labels_tables.few_labels_table), ("study", study_tables.front_table))),
-    Page("docs/study.md", (("labels", labels_tables.labels_table), ("study", study_tables.study_table))),
+    Page(
+        "docs/study.md",
+        (
+            ("labels", labels_tables.labels_table),
+            ("labels_choice", labels_tables.choice_table),
+            ("study", study_tables.study_table),
+        ),
+    ),
     Page(
         "docs/measured.md",
         (
