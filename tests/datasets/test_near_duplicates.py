@@ -95,9 +95,14 @@ def test_small_pictures_are_kept_by_content(
     content = manifest.clips[0].sha256
     file = next(kept.rglob(f"{content}.npy"))
     assert np.load(file).shape[1:] == (32, 32, 3)
-    file.write_bytes(b"torn")
-    with pytest.raises(DataError, match=rf"{content}\.npy is damaged .* Delete it"):
-        pairs(manifest, manifest, kept)
+    of_another_shape = (np.zeros(shape, np.uint8) for shape in [(0, 32, 32, 3), (5, 16, 16, 3), ()])
+    for wrong in (b"torn", b"", *of_another_shape):
+        if isinstance(wrong, bytes):
+            file.write_bytes(wrong)
+        else:
+            np.save(file, wrong)
+        with pytest.raises(DataError, match=rf"{content}\.npy is damaged .* Delete it"):
+            pairs(manifest, manifest, kept)
 
 
 def test_nothing_is_read_where_there_is_nothing_to_compare(tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def test_what_cannot_be_a_start_is_refused(
         message := refused(capsys, *command, one.format("a", "test_efficientnet"), init)
     )
     assert "has test_resnet (accepted: the same)" in message
-    assert "is not a run folder" in refused(capsys, *command, one.format("a", "test_resnet"), f"--init={prepared}")
+    assert "is a folder, but not of a run (accepted: none, imagenet, a file of weights" in refused(
+        capsys, *command, one.format("a", "test_resnet"), f"--init={prepared}"
+    )
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
     assert main([*command, TWO.replace('iframe": {', 'one": {')]) == 0

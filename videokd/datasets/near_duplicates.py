@@ -107,8 +107,10 @@ def _small_pictures(manifest: Manifest, clip: Clip, folder: Path | None) -> _Pic
     if file.exists():
         try:
             kept: _Pictures = np.load(file)
+            if kept.dtype != np.uint8 or kept.shape != (max(len(kept), 1), _SIDE, _SIDE, 3):
+                raise ValueError(f"{kept.dtype} {list(kept.shape)}")
             return kept
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, TypeError) as error:  # TypeError: of a single number, which has no length
             raise DataError(
                 f"{file} is damaged ({error}). Delete it; it is written again when it is needed."
             ) from error

@@ -61,14 +61,15 @@ def load_initial(given: Mapping[str, str], specs: Mapping[str, NetworkSpec], *, 
         path = Path(source)
         if source == "imagenet":
             weights[name] = imagenet_weights(specs[name])
-        elif path.is_dir():
+        elif path.is_dir() and RunFolder(path).config.is_file():
             runs[name] = load_run(path)
             weights[name] = _weights_of_run(runs[name], specs[name], name=name)
         elif path.suffix in ENDINGS or path.is_file():
             weights[name] = weights_of_file(path, specs[name])
         else:
+            what = "is a folder, but not of a run" if path.is_dir() else "is none of these"
             raise ConfigError(
-                f"init: {source} is none of these (accepted: none, imagenet, a file of weights such as {', '.join(ENDINGS)}, or the "
+                f"init: {source or 'nothing'} {what} (accepted: none, imagenet, a file of weights such as {', '.join(ENDINGS)}, or the "
                 "folder of a run). Check the path."
             )
         say(f"{name} starts from {source} (sha256 {weights[name].sha256[:12]}…).")
