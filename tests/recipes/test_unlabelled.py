@@ -53,6 +53,15 @@ def test_they_are_prepared_without_labels_and_for_training(unlabelled: Path) -> 
     }
 
 
+def test_the_next_command_has_what_it_requires(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(clips, tmp_path / "more", "--unlabelled") == 0
+    said = capsys.readouterr().err
+    assert (
+        f"Next: videokd distill --manifest LABELLED --teachers.iframe TEACHER --unlabelled {tmp_path / 'more'} --out RUN"
+        in said
+    )
+
+
 def test_students_follow_their_teachers_on_them(
     prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

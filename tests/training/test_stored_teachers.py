@@ -99,6 +99,9 @@ def test_a_file_of_another_shape_is_computed_again(
     stored_teachers(clips, runs, session_in(tmp_path))
     for file, values in before.items():
         np.testing.assert_allclose(np.load(file), values, rtol=1e-5, atol=1e-6)
+    np.save(file, np.full_like(values, np.inf))
+    with pytest.raises(DataError, match="teacher motion: some outputs in .* are not finite"):
+        stored_teachers(clips, runs, session_in(tmp_path))
 
 
 def test_ranks_divide_the_clips_whoever_is_first(

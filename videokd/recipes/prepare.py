@@ -143,7 +143,9 @@ def main(arguments: Sequence[str]) -> None:
         say(f"{out}: shard {settings.shard} is done, {len(manifest.clips)} clips. When all are done, pass --merge.")
         return
     _say_warnings(manifest)
-    verb = "distill --unlabelled" if settings.unlabelled else "teach --stream motion --manifest"
+    verb = "teach --stream motion --manifest"
+    if settings.unlabelled:
+        verb = "distill --manifest LABELLED --teachers.iframe TEACHER --unlabelled"
     say(f"{out}: {_summary(manifest)}. Next: videokd {verb} {out} --out RUN")
 
 

@@ -78,7 +78,7 @@ class StoredOutputs:
             float32 [N, V, …], on the CPU.
 
         Raises:
-            DataError: a file cannot be written, or a clip cannot be read.
+            DataError: a file cannot be written, a clip cannot be read, or outputs are not finite.
         """
         shape = (self._num_views, *of_view)
         ranks = self._session.ranks
@@ -90,7 +90,13 @@ class StoredOutputs:
         lost = next((file for file, array in zip(self._files, arrays, strict=True) if array is None), None)
         if lost is not None:
             raise DataError(f"{lost} was written, but cannot be read back. Check the disk of --data.cache.")
-        return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
+        table = torch.from_numpy(np.stack([array for array in arrays if array is not None]))
+        if not table.isfinite().all():
+            raise DataError(
+                f"{title}: some outputs in {self._files[0].parents[1]} are not finite: the network's weights are damaged, or too large for the "
+                "precision. Pass `--precision fp32`, or delete that folder to compute them again."
+            )
+        return table
 
     def _compute(self, missing: Sequence[int], compute: Callable[[Batch], Tensor], *, title: str) -> None:
         ranks, precision = self._session.ranks, self._session.precision
