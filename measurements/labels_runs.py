@@ -27,12 +27,13 @@ TEACHER, TEACHER_SIZE = "tf_efficientnet_lite2", 160
 STUDENTS: Mapping[str, tuple[tuple[str, ...], str, str, int]] = {
     "iframe": (("iframe",), "test_efficientnet", "none", 64),
     "streams": (CODEC_STREAMS, "test_efficientnet", "none", 64),
+    "motion": (("motion",), "test_efficientnet", "none", 64),
     "lite0": (CODEC_STREAMS, "tf_efficientnet_lite0", "imagenet", 96),
 }
 #: Ways of learning: what of the teachers' target is followed, and on which clips.
-ARMS = ("hard", "kd-labelled", "pseudo", "kl", "kl-mutual", "everything")
+ARMS = ("hard", "kd-labelled", "pseudo", "kl", "kl-mutual", "everything", "features", "relations")
 WITHOUT_TEACHERS = ("hard",)
-ON_ALL_CLIPS = ("pseudo", "kl", "kl-mutual", "everything")
+ON_ALL_CLIPS = ("pseudo", "kl", "kl-mutual", "everything", "features", "relations")
 SEGMENTS_IN_TEST, POSITIONS, VIEWS, BATCH = 8, 16, 32, 24
 WARMUP = 0.04  # share of the steps
 #: Share of the training groups of each class that the choice of hyper-parameters is scored on, instead of test clips.
@@ -167,6 +168,9 @@ def student_command(cell: LabelCell, student: str, arm: str, choice: Mapping[str
         options += ["--unlabelled", str(without), "--overlap", "omit"]  # UCF101 has footage in two groups
     if arm == "pseudo":
         options += ["--objective.target_loss", "hard", "--objective.confidence", str(chosen["confidence"])]
+    if arm in ("features", "relations"):
+        option = "--objective.feature_weight" if arm == "features" else "--objective.relation_weight"
+        options += [option, str(chosen[arm])]
     if arm == "everything":
         options += ["--objective.exits", "true"]
     return ["distill", *options]

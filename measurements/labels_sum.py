@@ -36,6 +36,8 @@ NAMES = {
     "kl": "teacher's logits, on all clips",
     "kl-mutual": "the same, two mutual students",
     "everything": "the same, with exits",
+    "features": "teacher's logits and features",
+    "relations": "teacher's logits and relations",
 }
 COLOURS = {"teacher": "#7a8699", "hard": "#d64550", "pseudo": "#e0982e", "kl": "#2f6fed"}
 
@@ -120,6 +122,8 @@ def questions(student: str) -> list[tuple[str, str, str]]:
             ),
             (f"{student}, {labels} %: two mutual students over one", f"{own}/kl-mutual", f"{own}/kl"),
             (f"{student}, {labels} %: exits over none, mutual students", f"{own}/everything", f"{own}/kl-mutual"),
+            (f"{student}, {labels} %: features over logits alone", f"{own}/features", f"{own}/kl"),
+            (f"{student}, {labels} %: relations over logits alone", f"{own}/relations", f"{own}/kl"),
             (f"{student}, {labels} %: against its teacher", f"{own}/kl", f"{labels}/{TEACHER}"),
         ]
         if labels != ALL:
@@ -140,7 +144,9 @@ def _of_pretrained_students() -> list[tuple[str, str, str]]:
 
 def plot(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     """Accuracy against the share of the labels, a panel a student."""
-    students = [student for student in STUDENTS if any(row["run"].split("/")[1] == student for row in rows)]
+    students = [
+        student for student in ("iframe", "streams") if any(row["run"].split("/")[1] == student for row in rows)
+    ]
     figure = Figure(figsize=(4.4 * len(students) + 0.6, 3.9), facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
     for axes, student in zip(panels, students, strict=True):

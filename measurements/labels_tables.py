@@ -15,11 +15,14 @@ _WAYS = {
     "kl": "teacher's logits, all clips",
     "kl-mutual": "the same, two mutual students (mean)",
     "everything": "the same, and exits",
+    "features": "teacher's logits and features, all clips",
+    "relations": "teacher's logits and relations (RKD), all clips",
     "fused-logits": "three pretrained teachers' fused logits, all clips",
 }
 _STUDENTS = {
     "iframe": "student on I-frames, 0.10 M parameters",
     "streams": "student on three streams, 0.10 M parameters",
+    "motion": "student on motion, whose teacher sees I-frames, 0.10 M parameters",
     "lite0": "student on three streams, EfficientNet-Lite0 with ImageNet weights",
 }
 

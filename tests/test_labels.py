@@ -19,6 +19,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "measurements" / "results"
 SUMMARIES = sorted(RESULTS.glob("labels-20*.json"))
 CLASSES, GROUPS, CLIPS = ("bow", "ride"), 25, 4
 CHOSEN = {"steps": 540, "lr": 0.003, "mixup": 0.0, "alpha": 1.0, "temperature": 2.0, "beta": 0.25, "confidence": 0.5}
+CHOSEN |= {"features": 1.0, "relations": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,8 @@ def test_every_way_of_learning_is_a_command_of_as_many_steps(labels_runs: Module
         assert bool(settings.teachers) == (arm != "hard")
         assert bool(settings.unlabelled) == (arm in labels_runs.ON_ALL_CLIPS and labels != "100")
         assert (settings.objective.target_loss == "hard") == (arm == "pseudo")
+        assert bool(settings.objective.feature_weight) == (arm == "features")
+        assert bool(settings.objective.relation_weight) == (arm == "relations")
         assert len(settings.students) == (2 if arm in ("kl-mutual", "everything") else 1)
 
 
