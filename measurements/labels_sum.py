@@ -161,6 +161,7 @@ def plot(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
             axes.plot(places, values, f"o{style}", color=COLOURS[arm], label=NAMES[arm], linewidth=1.8, markersize=5)
             axes.fill_between(places, low, high, color=COLOURS[arm], alpha=0.1, linewidth=0)
         axes.set_xticks(range(len(GROUPS_WITH_LABELS)), [f"{labels} %" for labels in GROUPS_WITH_LABELS])
+        axes.set_xlim(-0.3, len(GROUPS_WITH_LABELS) - 0.7)
         axes.set_xlabel("training clips with a label")
         axes.set_title(
             {"iframe": "student on I-frames", "streams": "student on three streams"}.get(student, student), fontsize=10
