@@ -61,8 +61,6 @@ def main() -> int:
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     cells = [LabelCell(given.data, 1, seed, "100", given.out, choosing=True) for seed in SEEDS_OF_CHOICE]
-    for cell in cells:
-        cell.write_manifests()
     jobs = list(itertools.product(cells, WAYS))
     with workers(given.jobs) as pool:
         found = list(tqdm(pool.imap(partial(until_stopped, trained), jobs), total=len(jobs), disable=None))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -27,12 +26,11 @@ import torch
 from tqdm import tqdm
 
 from record import RESULTS, provenance, write
-from study_records import CellKey, Record, add_record, read_records
-from study_runs import cost_of, evaluation_command, fused_scores, hits, made, perform, scores_of
+from study_records import CellKey, Record, read_records
+from study_runs import cost_of, fused_scores, hits, keep, measured, perform, scores_of, top1_text
 from study_sum import interval
-from study_workers import until_stopped, workers
+from study_workers import exit_status, run_all
 from videokd.datasets.manifest import Manifest
-from videokd.errors import VideoKDError
 from videokd.evaluation.scores import Scores
 
 RECORDS = RESULTS / "initialised_runs.jsonl"
@@ -58,6 +56,11 @@ class Cell:
         self.split, self.seed = split, seed
         self.key = CellKey(DATASET, split, seed)
         self.folder = self.out / str(self.key)
+        self.places = {
+            self.other: "runs/labels/ucf101-6-1-0/100",
+            self.out: "runs/initialised",
+            self.data: f"data/{DATASET}/prepared",
+        }
         self.epochs = len(Manifest.read(self.data).select("train", split=split)) // BATCH
 
     def common(self, *, out: Path, size: int, steps: int, rate: float) -> list[str]:
@@ -123,30 +126,17 @@ def run_cell(cell: Cell, until: float) -> None:
     for run, work in runs.items():
         if run in recorded or time.time() > until:
             continue
-        cpu = time.process_time()
-        record = work()
-        record["commands"] = [f"videokd {shlex.join(each)}" for each in record["commands"]]
-        record["evaluation"] = "videokd " + shlex.join(evaluation_command(Path("RUN")))
         tested = Manifest.read(cell.data).select("test", split=cell.split)
-        record["videos"] = dict(sorted((clip.video_id, clip.group) for clip in tested))
-        record |= {"cpu_seconds": time.process_time() - cpu, "made": made()}
-        text = json.dumps(record).replace(str(cell.other), "runs/labels/ucf101-6-1-0/100")
-        text = text.replace(str(cell.out), "runs/initialised").replace(str(cell.data), f"data/{DATASET}/prepared")
-        add_record(RECORDS, cell.key, run, text)
-        shown = ", ".join(
-            f"{n} {100 * e['hits'].count('1') / len(e['hits']):.1f} %" for n, e in record["entries"].items()
-        )
-        tqdm.write(f"{cell.key}: {run}: {shown}")
+        record = measured(work) | {"videos": dict(sorted((clip.video_id, clip.group) for clip in tested))}
+        keep(RECORDS, cell.key, run, record, places=cell.places)
+        tqdm.write(f"{cell.key}: {run}: {top1_text(record)}")
 
 
 def run(given: argparse.Namespace) -> None:
     """Runs the cells, several at a time."""
     until = time.time() + 3600 * given.hours
     cells = [Cell(given, split, seed) for seed in SEEDS for split in SPLITS]
-    with workers(given.jobs) as pool:
-        waiting = [pool.apply_async(partial(until_stopped, run_cell), (cell, until)) for cell in cells]
-        for done in tqdm(waiting, unit="cell", disable=None):
-            done.get()
+    run_all(run_cell, [(cell, until) for cell in cells], processes=given.jobs, unit="cell")
 
 
 def pooled(
@@ -209,15 +199,7 @@ def main() -> int:
         return 0
     if not given.data or not given.ucf101_6:
         parser.error("run needs --data and --ucf101-6")
-    try:
-        run(given)
-    except VideoKDError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        return 130
-    return 0
+    return exit_status(partial(run, given))
 
 
 if __name__ == "__main__":

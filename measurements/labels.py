@@ -16,13 +16,12 @@ have 0.1 M parameters, from scratch at 64 pixels, and see I-frames or all three 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,10 @@ from labels_runs import (
     train_and_score,
 )
 from record import newest, newest_or_fail
-from study_records import add_record, read_records
-from study_runs import evaluation_command, made
-from study_workers import until_stopped, workers
+from study_records import read_records
+from study_runs import keep, measured, top1_text
+from study_workers import exit_status, run_all
 from videokd.datasets.manifest import Manifest
-from videokd.errors import VideoKDError
 
 #: What is run where nothing is chosen, in this order: (share of the labels, student, ways of learning).
 PLAN: Sequence[tuple[str, str, Sequence[str]]] = (
@@ -72,23 +70,14 @@ def run_job(cell: LabelCell, student: str, arms: Sequence[str], chosen: Mapping[
     for run in missing:
         if time.time() > until:
             return
-        started, cpu = time.perf_counter(), time.process_time()
         is_teacher = run not in runs
         command = teacher_command(cell) if is_teacher else student_command(cell, student, runs[run], chosen)
-        record = train_and_score([command])
-        record["commands"] = [f"videokd {shlex.join(each)}" for each in record["commands"]]
-        record["evaluation"] = "videokd " + shlex.join(evaluation_command(Path("RUN")))
-        record |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "made": made()}
+        record = measured(partial(train_and_score, [command]))
         if is_teacher:
-            labelled, rest, tested = cell.parts
-            record["videos"] = dict(sorted((clip.video_id, clip.group) for clip in tested))
-            record["clips"] = {"labelled": len(labelled), "unlabelled": len(rest)}
-        text = json.dumps(record).replace(str(cell.out), "runs/labels")
-        add_record(RECORDS, cell.key, run, text.replace(str(cell.data), "data/ucf101-6/prepared"))
-        shown = ", ".join(
-            f"{n} {100 * e['hits'].count('1') / len(e['hits']):.1f} %" for n, e in record["entries"].items()
-        )
-        tqdm.write(f"split {cell.split}, seed {cell.seed}: {run}: {shown} ({record['seconds']:.0f} s)")
+            labelled, rest, _ = cell.parts
+            record |= {"videos": cell.videos, "clips": {"labelled": len(labelled), "unlabelled": len(rest)}}
+        keep(RECORDS, cell.key, run, record, places=cell.places)
+        tqdm.write(f"split {cell.split}, seed {cell.seed}: {run}: {top1_text(record)} ({record['seconds']:.0f} s)")
         if not is_teacher:
             shutil.rmtree(cell.folder / f"{student}-{runs[run]}")
 
@@ -109,13 +98,16 @@ def run(given: argparse.Namespace) -> None:
     """Runs the jobs, several at a time."""
     chosen = newest_or_fail("labels_choice")["chosen"] | (newest("labels_choice_motion") or {"chosen": {}})["chosen"]
     until = time.time() + 3600 * given.hours
-    jobs = list(jobs_of(given))
-    for cell, _, _ in jobs:
-        cell.write_manifests()
-    with workers(given.jobs) as pool:
-        waiting = [pool.apply_async(until_stopped, (run_job, *job, chosen, until)) for job in jobs]
-        for done in tqdm(waiting, unit="job", disable=None):
-            done.get()
+    run_all(run_job, [(*job, chosen, until) for job in jobs_of(given)], processes=given.jobs, unit="job")
+
+
+def program(given: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    Manifest.read(given.data)  # a wrong path is told before processes start
+    if given.what == "choose":
+        print(choose(given.data, given.out, given.jobs, motion=given.students == ["motion"]))
+    else:
+        run(given)
 
 
 def main() -> int:
@@ -134,19 +126,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        Manifest.read(given.data)
-        if given.what == "choose":
-            print(choose(given.data, given.out, given.jobs, motion=given.students == ["motion"]))
-        else:
-            run(given)
-    except VideoKDError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        return 130
-    return 0
+    return exit_status(partial(program, given))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,6 @@ def choose(data: Path, out: Path, jobs: int, *, motion: bool = False) -> Path:
         The result file.
     """
     cells = [LabelCell(data, 1, seed, LABELS, out, choosing=True) for seed in SEEDS_OF_CHOICE]
-    for cell in cells:
-        cell.write_manifests()
     students, trials = (("motion",), TRIALS_OF_MOTION) if motion else (CHOSEN_FOR, TRIALS)
     jobs_of_trials = [
         (cell, student, trial, *trials[trial]) for student in students for trial in trials for cell in cells

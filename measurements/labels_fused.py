@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from labels_runs import (
-    DATASET,
+    BATCH,
     RECORDS,
     SEEDS_OF_CHOICE,
     SEGMENTS_IN_TEST,
@@ -37,11 +36,10 @@ from labels_runs import (
     train_and_score,
 )
 from record import newest_or_fail, provenance, write
-from study_records import add_record, read_records
-from study_runs import cost_of, evaluation_command, fused_scores, hits, made, perform, scores_of
-from study_workers import until_stopped, workers
+from study_records import read_records
+from study_runs import cost_of, fused_scores, hits, keep, measured, perform, scores_of, top1_text
+from study_workers import exit_status, run_all
 from videokd.distill.fusion import sweep_weights
-from videokd.errors import VideoKDError
 from videokd.evaluation.scores import Scores, align
 
 STUDENT, BACKBONE, SIZE = "lite0", "tf_efficientnet_lite0", 96
@@ -52,7 +50,7 @@ ARMS = ("hard", "fused-logits")
 def teacher_commands(cell: LabelCell) -> dict[str, list[str]]:
     """{stream: the command that trains its teacher}."""
     labelled, _, _ = cell.parts
-    epochs = max(round(STEPS / max(len(labelled) // 24, 1)), 1)
+    epochs = max(round(STEPS / max(len(labelled) // BATCH, 1)), 1)
     commands = {"iframe": teacher_command(cell)}
     for stream in ("motion", "residual"):
         chosen = ["--stream", stream, "--backbone", BACKBONE, "--init", "imagenet"]
@@ -113,18 +111,12 @@ def run_cell(cell: LabelCell, weights: Mapping[str, float], until: float) -> Non
     for run, arm in runs.items():
         if run in recorded or time.time() > until:
             continue
-        started, cpu = time.perf_counter(), time.process_time()
-        record = train_and_score([student(cell, arm, weights)]) if arm else teachers_record(cell, weights)[0]
-        record["commands"] = [f"videokd {shlex.join(each)}" for each in record["commands"]]
-        record["evaluation"] = "videokd " + shlex.join(evaluation_command(Path("RUN")))
-        record |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "made": made()}
-        record |= {"videos": dict(sorted((clip.video_id, clip.group) for clip in cell.parts[2]))} if not arm else {}
-        text = json.dumps(record).replace(str(cell.out), "runs/labels")
-        add_record(RECORDS, cell.key, run, text.replace(str(cell.data), f"data/{DATASET}/prepared"))
-        shown = ", ".join(
-            f"{n} {100 * e['hits'].count('1') / len(e['hits']):.1f} %" for n, e in record["entries"].items()
-        )
-        tqdm.write(f"split {cell.split}, seed {cell.seed}: {run}: {shown} ({record['seconds']:.0f} s)")
+        if arm:
+            record = measured(partial(train_and_score, [student(cell, arm, weights)]))
+        else:
+            record = measured(lambda: teachers_record(cell, weights)[0]) | {"videos": cell.videos}
+        keep(RECORDS, cell.key, run, record, places=cell.places)
+        tqdm.write(f"split {cell.split}, seed {cell.seed}: {run}: {top1_text(record)} ({record['seconds']:.0f} s)")
         if arm:
             shutil.rmtree(cell.folder / f"{STUDENT}-{arm}")
 
@@ -139,13 +131,10 @@ def run(given: argparse.Namespace) -> None:
         for seed in given.seeds
         for split in SPLITS
     ]
-    with workers(given.jobs) as pool:
-        waiting = [pool.apply_async(partial(until_stopped, run_cell), (cell, weights, until)) for cell in cells]
-        for done in tqdm(waiting, unit="cell", disable=None):
-            done.get()
+    run_all(run_cell, [(cell, weights, until) for cell in cells], processes=given.jobs, unit="cell")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("choose", "run"))
@@ -155,21 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=24.0, help="start no run after this time")
     parser.add_argument("--labels", nargs="+", default=("100", "10"), help="percent")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0,))
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        if given.what == "choose":
-            torch.set_num_threads(1)
-            print(choose(given))
-        else:
-            run(given)
-    except VideoKDError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        return 130
-    return 0
+    if given.what == "choose":
+        torch.set_num_threads(1)
+        return exit_status(lambda: print(choose(given)))
+    return exit_status(partial(run, given))
 
 
 if __name__ == "__main__":

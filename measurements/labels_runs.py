@@ -95,8 +95,19 @@ class LabelCell:
         labelled = tuple(clip for clip in train if clip.group in known)
         return labelled, tuple(clip for clip in train if clip.group not in known), scored
 
-    def write_manifests(self) -> tuple[Path, Path | None]:
-        """Two manifests beside the clips, one of clips with labels and scored ones, one of clips without labels (if any).
+    @property
+    def videos(self) -> dict[str, str]:
+        """{tested video: its scene}."""
+        return dict(sorted((clip.video_id, clip.group) for clip in self.parts[2]))
+
+    @property
+    def places(self) -> dict[Path, str]:
+        """How its folders are called in the table of runs."""
+        return {self.out: "runs/labels", self.data: f"data/{DATASET}/prepared"}
+
+    @cached_property
+    def manifests(self) -> tuple[Path, Path | None]:
+        """Two manifests, written beside the clips, one of clips with labels and scored ones, one of clips without labels (if any).
 
         Returns:
             Their paths, the same each time.
@@ -119,7 +130,7 @@ class LabelCell:
 
     def common(self, *, out: Path, size: int) -> list[str]:
         """Options that all trainings share."""
-        manifest, _ = self.write_manifests()
+        manifest, _ = self.manifests
         return [
             *("--manifest", str(manifest), "--split", str(self.split), "--seed", str(self.seed), "--device", "cpu"),
             *("--out", str(out), "--data.input_size", str(size), "--data.num_segments", "1"),
@@ -163,7 +174,7 @@ def student_command(cell: LabelCell, student: str, arm: str, choice: Mapping[str
         return ["distill", *options]
     options += ["--teachers.iframe", str(cell.teacher), "--data.stored_views", str(VIEWS)]
     options += ["--objective.alpha", str(chosen["alpha"]), "--objective.temperature", str(chosen["temperature"])]
-    _, without = cell.write_manifests()
+    _, without = cell.manifests
     if arm in ON_ALL_CLIPS and without is not None:
         options += ["--unlabelled", str(without), "--overlap", "omit"]  # UCF101 has footage in two groups
     if arm == "pseudo":

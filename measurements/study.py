@@ -22,13 +22,12 @@ test_efficientnet (0.1 M parameters) of teachers with test_resnet (0.4 M), all f
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from tqdm import tqdm
 
 from record import CODEC_STREAMS, newest_or_fail
 from study_choice import tune
-from study_records import RECORDS, add_record, read_records
+from study_records import RECORDS, read_records
 from study_runs import (
     BASELINES,
     CORE,
@@ -47,11 +46,12 @@ from study_runs import (
     SPLITS,
     WITHOUT_TEACHERS,
     Cell,
-    made,
+    keep,
+    measured,
     run_students,
     run_teachers,
 )
-from study_workers import until_stopped, workers
+from study_workers import exit_status, run_all
 from videokd.datasets.manifest import Manifest
 from videokd.errors import VideoKDError
 
@@ -68,13 +68,10 @@ def run_cell(cell: Cell, runs: Sequence[str], choice: Mapping[str, Any], until: 
     for run in missing:
         if time.time() > until:
             return
-        started, cpu = time.perf_counter(), time.process_time()
-        record = run_teachers(cell, choice) if run == "teachers" else run_students(cell, run, choice)
-        record["commands"] = [f"videokd {shlex.join(command)}" for command in record["commands"]]
-        record["evaluation"] = "videokd " + shlex.join(record["evaluation"])
-        record |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "made": made()}
-        text = json.dumps(record).replace(str(cell.out), "runs/study")
-        add_record(cell.records, cell.key, run, text.replace(str(cell.data), f"data/{cell.dataset}/prepared"))
+        work = partial(run_teachers, cell) if run == "teachers" else partial(run_students, cell, run)
+        record = measured(partial(work, choice))
+        places = {cell.out: "runs/study", cell.data: f"data/{cell.dataset}/prepared"}
+        keep(cell.records, cell.key, run, record, places=places)
         print_accuracies(cell, run, record["entries"])
     for folder in cell.folder.glob("*"):
         if not folder.name.startswith("teacher-"):
@@ -110,11 +107,7 @@ def run(cells: Sequence[Cell], given: argparse.Namespace) -> None:
     choice = newest_or_fail("study_choice")
     runs = given.runs or CORE + (EXTRAS if given.extras else ())
     until = time.time() + 3600 * given.hours
-    jobs = [(cell, runs, choice, until) for cell in cells]
-    with workers(given.jobs) as pool:
-        waiting = [pool.apply_async(until_stopped, (run_cell, *job)) for job in jobs]
-        for done in tqdm(waiting, unit="cell", disable=None):
-            done.get()
+    run_all(run_cell, [(cell, runs, choice, until) for cell in cells], processes=given.jobs, unit="cell")
 
 
 def arguments() -> argparse.Namespace:
@@ -159,15 +152,10 @@ def main() -> int:
     cells = [cell for cell in cells_of(data, given) if given.only in (None, str(cell.key))]
     if not cells:
         return fail(f"--only {given.only} (accepted: DATASET-SPLIT-SEED of --data, such as ucf101-6-1-0).")
-    try:
-        if given.what == "tune":
-            tune([Cell(name, folder, 1, SEED_OF_TUNING, given.out) for name, folder in data.items()], given.jobs)
-        else:
-            run(cells, given)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        return 130
-    return 0
+    if given.what == "tune":
+        tuned = [Cell(name, folder, 1, SEED_OF_TUNING, given.out) for name, folder in data.items()]
+        return exit_status(partial(tune, tuned, given.jobs))
+    return exit_status(partial(run, cells, given))
 
 
 if __name__ == "__main__":

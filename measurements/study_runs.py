@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from record import CODEC_STREAMS as STREAMS
 from record import machine, today, versions
-from study_records import RECORDS, CellKey
+from study_records import RECORDS, CellKey, add_record
 from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
 from videokd.evaluation.results import as_plain
@@ -288,3 +289,34 @@ def cost_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 def made() -> dict[str, Any]:
     """When, where and with which versions a run is trained."""
     return {"date": today(), "machine": machine(threads=1), "versions": versions(("torch",))}
+
+
+def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record that the work returns, its commands as they are typed, with time, place and versions."""
+    started, cpu = time.perf_counter(), time.process_time()
+    record = work()
+    commands = [f"videokd {shlex.join(command)}" for command in record["commands"]]
+    evaluation = "videokd " + shlex.join(record.get("evaluation") or evaluation_command(Path("RUN")))
+    took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    return record | {"commands": commands, "evaluation": evaluation} | took | {"made": made()}
+
+
+def keep(table: Path, key: CellKey, run: str, record: Mapping[str, Any], *, places: Mapping[Path, str]) -> None:
+    """Adds a record to a table.
+
+    Args:
+        table: the file.
+        key: the run's cell.
+        run: its name.
+        record: JSON values.
+        places: {folder: how it is called in the table}, the longest first.
+    """
+    text = json.dumps(record)
+    for folder, name in places.items():
+        text = text.replace(str(folder), name)
+    add_record(table, key, run, text)
+
+
+def top1_text(record: Mapping[str, Any]) -> str:
+    """The accuracies of a record's entries, for people."""
+    return ", ".join(f"{n} {100 * e['hits'].count('1') / len(e['hits']):.1f} %" for n, e in record["entries"].items())

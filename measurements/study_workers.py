@@ -6,12 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.pool import Pool
 from typing import Any
 
+from tqdm import tqdm
+
+from videokd.errors import VideoKDError
 from videokd.preparation.workers import interrupts_held_back
 
 
@@ -39,3 +43,31 @@ def until_stopped(work: Callable[..., Any], *job: Any) -> Any:
     with contextlib.suppress(KeyboardInterrupt):
         return work(*job)
     return None
+
+
+def run_all(work: Callable[..., Any], jobs: Sequence[Sequence[Any]], *, processes: int, unit: str) -> None:
+    """Does the work for every job, several at a time, with a progress bar.
+
+    Args:
+        work: called with a job's items; it keeps what it finds.
+        jobs: in order.
+        processes: how many at a time.
+        unit: what a job is called.
+    """
+    with workers(processes) as pool:
+        waiting = [pool.apply_async(until_stopped, (work, *job)) for job in jobs]
+        for done in tqdm(waiting, unit=unit, disable=None):
+            done.get()
+
+
+def exit_status(program: Callable[[], object]) -> int:
+    """Runs a program: 0, 2 where videokd refuses something, 130 where it is interrupted; the last two with a line on standard error."""
+    try:
+        program()
+    except VideoKDError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to resume\n")
+        return 130
+    return 0

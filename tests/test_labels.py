@@ -97,7 +97,7 @@ def test_choosing_uses_no_test_clip(labels_runs: ModuleType, data: Path) -> None
 
 def test_the_manifests_hide_the_labels(labels_runs: ModuleType, data: Path) -> None:
     cell = cell_of(labels_runs, data)
-    with_labels, without = cell.write_manifests()
+    with_labels, without = cell.manifests
     labelled, rest, tested = cell.parts
     manifest, hidden = Manifest.read(with_labels), Manifest.read(without)
     assert {clip.video_id for clip in manifest.select("train", split=1)} == {clip.video_id for clip in labelled}

@@ -13,7 +13,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from videokd.errors import ConfigError
-from videokd.models.network_spec import NetworkSpec, size_options
+from videokd.models.network_spec import NetworkSpec, names_of, size_options
 from videokd.models.temporal_shift import insert_shifts
 from videokd.models.video_backbone import VideoBackbone, is_video
 from videokd.types import STREAMS, input_key
@@ -240,8 +240,8 @@ class Network(nn.Module):
             Up to six groups with the keys `params`, `weight_decay` and `lr_factor`.
         """
         config = self.backbone.default_cfg
-        classifier = _names(config.get("classifier"))
-        first = {name.partition(".")[0] for name in _names(config.get("first_conv"))} | {"bn1"}
+        classifier = names_of(config.get("classifier"))
+        first = {name.partition(".")[0] for name in names_of(config.get("first_conv"))} | {"bn1"}
         adapted = any(STREAMS[name].input_batch_norm for name in self.spec.streams)
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
@@ -291,11 +291,6 @@ def streams_of(networks: nn.ModuleDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stream for network in members for stream in network.spec.streams))
 
 
-def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """timm gives one name, several, or none."""
-    return (value,) if isinstance(value, str) else tuple(value or ())
-
-
 def _create_backbone(spec: NetworkSpec, *, dropout: float) -> nn.Module:
     if is_video(spec.backbone):
         return VideoBackbone(
@@ -313,7 +308,7 @@ def _create_backbone(spec: NetworkSpec, *, dropout: float) -> nn.Module:
 
 def _add_hidden_layer(backbone: Any, spec: NetworkSpec) -> None:
     """Puts Linear → ReLU → Linear where timm's linear classifier is."""
-    names = _names(backbone.default_cfg.get("classifier"))
+    names = names_of(backbone.default_cfg.get("classifier"))
     linear = backbone.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(linear, nn.Linear):
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 
 from videokd.errors import ConfigError
 from videokd.files import sha256_of
-from videokd.models.network_spec import NetworkSpec, size_options
+from videokd.models.network_spec import NetworkSpec, names_of, size_options
 from videokd.models.pretrained import only_cached_where_offline
-from videokd.models.transfer import InitialWeights
+from videokd.models.transfer import InitialWeights, state_sha256
 from videokd.models.video_backbone import VideoBackbone, is_video, kinetics_state
 
 #: How files of weights end.
@@ -51,7 +50,7 @@ def imagenet_weights(spec: NetworkSpec) -> InitialWeights:
         backbone: nn.Module = _video_backbone(spec, kinetics_state(spec.backbone))
     else:
         backbone = _from_package(spec) or _from_hub(spec)
-    return InitialWeights("imagenet", _digest(backbone), backbone)
+    return InitialWeights("imagenet", state_sha256(backbone.state_dict()), backbone)
 
 
 def weights_of_file(path: Path, spec: NetworkSpec) -> InitialWeights:
@@ -126,10 +125,9 @@ def _timm_backbone(spec: NetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
     """timm loads them itself: it knows the names of older files and, for transformers, other sizes."""
     config = timm.get_pretrained_cfg(spec.backbone)
     names = config.classifier if config is not None else None
-    classifiers = (names,) if isinstance(names, str) else tuple(names or ())
     # Files of other libraries, which timm renames, call the classifier head or fc
     weight = next(
-        (state[f"{n}.weight"] for n in (*classifiers, "head", "head.fc", "fc") if f"{n}.weight" in state), None
+        (state[f"{n}.weight"] for n in (*names_of(names), "head", "head.fc", "fc") if f"{n}.weight" in state), None
     )
     num_classes = 0 if weight is None else len(weight)
     overlay = {"state_dict": dict(state), "num_classes": num_classes, "custom_load": False, "label_offset": 0}
@@ -180,12 +178,3 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _has_values(values: Any) -> bool:
     return isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
-
-
-def _digest(module: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and values of a module's state, in the order of names."""
-    digest = hashlib.sha256()
-    for name, values in sorted(module.state_dict().items()):
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -19,6 +19,18 @@ _MOST_HEAD_UNITS = 65_536
 _NORMALISATION = {"mean": (0.0, 1.0), "std": (1e-3, 1e3)}
 
 
+def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The modules that timm's configurations name: it gives one name, several, or none.
+
+    Args:
+        value: as it stands there, such as under `classifier`.
+
+    Returns:
+        The names.
+    """
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
 def default_backbone(streams: Iterable[str]) -> str:
     """timm's name of the backbone to use where none is given: CoViAR's for a single stream, ResNet-18 for stacked ones.
 

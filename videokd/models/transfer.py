@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network
+from videokd.models.network_spec import names_of
 from videokd.models.temporal_shift import ShiftedConv
 from videokd.types import STREAMS
 
@@ -180,7 +182,7 @@ def _check_same_names(
 
 def _classifier_names(backbone: Any) -> tuple[str, ...]:
     names = backbone.default_cfg.get("classifier")
-    return (names,) if isinstance(names, str) else tuple(names or ())
+    return names_of(names)
 
 
 def _first_filters(backbone: Any) -> list[str]:
@@ -214,3 +216,16 @@ def _copy_rows(backbone: Any, weights: InitialWeights, name: str, *, class_names
 
 def _linear_layers(head: nn.Module) -> list[nn.Linear]:
     return [module for module in head.modules() if isinstance(module, nn.Linear)]
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values of a state dict, in the order of names.
+
+    Args:
+        state: {name: values}, on any device.
+    """
+    digest = hashlib.sha256()
+    for name, values in sorted(state.items()):
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

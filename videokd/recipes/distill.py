@@ -106,9 +106,11 @@ def _target(settings: Distill, runs: Mapping[str, TrainedRun], clips: TrainingCl
     weights = settings.weights or dict.fromkeys(runs, 1.0)
     temperatures = settings.temperatures or dict.fromkeys(runs, 1.0)
     with_features = settings.objective.loss().needs_features
-    teachers: TeacherSource = Teachers({name: network_of(run) for name, run in runs.items()})
+    teachers: TeacherSource
     if settings.data.stored_views:
         teachers = stored_teachers(clips.fit, runs, session, with_features=with_features)
+    else:
+        teachers = Teachers({name: network_of(run) for name, run in runs.items()})
     return TeacherTarget(
         teachers,
         weights,

@@ -21,6 +21,8 @@ from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.errors import DataError
 from videokd.files import written_whole
 from videokd.models.backbone import Network
+from videokd.models.network_spec import names_of
+from videokd.models.transfer import state_sha256
 from videokd.runs.run_folder import Session
 from videokd.types import Batch
 
@@ -116,16 +118,11 @@ def body_sha256(network: Network) -> str:
     Args:
         network: any of timm's.
     """
-    config = network.backbone.default_cfg
-    classifier = config.get("classifier") or ()
-    prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = tuple(f"backbone.{name}." for name in names_of(network.backbone.default_cfg.get("classifier")))
+    body = {name: values for name, values in network.state_dict().items() if not name.startswith(heads)}
     architecture = network.spec.backbone.partition(".")[0]
-    digest = hashlib.sha256(json.dumps([architecture, network.spec.mean, network.spec.std]).encode())
-    for name, values in sorted(network.state_dict().items()):
-        if not any(name.startswith(f"backbone.{prefix}.") for prefix in prefixes):
-            digest.update(name.encode())
-            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    whole = [architecture, network.spec.mean, network.spec.std, state_sha256(body)]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def _as_seen_by(network: Network, part: ClipDataset) -> ClipDataset:
