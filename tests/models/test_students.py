@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._subclasses import FakeTensorMode
 
 from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError, DataError
@@ -268,3 +269,22 @@ def test_each_student_takes_the_pictures_of_its_own_size():
 def test_equal_weights_are_the_default():
     members = {"a": Network(spec("motion")), "b": Network(spec("motion"))}
     assert Students(members, PredictionSpec(CLASSES, 3)).weights == {"a": 1.0, "b": 1.0}
+
+
+def test_streams_are_copied_to_the_students_device():
+    """On fake CUDA tensors, which refuse to mix devices as real ones do."""
+    streams = random_streams("iframe", "motion")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            students = build(with_exits=True, a=spec("motion"), b=spec("iframe", "motion")).eval()
+        logits = students.logits(streams, with_exits=True)
+        outputs = students(Batch(streams, torch.tensor([0, 1]), ("v0", "v1")), with_features=True)
+    assert {values.device.type for values in logits.values()} == {"cuda"}
+    assert {output.features.device.type for output in outputs.values()} == {"cuda"}
+
+
+def test_normalised_pictures_keep_their_channels_innermost():
+    network = Network(spec("iframe", "motion"))
+    streams = {name: values.permute(0, 1, 3, 4, 2).contiguous() for name, values in random_streams("iframe").items()}
+    pictures = network.inputs["iframe"](streams["iframe"].permute(0, 1, 4, 2, 3).flatten(0, 1))
+    assert pictures.is_contiguous(memory_format=torch.channels_last)

@@ -159,3 +159,28 @@ def test_numbers_that_are_not_whole_or_too_large(make_clip, setting: dict) -> No
     (name,) = setting
     with pytest.raises(videokd.ConfigError, match=rf"{name} is .* \(accepted: a whole number, 1 to"):
         videokd.predict(make_clip("mpeg4"), "not read", **setting)
+
+
+class _Reached(Exception):
+    pass
+
+
+def test_streams_go_to_the_device_of_the_students(make_clip: MakeClip, students: Students) -> None:
+    """Tensors on `meta` have no values, so it is only seen that the first layer gets them."""
+
+    def first_layer(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        raise _Reached(inputs[0].device.type)
+
+    students.to("meta").get_submodule("members.iframe.backbone.conv1").register_forward_pre_hook(first_layer)
+    with pytest.raises(_Reached, match="^meta$"):
+        videokd.predict(make_clip("mpeg4"), students)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_compute_in_the_precision_of_the_students(
+    make_clip: MakeClip, students: Students, dtype: torch.dtype
+) -> None:
+    path = make_clip("mpeg4")
+    expected = {label.name: label.probability for label in videokd.predict(path, students).labels}
+    found = {label.name: label.probability for label in videokd.predict(path, students.to(dtype)).labels}
+    assert found == pytest.approx(expected, abs=0.02)

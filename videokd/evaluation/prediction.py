@@ -74,7 +74,8 @@ def predict(
 
     Args:
         path: a file in any container and codec that FFmpeg reads.
-        students: from `videokd.load_students`, on the device to compute on; or the folder, which is then loaded at each call.
+        students: from `videokd.load_students`; what they compute on and in follows from them (`students.to("cuda")`,
+            `students.half()`). Or the folder, which is then loaded at each call.
         top: how many labels.
         num_segments: places looked at, one crop each; by default 8, or as many as in training where students see their order.
         transcode: bring the video into the form that the students learned from: never, always, or (auto) where its form is

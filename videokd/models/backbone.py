@@ -78,7 +78,9 @@ class _StreamInput(nn.Module):
         self.shift.copy_(-mean / std)
 
     def forward(self, values: Tensor) -> Tensor:
-        normalised: Tensor = self.norm(values.to(self.scale.dtype).mul_(self.scale).add_(self.shift))
+        # copied as uint8 and widened there; addcmul and not mul_ and add_: torch.export in 2.6 refuses what changes in place
+        wide = values.to(self.scale.device, non_blocking=True).to(self.scale.dtype)
+        normalised: Tensor = self.norm(torch.addcmul(self.shift, wide, self.scale))
         return normalised
 
 
@@ -132,8 +134,9 @@ class Network(nn.Module):
         """Logits of a batch.
 
         Args:
-            streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored. Where there is
-                `STREAM@SIZE` for the network's input size, that is taken (`videokd.types.input_key`).
+            streams: {stream: uint8 [B, S, C, H, W]}; streams that the network does not see are ignored, and those on another
+                device are copied to the network's. Where there is `STREAM@SIZE` for the network's input size, that is taken
+                (`videokd.types.input_key`).
             with_features: give the deepest features too, pooled, as the classifier gets them.
 
         Returns:
