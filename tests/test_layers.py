@@ -32,7 +32,7 @@ STACK = (
     ("runs",),
     ("models", "datasets"),
     ("distill", "drawing", "codec"),
-    ("bitstream",),
+    ("bitstream", "stopping"),
     ("messages", "config", "types", "files"),
     ("errors",),
 )

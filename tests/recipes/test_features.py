@@ -15,7 +15,7 @@ from tests.recipes.test_verbs import refused
 from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.runs.checkpoint import load_checkpoint
-from videokd.training.loop import StopSignal
+from videokd.stopping import StopSignal
 
 MOTION = '--students={"small": {"streams": ["motion"], "backbone": "test_efficientnet"}}'
 FEATURES = ("--objective.feature_weight=1", "--objective.relation_weight=2")

@@ -24,7 +24,8 @@ from videokd.errors import ConfigError
 from videokd.runs.checkpoint import load_checkpoint
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder
-from videokd.training.loop import StopSignal
+from videokd.stopping import StopSignal
+from videokd.training.run_state import RunState
 from videokd.training.training_clips import check_shares
 from videokd.training.update import Update, Updated
 
@@ -73,7 +74,9 @@ def test_with_workers_and_everything_on_a_resumed_run_is_bit_equal(
         assert any(name.startswith("exits.a.exit1.bottleneck") for name in state)
 
 
-@pytest.mark.parametrize(("kind", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, True)])
+@pytest.mark.parametrize(
+    ("kind", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGHUP, True), (signal.SIGUSR1, True)]
+)
 def test_what_a_batch_system_sends_saves_and_the_run_goes_on(
     kind: signal.Signals, group: bool, prepared: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +104,26 @@ def test_what_a_batch_system_sends_saves_and_the_run_goes_on(
     assert "Traceback" not in errors
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "loss/total" in line]
     assert load_checkpoint(run / "checkpoint.pt")["progress"]["step"] == len(steps) == steps[-1] + 1
+
+
+def test_within_an_epoch_a_checkpoint_is_written_when_the_last_one_is_old(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    plain = RunState.save
+
+    def save(self: RunState) -> None:
+        saved.append(self.progress.step)
+        plain(self)
+
+    monkeypatch.setattr(RunState, "save", save)
+    run = tmp_path / "run"
+    per_epoch = 27 // 6
+    assert main(teach(prepared, run, "--data.val_fraction=0", "--optim.save_minutes=0")) == 0
+    assert saved == [per_epoch]
+    assert main(teach(prepared, run, "--data.val_fraction=0", "--optim.save_minutes=5")) == 0  # it may change
+    assert main(teach(prepared, tmp_path / "often", "--data.val_fraction=0", "--optim.save_minutes=1e-9")) == 0
+    assert saved == [per_epoch, *range(1, per_epoch + 1)]
 
 
 def diverging(prepared: Path, run: Path, *more: str) -> list[str]:

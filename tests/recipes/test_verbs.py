@@ -136,7 +136,7 @@ def test_the_same_command_again_says_it_is_done(
 def test_a_resumed_run_equals_an_uninterrupted_one(
     prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videokd.training.loop import StopSignal
+    from videokd.stopping import StopSignal
 
     def command(out: Path) -> list[str]:
         teachers = [f"--teachers.{stream}={run}" for stream, run in teacher_runs.items()]

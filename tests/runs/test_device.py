@@ -6,15 +6,17 @@ import os
 import random
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from videokd import stopping
 from videokd.errors import ConfigError
 from videokd.runs.device import Precision, pick_device, seed_everything
-from videokd.training.loop import StopSignal
+from videokd.stopping import StopSignal
 
 
 def test_a_seed_repeats_every_generator():
@@ -80,8 +82,9 @@ def test_one_scaler_steps_several_optimizers_on_cuda():
         assert not torch.equal(layer.weight, old)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_and_the_second_stops(kind, monkeypatch, capfd):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_asks_to_stop_also_where_it_comes_twice(kind, monkeypatch):
+    """`timeout` and torchrun send it to a process and to its group, which has the process in it."""
     before = signal.getsignal(kind)
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
@@ -89,11 +92,23 @@ def test_the_first_signal_asks_and_the_second_stops(kind, monkeypatch, capfd):
         assert not stop.requested
         os.kill(os.getpid(), kind)
         assert stop.requested
-        assert not left
         signal.raise_signal(kind)
-    assert left == [130]
-    assert capfd.readouterr().err == "videokd: stopped at once; the same command resumes from the last checkpoint.\n"
+    assert not left
     assert signal.getsignal(kind) is before
+
+
+@pytest.mark.parametrize(("kind", "leaves"), [(signal.SIGINT, [130]), (signal.SIGTERM, [])])
+def test_a_later_second_ctrl_c_stops_at_once(kind, leaves, monkeypatch, capfd):
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    now = iter([100.0, 103.0])
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with StopSignal():
+        signal.raise_signal(kind)
+        signal.raise_signal(kind)
+    assert left == leaves
+    line = "videokd: stopped at once; the same command resumes from the last checkpoint.\n"
+    assert capfd.readouterr().err == (line if leaves else "")
 
 
 def test_under_nohup_a_hangup_stays_ignored():

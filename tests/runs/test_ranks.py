@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.rank_processes import ended, start_ranks
 from videokd.errors import ConfigError
 from videokd.runs.ranks import Ranks, exchange_after, join_ranks
 
@@ -32,31 +30,8 @@ def load_script():
 def two(tmp_path_factory):
     """What both ranks found, and where they wrote."""
     folder = tmp_path_factory.mktemp("two-ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            env=together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    for status, errors in ended(start_ranks([[str(SCRIPT), str(folder)]] * 2)):
+        assert status == 0, errors
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -85,6 +60,25 @@ def test_a_nan_on_one_rank_stops_all_and_is_named(two):
 
 def test_a_flag_on_one_rank_is_seen_by_all(two):
     assert [results["any"] for results in two[1]] == [[True, False], [True, False]]
+
+
+def test_all_ranks_see_the_flags_and_numbers_of_all(two):
+    for results in two[1]:
+        assert results["any_of"] == (True, False, True)
+        assert results["gathered"] == [10, 11]
+    assert Ranks().any_of(True, False) == (True, False)
+    assert Ranks().gather(4) == [4]
+
+
+def test_ranks_and_steps_draw_different_numbers_and_always_the_same(two):
+    drawn = [results["drawn"].tolist() for results in two[1]]
+    assert drawn[0] != drawn[1]
+    for rank, expected in enumerate(drawn):
+        torch.rand(3)
+        Ranks(rank, 2).seed_step(3, 5)
+        assert torch.rand(4).tolist() == expected
+    Ranks(0, 2).seed_step(3, 6)
+    assert torch.rand(4).tolist() != drawn[0]
 
 
 def test_only_the_first_rank_writes(two):

@@ -95,6 +95,10 @@ def main(folder: Path) -> None:
         except VideoKDError as error:
             results["stray"] = str(error)
         results["any"] = [ranks.any(ranks.rank == 1), ranks.any(False)]
+        results["any_of"] = ranks.any_of(ranks.rank == 1, False, ranks.is_first)
+        results["gathered"] = ranks.gather(10 + ranks.rank)
+        ranks.seed_step(3, 5)
+        results["drawn"] = torch.rand(4)
 
         run = RunFolder(folder / "run")
         if ranks.is_first:

@@ -18,7 +18,7 @@ from tests.recipes.test_verbs import refused
 from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
-from videokd.training.loop import StopSignal
+from videokd.stopping import StopSignal
 
 QUICK = ("--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0")
 ONE_EPOCH = (*TINY, "--optim.epochs=1")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.order import EpochBatches
 from videokd.errors import DataError, VideoKDError
+from videokd.stopping import ignore_stop_signals, stop_signals_blocked
 from videokd.types import Batch, Sample
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _MADV_POPULATE_WRITE = 23
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -137,12 +134,12 @@ def _loaded(
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=ignore_stop_signals,
         # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        with _signals_blocked():
+        with stop_signals_blocked():
             batches = iter(loader)
         yield from batches
     except VideoKDError as error:
@@ -175,24 +172,3 @@ def _shared_memory() -> str:
     except OSError:
         return "there is no /dev/shm"
     return f"/dev/shm has {usage.total / 2**20:.0f} MiB"
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Blocks signals in this process and in those started meanwhile, until these ignore them."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ignores Ctrl-C and the signals of batch systems in a worker: the main process still needs it to finish its step and save."""
-    for kind in _STOPPING:
-        signal.signal(kind, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -144,37 +142,3 @@ def check_state(state: Any, *, path: str | os.PathLike[str]) -> None:
         dense = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
         if not dense or not isinstance(name, str):
             raise DataError(f"{path} is damaged: {name!r:.80} has no values. Take an older one.")
-
-
-def capture_rng() -> dict[str, Any]:
-    """The random states of Python, NumPy and PyTorch, CUDA devices included, as a checkpoint can hold them.
-
-    >>> state = capture_rng()
-    >>> first = torch.rand(1)
-    >>> restore_rng(state)
-    >>> bool(torch.rand(1) == first)
-    True
-    """
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        # weights_only loads no arrays, and torch has few operations on uint32.
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Puts back what `capture_rng` gave; states of CUDA devices that are not here are left out.
-
-    Args:
-        state: as it was, or after a way through a checkpoint.
-    """
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    for device, of_device in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(of_device, device)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -109,11 +110,40 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank, so that all of them leave the loop after the same step."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """For each of several flags, whether it is set on any rank, in one exchange."""
         if self.num_ranks == 1:
-            return flag
-        number = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        return bool(number.item())
+            return flags
+        numbers = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+        return tuple(number > 0 for number in numbers.tolist())
+
+    def gather(self, number: int) -> list[int]:
+        """The number that each rank gives, in the order of the ranks, on all of them."""
+        if self.num_ranks == 1:
+            return [number]
+        numbers = torch.zeros(self.num_ranks, dtype=torch.int64, device=self.device)
+        numbers[self.rank] = number
+        dist.all_reduce(numbers)
+        return [int(each) for each in numbers.tolist()]
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Seeds PyTorch's generators for a step, so that dropout differs between steps and between ranks.
+
+        What a step draws follows from these numbers only. So a resumed run continues like an uninterrupted one on any number
+        of ranks, and no generator's state has to be kept.
+
+        Args:
+            seed: of the run.
+            step: its number, from 0.
+
+        >>> Ranks().seed_step(0, 7); a = torch.rand(1); Ranks().seed_step(0, 7); bool(a == torch.rand(1))
+        True
+        """
+        mixed = np.random.SeedSequence((seed, step, self.rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]))
 
     def barrier(self) -> None:
         """Waits until every rank is here."""

@@ -189,7 +189,7 @@ class TrainedRun:
 
 
 #: Settings that may change when a run is resumed: they say how it computes, not what.
-RESUMABLE = ("out", "device", "test", "data.workers", "optim.compile")
+RESUMABLE = ("out", "device", "test", "data.workers", "optim.compile", "optim.save_minutes")
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,7 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
         with prepared_run(folder, settings.to_dict(), ranks, trained_on):
             seed_everything(settings.seed)
             yield Session(folder, precision, ranks)
-            if ranks.is_first:
-                say(
-                    f"{folder.path}: done."
-                    + ("" if settings.test != "none" else f" Next: videokd evaluate {folder.path}")
-                )
+            say(f"{folder.path}: done." + ("" if settings.test != "none" else f" Next: videokd evaluate {folder.path}"))
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class OptimSettings:
         accumulate: pieces that a batch goes through in, one after the other, where it does not fit into memory at once.
         mixup: α of the Beta distribution that clips are mixed by, in pairs, for teachers and students alike; 0 mixes none.
         early_stop: stop after so many epochs without a better one on the held-out clips; 0 never does.
+        save_minutes: write the checkpoint within an epoch too, where the last one is so many minutes old; 0: only at ends of epochs.
         compile: compile the networks with torch.compile; the first steps are slow.
         ema: decay of a moving average of the weights, which then is what is evaluated and kept; 0 switches it off.
         dropout: before the classifier.
@@ -107,6 +108,7 @@ class OptimSettings:
     accumulate: int = 1
     mixup: float = 0.0
     early_stop: int = 0
+    save_minutes: float = 10.0
     compile: bool = False
     ema: float = 0.0
     dropout: float = 0.0
@@ -128,6 +130,7 @@ class OptimSettings:
                 "accumulate": "[1, 1000000]",
                 "mixup": "[0, 1000]",
                 "early_stop": "[0, 1000000]",
+                "save_minutes": "[0, 1000000]",
                 "ema": "[0, 1)",
                 "dropout": "[0, 1)",
                 "body_factor": "[0, inf)",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from contextlib import closing
-from types import FrameType, TracebackType
-from typing import Any
 
 import numpy as np
 
 from videokd.distill.mixup import GroundTruth, mixup
-from videokd.files import leave_at_once
 from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.runs.run_folder import Session
 from videokd.runs.settings import OptimSettings
+from videokd.stopping import StopSignal
 from videokd.training.record import Recorder
 from videokd.training.run_state import RunState
 from videokd.training.schedule import schedule_of
@@ -24,8 +20,6 @@ from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainingClips
 from videokd.training.validate import validate
 from videokd.types import Batch
-
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def learn(
@@ -43,7 +37,7 @@ def learn(
     Raises:
         DataError: the checkpoint is damaged or of another architecture.
         VideoKDError: a loss is no longer finite.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint is written.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the checkpoint is written.
     """
     students, precision, ranks = state.students.train(), session.precision, session.ranks
     for network in target.networks if target else ():
@@ -55,7 +49,7 @@ def learn(
     if progress.step >= schedule.total_steps or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
         return
-    if progress.step and ranks.is_first:
+    if progress.step:
         say(f"{session.folder.path}: resuming from step {progress.step}.")
     batches = clips.batches(first_step=progress.step, ranks=ranks)
     recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
@@ -65,6 +59,7 @@ def learn(
             batch = next(batches).to(precision.device)
             batch, label = _mixed(batch, alpha=optim.mixup, seed=(clips.seed, progress.step, ranks.rank))
             recorder.batch_is_here()
+            ranks.seed_step(clips.seed, progress.step)
 
             goal = None if target is None else target(batch, label, precision)
 
@@ -76,16 +71,25 @@ def learn(
             recorder.step(progress.step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
             progress.step += 1
 
-            stopping, ends_epoch = ranks.any(stop.requested), progress.step % clips.steps_per_epoch == 0
+            stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes))
+            ends_epoch = progress.step % clips.steps_per_epoch == 0
             if ends_epoch:
-                with state.averaged():
-                    validation = validate(students, clips.held_out, precision, workers=clips.workers)
-                    state.end_epoch(validation, patience=optim.early_stop, ranks=ranks)
-                recorder.epoch(progress.step - 1, epoch, optim.epochs, validation)
-            if ends_epoch or stopping:
+                _end_epoch(state, clips, recorder, optim=optim, session=session)
+            if ends_epoch or stopping or overdue:
                 state.save()
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _end_epoch(
+    state: RunState, clips: TrainingClips, recorder: Recorder, *, optim: OptimSettings, session: Session
+) -> None:
+    """Validates the epoch that the last step ended, and keeps its weights where they are the best."""
+    with state.averaged():
+        validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
+        state.end_epoch(validation, patience=optim.early_stop, ranks=session.ranks)
+    progress = state.progress
+    recorder.epoch(progress.step - 1, len(progress.history) - 1, optim.epochs, validation)
 
 
 def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch, GroundTruth]:
@@ -97,37 +101,3 @@ def _compile(students: Students, target: TeacherTarget | None) -> None:
     networks = [*students.members.values(), *students.exits.values()]
     for network in [*networks, *(target.networks if target else ())]:
         network.compile()
-
-
-class StopSignal:
-    """While it lasts, the first Ctrl-C, SIGTERM or SIGHUP only asks to stop; the second one ends the process at once.
-
-    The loop looks at `requested` after each step, saves, and leaves. Signals reach a program's main thread only:
-    elsewhere nothing is caught. Under `nohup`, SIGHUP stays ignored.
-
-    >>> with StopSignal() as stop:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     stop.requested
-    True
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            kinds = [kind for kind in _STOPPING if signal.getsignal(kind) != signal.SIG_IGN or kind == signal.SIGINT]
-            self._previous = {kind: signal.signal(kind, self._handle) for kind in kinds}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for caught, handler in self._previous.items():
-            signal.signal(caught, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
-        self.requested = True

@@ -11,11 +11,14 @@ from typing import Literal
 
 from videokd.errors import DataError, VideoKDError
 from videokd.models.students import Students, not_finite
-from videokd.runs.checkpoint import capture_rng, load_checkpoint, restore_rng, save_checkpoint, strict_load
+from videokd.runs.checkpoint import load_checkpoint, save_checkpoint, strict_load
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import Session
 from videokd.training.schedule import EMA
 from videokd.training.update import Update
+
+_UNREADABLE = -1
+_UNREADABLE_IN_WORDS = "unable to read it"
 
 
 @dataclass
@@ -85,7 +88,7 @@ class RunState:
     ) -> None:
         self.students, self.update, self.progress = students, update, Progress()
         self._ema = EMA(students, decay=ema_decay) if ema_decay else None
-        self._run, self._role, self._writes = session.folder, role, session.ranks.is_first
+        self._run, self._role, self._ranks = session.folder, role, session.ranks
         self._started = time.perf_counter()
 
     def average(self) -> None:
@@ -94,13 +97,31 @@ class RunState:
             self._ema.update(self.students)
 
     def restore(self) -> Progress:
-        """The progress so far: that of `checkpoint.pt`, whose weights and generators are restored, or a new one.
+        """The progress so far: that of `checkpoint.pt`, whose weights are restored, or a new one.
 
         Raises:
-            DataError: it is damaged, or of another architecture.
+            DataError: it is damaged, of another architecture, or not the same on all ranks.
         """
+        step = _UNREADABLE
+        try:
+            self._load()
+            step = self.progress.step
+        finally:  # other ranks wait for the answer of one that cannot read its checkpoint
+            steps = self._ranks.gather(step)
+        other = next((rank for rank, its_step in enumerate(steps) if its_step != steps[0]), None)
+        if other is not None:
+            first, second = (
+                _UNREADABLE_IN_WORDS if s == _UNREADABLE else f"at step {s}" for s in (steps[0], steps[other])
+            )
+            raise DataError(
+                f"{self._run.checkpoint}: process 0 is {first}, process {other} {second} (accepted: the same checkpoint for all). Keep --out on a "
+                "file system that all machines share, or copy the folder to each of them."
+            )
+        return self.progress
+
+    def _load(self) -> None:
         if not self._run.checkpoint.is_file():
-            return self.progress
+            return
         payload = load_checkpoint(self._run.checkpoint)
         try:
             strict_load(self.students, payload["students"], path=self._run.checkpoint)
@@ -111,7 +132,6 @@ class RunState:
             self.update.load_state_dict(payload["update"])
             if self._ema is not None:
                 self._ema.load_state_dict(payload["ema"])
-            restore_rng(payload["rng"])
             self.progress = Progress(**payload["progress"])
             self.progress.check()
         except VideoKDError:
@@ -121,7 +141,13 @@ class RunState:
             raise DataError(
                 f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
             ) from error
-        return self.progress
+
+    def is_overdue(self, minutes: float) -> bool:
+        """Whether the last checkpoint, or the start, is that many minutes ago by the first rank's clock; with 0, never.
+
+        False on all other ranks: the first one tells them, so that all save after the same step.
+        """
+        return self._ranks.is_first and 0 < 60 * minutes <= time.perf_counter() - self._started
 
     def save(self) -> None:
         """Writes `checkpoint.pt`: everything needed to resume.
@@ -133,7 +159,7 @@ class RunState:
         now = time.perf_counter()
         self.progress.seconds += now - self._started
         self._started = now
-        if not self._writes:
+        if not self._ranks.is_first:
             return
         payload = {
             "students": self.students.state_dict(),
@@ -141,7 +167,6 @@ class RunState:
             "update": self.update.state_dict(),
             "ema": self._ema.state_dict() if self._ema else None,
             "progress": vars(self.progress),
-            "rng": capture_rng(),
         }
         save_checkpoint(self._run.checkpoint, payload)
 
@@ -186,7 +211,7 @@ class RunState:
             "epoch": epoch,
             "validation": dict(values),
         }
-        if self._writes:
+        if self._ranks.is_first:
             save_checkpoint(self._run.best, payload)
 
     def _check_finite(self) -> None:
