@@ -4,7 +4,7 @@
         [--teachers resnet152,resnet18,resnet18] [--repeats 9] [--compiled] [--manifest DIR --workers 16]
 
 Students and teachers are those of the preset mtkd-three. Variants take turns, so that a busy machine slows all of them alike, and
-ratios are medians over the turns. On CUDA every precision it has is timed (TF32 off), with peak memory; --compiled also times the
+ratios are medians over the turns. On CUDA every precision it has is timed, with peak memory; --compiled also times the
 networks compiled by torch.compile. With --manifest, the share of time spent waiting for data is measured on real clips, decoded on the
 fly. Writes results/bench_step-DEVICE-DATE.json. In five minutes on a CPU:
 
@@ -46,9 +46,9 @@ from videokd.types import STREAMS, Batch
 
 CLASSES = 101
 RATE = 1e-4
-PRECISIONS: dict[str, tuple[Literal["fp32", "bf16", "fp16"], ...]] = {
+PRECISIONS: dict[str, tuple[Literal["fp32", "tf32", "bf16", "fp16"], ...]] = {
     "cpu": ("fp32", "bf16"),
-    "cuda": ("fp32", "bf16", "fp16"),
+    "cuda": ("fp32", "tf32", "bf16", "fp16"),
 }
 #: The project's own limits: name → (at most, or at least, which value).
 BARS = {
@@ -328,13 +328,12 @@ def main() -> None:
     given = arguments()
     device = pick_device(given.device)
     precisions = precisions_of(given, device)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     measured = {}
     for compiled in (False, True) if given.compiled else (False,):
         for precision in precisions:
             key = f"{precision.name}, compiled" if compiled else precision.name
-            measured[key] = measure(given, precision, compiled=compiled)
+            with precision.in_effect():
+                measured[key] = measure(given, precision, compiled=compiled)
     taught = {name: each["seconds"]["three students, teachers"] for name, each in measured.items()}
     report: dict[str, Any] = {
         **provenance(("torch",), threads=torch.get_num_threads(), gpu=device.type == "cuda"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError
@@ -68,7 +69,7 @@ def distill(settings: Distill) -> RunFolder:
         state = RunState(students, update, session, role="student", ema_decay=optim.ema)
         learn(state, clips, target, optim=optim, session=session)
     if session.ranks.is_first:
-        evaluate_after_training(settings)
+        evaluate_after_training(replace(settings, precision=session.precision.name))
     return session.folder
 
 

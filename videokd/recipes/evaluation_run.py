@@ -25,7 +25,7 @@ from videokd.evaluation.protocol import (
 )
 from videokd.evaluation.results import Results, ScoredPart, results_name
 from videokd.messages import say
-from videokd.runs.device import Precision, pick_device
+from videokd.runs.device import Precision, pick_device, pick_precision
 from videokd.runs.run_folder import check_same_classes, load_run
 from videokd.runs.run_settings import Distill, Teach
 from videokd.runs.settings import Device, PrecisionName
@@ -51,7 +51,7 @@ class Evaluate:
         batch_size: videos at a time.
         workers: processes that load videos.
         device: auto takes CUDA where there is one.
-        precision: fp32, bf16, or fp16 (CUDA only).
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
         timed_videos: how many videos are timed from file to label, one at a time; 0 for none.
         pictures: how many videos' streams are drawn: half of them misclassified videos, if there are enough.
     """
@@ -66,7 +66,7 @@ class Evaluate:
     batch_size: int = 4
     workers: int = 2
     device: Device = "auto"
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = "auto"
     timed_videos: int = 10
     pictures: int = 6
 
@@ -89,11 +89,16 @@ class Evaluate:
 
 def evaluate(settings: Evaluate, *, command: str) -> Results:
     """Evaluates every network of a run, and all of them fused; returns what results.json holds."""
+    precision = pick_precision(settings.precision, pick_device(settings.device))
+    with precision.in_effect():
+        return _evaluate(settings, precision, command=command)
+
+
+def _evaluate(settings: Evaluate, precision: Precision, *, command: str) -> Results:
     part = settings.part
     run = load_run(settings.run)
     manifest = read_manifest(settings.manifest or run.settings.manifest)
     check_same_classes(run, manifest)
-    precision = Precision(settings.precision, pick_device(settings.device))
     run.students.to(precision.device)
 
     split = settings.split or run.settings.split

@@ -13,7 +13,7 @@ from videokd.evaluation.prediction import Transcode, predict, prediction_lines
 from videokd.messages import give, say
 from videokd.models.students_file import load_students
 from videokd.recipes.command_line import parse
-from videokd.runs.device import Precision, pick_device
+from videokd.runs.device import pick_device, pick_precision
 from videokd.runs.settings import Device, PrecisionName
 
 
@@ -32,7 +32,7 @@ class Predict:
             were exported with `--exits`. By default every student computes its whole network.
         format: of what is printed.
         device: auto takes CUDA where there is one.
-        precision: fp32, bf16, or fp16 (CUDA only).
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
     """
 
     files: tuple[str, ...]
@@ -43,18 +43,18 @@ class Predict:
     exit_threshold: float | None = None
     format: Literal["table", "json", "csv"] = "table"
     device: Device = "auto"
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = "auto"
 
 
 def main(arguments: Sequence[str]) -> None:
     """The verb: prints the predictions, then names the files that could not be read."""
     settings = parse(Predict, arguments, verb="predict", positional=("files",))
-    precision = Precision(settings.precision, pick_device(settings.device))
+    precision = pick_precision(settings.precision, pick_device(settings.device))
     students = load_students(settings.students).to(precision.device)
     predictions, failures = [], []
     for file in tqdm(settings.files, unit="video", disable=None if len(settings.files) > 1 else True):
         try:
-            with precision.autocast():
+            with precision.in_effect(), precision.autocast():
                 prediction = predict(
                     file,
                     students,

@@ -1,15 +1,20 @@
-"""What surrounds a training loop: seed, device, precision, and how to stop it."""
+"""What networks are computed on and in: device, precision, seed."""
 
 from __future__ import annotations
 
 import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from videokd.errors import ConfigError
+from videokd.messages import say
+from videokd.runs.settings import PrecisionName
 
 
 def seed_everything(seed: int) -> None:
@@ -53,11 +58,12 @@ class Precision:
     """The number format that networks compute in; weights and losses stay in float32.
 
     Args:
-        name: `fp32`, `bf16`, or `fp16`, whose gradients need scaling.
+        name: `fp32` (IEEE's, also for convolutions on CUDA), `tf32` (float32 whose products have 10 bits of mantissa), `bf16`, or
+            `fp16`, whose gradients need scaling.
         device: where the networks are.
 
     Raises:
-        ConfigError: the name is unknown, or fp16 is asked for on a CPU.
+        ConfigError: the name is unknown, or tf32 or fp16 is asked for on a CPU.
 
     >>> precision = Precision("bf16", torch.device("cpu"))
     >>> with precision.autocast():
@@ -67,23 +73,94 @@ class Precision:
     False
     """
 
-    name: Literal["fp32", "bf16", "fp16"]
+    name: Literal["fp32", "tf32", "bf16", "fp16"]
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.name not in ("fp32", "bf16", "fp16"):
-            raise ConfigError(f"precision is {self.name!r} (accepted: fp32, bf16, fp16). Choose one of them.")
-        if self.name == "fp16" and self.device.type != "cuda":
+        if self.name not in ("fp32", "tf32", "bf16", "fp16"):
             raise ConfigError(
-                f"precision is fp16 on {self.device.type} (accepted: fp32, bf16; fp16 on cuda only). "
-                "Pass `--precision bf16`."
+                f"precision is {self.name!r} (accepted: auto, fp32, tf32, bf16, fp16). Choose one of them."
+            )
+        if self.name in ("tf32", "fp16") and self.device.type != "cuda":
+            raise ConfigError(
+                f"precision is {self.name} on {self.device.type} (accepted: fp32, bf16; tf32 and fp16 on cuda only). "
+                f"Pass `--precision {'fp32' if self.name == 'tf32' else 'bf16'}`."
             )
 
     def autocast(self) -> torch.autocast:
-        """A new context for the forward passes; it does nothing for fp32."""
+        """A new context for the forward passes; it does nothing for fp32 and tf32."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.name != "fp32")
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.name in ("bf16", "fp16"))
 
     def scaler(self) -> torch.amp.GradScaler:
         """A new gradient scaler; it passes everything through but for fp16, so the loop needs no `if`."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+    @contextmanager
+    def in_effect(self) -> Iterator[None]:
+        """While it lasts, what is computed in float32 on CUDA is computed in TF32 for tf32, and in IEEE's float32 for all others.
+
+        PyTorch's own default is TF32 for convolutions, and IEEE's for matrix products. CPUs are left as they are.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        before = _float32_formats()
+        _set_float32_formats(["tf32" if self.name == "tf32" else "ieee"] * len(before))
+        try:
+            yield
+        finally:
+            _set_float32_formats(before)
+
+
+def pick_precision(name: PrecisionName, device: torch.device, *, quiet: bool = False) -> Precision:
+    """The precision to compute in; `auto` is bf16 on a CUDA device that has it, fp16 on an older one, and fp32 on a CPU.
+
+    CUDA devices before Ampere have neither bf16, which PyTorch then emulates, nor TF32: fp16 and fp32 take their place.
+
+    Args:
+        name: as in the settings.
+        device: from `pick_device`.
+        quiet: do not tell the person at the terminal that another precision takes the place of `name`.
+
+    Raises:
+        ConfigError: as for `Precision`.
+
+    >>> pick_precision("auto", torch.device("cpu")).name
+    'fp32'
+    """
+    if device.type != "cuda":
+        return Precision("fp32" if name == "auto" else name, device)
+    instead = {"auto": "bf16"}
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        instead = {"auto": "fp16", "bf16": "fp16", "tf32": "fp32"}
+        if name in ("bf16", "tf32") and not quiet:
+            say(
+                f"precision is {name}, which {torch.cuda.get_device_name(device)} does not have: {instead[name]} is used."
+            )
+    return Precision(instead.get(name, name), device)  # type: ignore[arg-type]
+
+
+def _float32_formats() -> list[str]:
+    """How CUDA computes float32 matrix products, convolutions and recurrent layers: ieee, tf32, or none, which is PyTorch's default."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if parts := _since_2_9():
+        return [part.fp32_precision for part in parts]
+    return ["tf32" if allowed else "ieee" for allowed in (matmul.allow_tf32, cudnn.allow_tf32, cudnn.allow_tf32)]
+
+
+def _set_float32_formats(formats: Sequence[str]) -> None:
+    with warnings.catch_warnings():  # PyTorch 2.9 and later say that these names are old
+        warnings.simplefilter("ignore")
+        # Set also where there are new ones: PyTorch refuses to read the old ones, as its compiler did until 2.13, where they differ.
+        torch.backends.cuda.matmul.allow_tf32 = formats[0] == "tf32"
+        torch.backends.cudnn.allow_tf32 = formats[1] == "tf32"
+    for part, chosen in zip(_since_2_9(), formats, strict=False):
+        part.fp32_precision = chosen
+
+
+def _since_2_9() -> list[Any]:
+    """What has `fp32_precision`, in the order of `_float32_formats`; empty before PyTorch 2.9."""
+    cudnn = torch.backends.cudnn
+    parts = [torch.backends.cuda.matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)]
+    return [part for part in parts if hasattr(part, "fp32_precision")]

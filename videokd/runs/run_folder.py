@@ -20,7 +20,7 @@ from videokd.models.backbone import Network
 from videokd.models.students import Students
 from videokd.models.students_file import ShapesDiffer, build_described
 from videokd.runs.checkpoint import check_state, load_checkpoint, strict_load
-from videokd.runs.device import Precision, pick_device, seed_everything
+from videokd.runs.device import Precision, pick_device, pick_precision, seed_everything
 from videokd.runs.ranks import Ranks, join_ranks
 from videokd.runs.run_settings import Distill, Teach, read_settings
 from videokd.runs.trained_on import FILE_NAME, TrainedOn
@@ -221,11 +221,21 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
     """
     folder = RunFolder(Path(settings.out))
     with join_ranks(pick_device(settings.device)) as ranks:
-        precision = Precision(settings.precision, ranks.device)
-        with prepared_run(folder, settings.to_dict(), ranks, trained_on):
+        precision = _precision_of(settings, folder, ranks)
+        resolved = settings.to_dict() | {"precision": precision.name}
+        with precision.in_effect(), prepared_run(folder, resolved, ranks, trained_on):
             seed_everything(settings.seed)
             yield Session(folder, precision, ranks)
             say(f"{folder.path}: done." + ("" if settings.test != "none" else f" Next: videokd evaluate {folder.path}"))
+
+
+def _precision_of(settings: Teach | Distill, folder: RunFolder, ranks: Ranks) -> Precision:
+    """The same on all ranks; `auto` is what a run that is resumed was started with, whatever the device."""
+    name = settings.precision
+    if name == "auto":
+        name = folder.settings_before().get("precision", name)
+    precision = pick_precision(name, ranks.device, quiet=not ranks.is_first)
+    return Precision("fp16", ranks.device) if ranks.any(precision.name == "fp16") else precision
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Teach:
         split: 1, 2 or 3.
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
-        precision: fp32, bf16, or fp16 (CUDA only).
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
         test: none, or quick or full: run the test protocol afterwards, as `videokd evaluate --views` does, and print the accuracy.
         data: what the network sees.
         optim: how it is trained.
@@ -64,7 +64,7 @@ class Teach:
     split: int = 1
     seed: int = 0
     device: Device = "auto"
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = "auto"
     test: Literal["none", "quick", "full"] = "none"
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()
@@ -213,7 +213,7 @@ class Distill:
         split: 1, 2 or 3.
         seed: of weights, order and views.
         device: auto takes CUDA where there is one.
-        precision: fp32, bf16, or fp16 (CUDA only).
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
         test: none, or quick or full: run the test protocol afterwards, as `videokd evaluate --views` does, and print the accuracies.
         data: what the networks see.
         optim: how the students are trained.
@@ -237,7 +237,7 @@ class Distill:
     split: int = 1
     seed: int = 0
     device: Device = "auto"
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = "auto"
     test: Literal["none", "quick", "full"] = "none"
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()

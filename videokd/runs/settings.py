@@ -10,7 +10,7 @@ from typing import Literal
 from videokd.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
-PrecisionName = Literal["fp32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
