@@ -39,7 +39,8 @@ from videokd.models.teachers import Teachers
 from videokd.runs.device import Precision, pick_device
 from videokd.runs.ranks import Ranks
 from videokd.runs.settings import OptimSettings
-from videokd.training.record import RunLog, accuracy_and_agreement, finite_values, memory_gib
+from videokd.training.record import RunLog, check_finite, memory_gib
+from videokd.training.step_numbers import StepNumbers, StepsOnDevice, accuracy_and_agreement
 from videokd.training.target import TeacherTarget
 from videokd.training.update import Update, Updated
 from videokd.types import STREAMS, Batch
@@ -193,18 +194,23 @@ def peak_memory_gib(functions: Mapping[str, Callable[[], object]]) -> dict[str, 
 def logging_seconds(step: Step, *, repeats: int) -> float:
     """Time that the log of one step takes after the step itself: the numbers, their transfer, and both files."""
     seen_by = {stream: (stream,) for stream in CODEC_STREAMS}
-    device, ranks = step.precision.device, Ranks()
+    device = step.precision.device
+    steps = StepsOnDevice(device, Ranks(), most_steps=1)
     seconds = []
     with tempfile.TemporaryDirectory() as folder, RunLog(folder) as log:
         updated, predictions = step()
         for number in range(10 * repeats):
             synchronise(device)
             started = time.perf_counter()
-            losses = dict(updated.parts) | {"loss/total": updated.total}
-            means = ranks.mean(losses | accuracy_and_agreement(updated, step.batch.label, predictions))
-            parts = {name: means[name] for name in losses}
-            values = finite_values(parts, step=number, streams=seen_by, others=means)
-            log.record(number, 0, values | {"lr": RATE} | memory_gib(device))
+            losses = {**updated.parts, "loss/total": updated.total}
+            others = accuracy_and_agreement(updated, step.batch.label, predictions)
+            steps.begin_step()
+            steps.batch_is_here()
+            steps.keep(StepNumbers(number, 0, RATE, len(step.batch), losses, others))
+            if read := steps.read():
+                (values,) = read.values
+                check_finite({name: values[name] for name in losses}, step=number, streams=seen_by)
+                log.record(number, 0, values | {"lr": RATE} | memory_gib(device))
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 

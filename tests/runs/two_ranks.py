@@ -21,7 +21,7 @@ from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks, join_ranks
 from videokd.runs.run_folder import RunFolder
 from videokd.runs.settings import OptimSettings
-from videokd.training.record import RunLog, finite_values
+from videokd.training.record import RunLog, check_finite
 from videokd.training.target import Target
 from videokd.training.update import Update
 from videokd.types import Batch
@@ -76,7 +76,7 @@ def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, li
     for step in range(STEPS):
         batch, target = share_of(*whole_batch(step), ranks)
         updated = update(batch, batch.label, target, rate=0.05)
-        logged.append(finite_values(ranks.mean(updated.parts), step=step))
+        logged.append({name: part.item() for name, part in ranks.mean(updated.parts).items()})
     return students, logged
 
 
@@ -91,7 +91,8 @@ def main(folder: Path) -> None:
         # A NaN on one rank stops all of them alike.
         stray = {"a/ce": torch.tensor(0.5), "a/kd": torch.tensor(float("nan") if ranks.rank == 1 else 0.5)}
         try:
-            finite_values(ranks.mean(stray), step=7, streams={"a": ["motion"]})
+            means = {name: part.item() for name, part in ranks.mean(stray).items()}
+            check_finite(means, step=7, streams={"a": ["motion"]})
         except VideoKDError as error:
             results["stray"] = str(error)
         results["any"] = [ranks.any(ranks.rank == 1), ranks.any(False)]

@@ -16,7 +16,7 @@ from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.teachers import Teachers
 from videokd.runs.device import Precision
 from videokd.runs.settings import OptimSettings
-from videokd.training.record import accuracy_and_agreement
+from videokd.training.step_numbers import accuracy_and_agreement
 from videokd.training.target import Target, TeacherTarget
 from videokd.training.update import Update, untouched_batch_norm
 from videokd.types import Batch

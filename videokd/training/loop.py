@@ -73,6 +73,8 @@ def learn(
 
             stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes))
             ends_epoch = progress.step % clips.steps_per_epoch == 0
+            if ends_epoch or stopping or overdue:
+                recorder.flush()
             if ends_epoch:
                 _end_epoch(state, clips, recorder, optim=optim, session=session)
             if ends_epoch or stopping or overdue:

@@ -26,48 +26,31 @@ from videokd.files import write_whole
 from videokd.messages import say
 from videokd.models.students import Students
 from videokd.runs.run_folder import Session
+from videokd.training.step_numbers import ReadSteps, StepNumbers, StepsOnDevice, accuracy_and_agreement
 from videokd.training.update import Updated
-from videokd.types import NO_LABEL
 
 
-def finite_values(
-    parts: Mapping[str, Tensor],
-    *,
-    step: int,
-    streams: Mapping[str, Sequence[str]] | None = None,
-    others: Mapping[str, Tensor] | None = None,
-) -> dict[str, float]:
-    """The parts of a loss as numbers, in one transfer from the device.
+def check_finite(parts: Mapping[str, float], *, step: int, streams: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Refuses a loss that is not finite.
 
     Args:
-        parts: {name: scalar}; list the total last, as it does not tell which part is wrong.
-        step: the present one, for the error.
+        parts: {name: number}; list the total last, as it does not tell which part is wrong.
+        step: whose they are, for the error.
         streams: {student: the streams it sees}, for the error; a part's name starts with its student's.
-        others: further scalars for the same transfer, which may be infinite: fp16's gradients are infinite until their scale is found.
-
-    Returns:
-        {name: number}, of both.
 
     Raises:
         VideoKDError: one of the parts is not finite; it names the step, the first such part, and the streams of its student.
 
-    >>> finite_values({"a/ce": torch.tensor(0.5)}, step=3)
-    {'a/ce': 0.5}
+    >>> check_finite({"a/ce": 0.5}, step=3)
     """
-    together = {**(others or {}), **parts}
-    if not together:
-        return {}
-    numbers = torch.stack([value.detach().float() for value in together.values()]).tolist()
-    values = dict(zip(together, numbers, strict=True))
-    for name in parts:
-        if not math.isfinite(value := values[name]):
+    for name, value in parts.items():
+        if not math.isfinite(value):
             seen = (streams or {}).get(name.partition("/")[0])
             where = f" (the student sees {', '.join(seen)})" if seen else ""
             raise VideoKDError(
                 f"step {step}: {name} is {value}{where}. Lower the learning rate, warm up for longer, or pass `--precision fp32`; "
                 "the last checkpoint is good."
             )
-    return values
 
 
 def memory_gib(device: torch.device) -> dict[str, float]:
@@ -190,9 +173,18 @@ class Recorder:
         students: for messages, which name the streams that a student sees.
         first_step: the step that the run starts or resumes at.
         total_steps: of the whole run.
+        steps_at_once: how many steps are read from the device together, at most; by default it depends on the device.
     """
 
-    def __init__(self, session: Session, students: Students, *, first_step: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        students: Students,
+        *,
+        first_step: int,
+        total_steps: int,
+        steps_at_once: int | None = None,
+    ) -> None:
         folder, self._ranks = session.folder.path, session.ranks
         self._name = folder.name
         self._streams = {name: spec.streams for name, spec in students.specs.items()}
@@ -202,7 +194,8 @@ class Recorder:
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=folder.name, unit="step", disable=hidden, mininterval=0.5
         )
-        self._began = self._arrived = time.perf_counter()
+        self._device = session.precision.device
+        self._steps = StepsOnDevice(self._device, session.ranks, most_steps=steps_at_once)
 
     def __enter__(self) -> Recorder:
         return self
@@ -210,16 +203,23 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bar.close()
-        self._log.close()
+        try:
+            if error is None:
+                self.flush()
+            else:  # other ranks may be elsewhere, and the error that ends the run is the one to tell
+                with suppress(Exception):
+                    self._write(self._steps.read(exchange=False))
+        finally:
+            self._bar.close()
+            self._log.close()
 
     def begin_step(self) -> None:
         """Starts the clock of a step; validation and checkpoints are not counted."""
-        self._began = time.perf_counter()
+        self._steps.begin_step()
 
     def batch_is_here(self) -> None:
         """Ends the time spent waiting for data."""
-        self._arrived = time.perf_counter()
+        self._steps.batch_is_here()
 
     def step(
         self,
@@ -231,7 +231,7 @@ class Recorder:
         *,
         rate: float,
     ) -> None:
-        """Records one step.
+        """Records one step; its numbers stay on the device until a block of steps is read and written.
 
         Args:
             step: its number, from 0.
@@ -242,19 +242,36 @@ class Recorder:
             rate: the learning rate.
 
         Raises:
+            VideoKDError: a part of the loss is not finite, of this step or of one since the last block.
+            DataError: the log cannot be written.
+        """
+        losses = {**updated.parts, "loss/total": updated.total}
+        others = accuracy_and_agreement(updated, label, teacher_predictions)
+        if self._steps.keep(StepNumbers(step, epoch, rate, len(label), losses, others)):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the steps that are still on the device: before a validation and a checkpoint, on all ranks alike.
+
+        Raises:
             VideoKDError: a part of the loss is not finite.
             DataError: the log cannot be written.
         """
-        losses = dict(updated.parts) | {"loss/total": updated.total}
-        means = self._ranks.mean(losses | accuracy_and_agreement(updated, label, teacher_predictions))
-        # a batch without a label has no accuracy
-        means = {name: mean for name, mean in means.items() if not (name.endswith("/train_top1") and math.isnan(mean))}
-        values = finite_values({name: means[name] for name in losses}, step=step, streams=self._streams, others=means)
-        whole, waited = time.perf_counter() - self._began, self._arrived - self._began
-        speed = {"samples_per_second": len(label) * self._ranks.num_ranks / whole, "data_wait_share": waited / whole}
-        self._log.record(step, epoch, values | {"lr": rate} | speed | memory_gib(label.device))
-        self._bar.set_postfix_str(f"epoch {epoch + 1} loss {values['loss/total']:.3f}", refresh=False)
-        self._bar.update()
+        self._write(self._steps.read())
+
+    def _write(self, read: ReadSteps | None) -> None:
+        if read is None:
+            return
+        beside = {"samples_per_second": read.clips_per_second, "data_wait_share": read.data_wait_share}
+        beside |= memory_gib(self._device)
+        for each, values in zip(read.steps, read.values, strict=True):
+            check_finite({name: values[name] for name in each.losses}, step=each.step, streams=self._streams)
+            # a batch without a label has no accuracy
+            there = {name: v for name, v in values.items() if not (name.endswith("/train_top1") and math.isnan(v))}
+            self._log.record(each.step, each.epoch, there | {"lr": each.rate} | beside)
+        last = read.steps[-1]
+        self._bar.set_postfix_str(f"epoch {last.epoch + 1} loss {read.values[-1]['loss/total']:.3f}", refresh=False)
+        self._bar.update(len(read.steps))
 
     def values(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Records further numbers of a step.
@@ -283,19 +300,3 @@ class Recorder:
         shown = "".join(f", {name} {100 * value:.1f}%" for name, value in validation.items())
         with tqdm.external_write_mode(file=sys.stderr):
             say(f"{self._name}: epoch {epoch + 1}/{epochs}{shown}")
-
-
-def accuracy_and_agreement(
-    updated: Updated, label: Tensor, teacher_predictions: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """What the log holds in addition to the loss, all still on the device.
-
-    `student/train_top1`, of the clips that have a label; `agreement/student/teacher`: the share of the batch for which both
-    predict the same class; the gradient's norm.
-    """
-    labelled = (label != NO_LABEL).sum()
-    values = {f"{name}/train_top1": (own == label).sum() / labelled for name, own in updated.predictions.items()}
-    for name, own in updated.predictions.items():
-        for teacher, theirs in teacher_predictions.items():
-            values[f"agreement/{name}/{teacher}"] = (own == theirs).float().mean()
-    return values | {"gradient_norm": updated.gradient_norm}
