@@ -10,11 +10,12 @@ from videokd.distill.mixup import GroundTruth, mixup
 from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
+from videokd.runs.device import Precision
 from videokd.runs.run_folder import Session
 from videokd.runs.settings import OptimSettings
 from videokd.stopping import StopSignal
 from videokd.training.record import Recorder
-from videokd.training.run_state import RunState
+from videokd.training.run_state import Progress, RunState
 from videokd.training.schedule import schedule_of
 from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainingClips
@@ -40,11 +41,7 @@ def learn(
         KeyboardInterrupt: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the checkpoint is written.
     """
     students, precision, ranks = state.students.train(), session.precision, session.ranks
-    for network in target.networks if target else ():
-        channels_last(network.to(precision.device))
-    progress = state.restore()
-    if optim.compile:
-        _compile(students, target)
+    progress = _start(state, target, optim=optim, precision=precision)
     schedule = schedule_of(optim, clips.steps_per_epoch)
     if progress.step >= schedule.total_steps or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
@@ -81,6 +78,16 @@ def learn(
                 state.save()
             if stopping:
                 raise KeyboardInterrupt
+
+
+def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSettings, precision: Precision) -> Progress:
+    """Brings the teachers to the device, restores the checkpoint, and compiles the networks where that is asked for."""
+    for network in target.networks if target else ():
+        channels_last(network.to(precision.device))
+    progress = state.restore()
+    if optim.compile:
+        _compile(state.students, target)
+    return progress
 
 
 def _end_epoch(
