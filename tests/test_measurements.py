@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "measurements"
 FILES = sorted(FOLDER.glob("*.py"))
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
-PROGRAMS = [path for path in FILES if "__main__" in path.read_text(encoding="utf-8")]
+PROGRAMS = [path for path in FILES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")]
 PAGES = ("README.md", "docs/study.md", "docs/measured.md", "docs/scale.md", "docs/protocol.md")
 
 

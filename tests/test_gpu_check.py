@@ -1,0 +1,42 @@
+"""measurements/gpu_check.py in its CPU form: every check that needs no GPU passes, and the report says so; a failed one is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "measurements" / "gpu_check.py"
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROGRAM), *map(str, words), "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_check_passes_on_a_cpu(tmp_path: Path) -> None:
+    done = run("--out", tmp_path / "out", "--results", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    (path,) = tmp_path.glob("gpu_check-cpu-*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    checks = report["checks"]
+    skipped = {name for name, each in checks.items() if str(each["said"]).startswith("skipped")}
+    assert {"tests marked gpu", "out of memory says what to do"} <= skipped
+    assert len(skipped) <= 4
+    assert all(each["ok"] for each in checks.values())
+    (steps,) = checks["ms a step, one change at a time"]["said"].values()
+    assert all(milliseconds > 0 for milliseconds in steps.values())
+    assert checks["SIGTERM, resumed: weights as uninterrupted"]["said"]["largest difference"] < 1e-4
+    assert str(tmp_path) not in path.read_text(encoding="utf-8").replace(str(report["command"]), "")
+
+
+def test_a_check_that_fails_is_told_and_the_others_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("--out", out, "--only", "clips are generated", "predict in Python", "clips a second")
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    report = json.loads((out / "gpu_check.json").read_text(encoding="utf-8"))
+    good = [each["ok"] for each in report["checks"].values()]
+    assert good == [True, False, True], "predict finds no run to export; the loader needs the clips only"
