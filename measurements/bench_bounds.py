@@ -38,7 +38,8 @@ from videokd.preparation.synthetic import generate
 from videokd.preparation.workers import Workers
 from videokd.runs.device import Precision, pick_device, seed_everything
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import RunFolder, Session
+from videokd.runs.run_folder import RunFolder
+from videokd.runs.session import Session
 from videokd.runs.settings import DataSettings, OptimSettings
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState

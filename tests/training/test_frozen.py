@@ -18,7 +18,8 @@ from videokd.models.backbone import Network
 from videokd.models.network_spec import NetworkSpec
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import RunFolder, Session, load_teacher, network_of
+from videokd.runs.run_folder import RunFolder, load_teacher, network_of
+from videokd.runs.session import Session
 from videokd.training.frozen import freeze_body
 from videokd.training.stored_outputs import body_sha256
 from videokd.training.stored_teachers import stored_teachers

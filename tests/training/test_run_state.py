@@ -10,7 +10,8 @@ from videokd.models.students import PredictionSpec, build_students
 from videokd.runs.checkpoint import load_checkpoint, save_checkpoint
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import RunFolder, Session
+from videokd.runs.run_folder import RunFolder
+from videokd.runs.session import Session
 from videokd.runs.settings import OptimSettings
 from videokd.training.run_state import RunState
 from videokd.training.update import Update

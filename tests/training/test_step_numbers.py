@@ -15,7 +15,8 @@ from videokd.errors import VideoKDError
 from videokd.models.students import PredictionSpec, build_students
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import RunFolder, Session
+from videokd.runs.run_folder import RunFolder
+from videokd.runs.session import Session
 from videokd.training.record import Recorder
 from videokd.training.step_numbers import StepNumbers, StepsOnDevice
 from videokd.training.update import Updated

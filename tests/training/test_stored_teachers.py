@@ -17,7 +17,8 @@ from videokd.datasets.manifest import Manifest
 from videokd.errors import DataError
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import RunFolder, Session, load_teacher, network_of
+from videokd.runs.run_folder import RunFolder, load_teacher, network_of
+from videokd.runs.session import Session
 from videokd.runs.settings import DataSettings
 from videokd.training.stored_teachers import StoredFeatures, StoredTeachers, stored_teachers
 from videokd.training.training_clips import TrainingClips, training_clips

@@ -15,16 +15,9 @@ from videokd.models.teachers import Teachers
 from videokd.recipes.command_line import parse
 from videokd.recipes.evaluation_run import evaluate_after_training
 from videokd.runs.initial import Initial, load_initial
-from videokd.runs.run_folder import (
-    RunFolder,
-    Session,
-    TrainedRun,
-    check_same_classes,
-    load_teacher,
-    network_of,
-    training_session,
-)
+from videokd.runs.run_folder import RunFolder, TrainedRun, check_same_classes, load_teacher, network_of
 from videokd.runs.run_settings import Distill, stream_of
+from videokd.runs.session import Session, training_session
 from videokd.runs.trained_on import TrainedOn
 from videokd.runs.unlabelled_clips import read_unlabelled
 from videokd.training.loop import learn

@@ -13,8 +13,9 @@ from videokd.models.students import PredictionSpec, build_students
 from videokd.recipes.command_line import parse
 from videokd.recipes.evaluation_run import evaluate_after_training
 from videokd.runs.initial import load_initial
-from videokd.runs.run_folder import RunFolder, only_network, training_session
+from videokd.runs.run_folder import RunFolder, only_network
 from videokd.runs.run_settings import Teach
+from videokd.runs.session import training_session
 from videokd.runs.trained_on import TrainedOn
 from videokd.training.frozen import freeze_body, learn_head
 from videokd.training.loop import learn

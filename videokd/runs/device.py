@@ -113,15 +113,14 @@ class Precision:
             _set_float32_formats(before)
 
 
-def pick_precision(name: PrecisionName, device: torch.device, *, quiet: bool = False) -> Precision:
+def pick_precision(name: PrecisionName, device: torch.device) -> Precision:
     """The precision to compute in; `auto` is bf16 on a CUDA device that has it, fp16 on an older one, and fp32 on a CPU.
 
-    CUDA devices before Ampere have neither bf16, which PyTorch then emulates, nor TF32: fp16 and fp32 take their place.
+    CUDA devices before Ampere have neither bf16, which PyTorch then emulates, nor TF32: fp16 and fp32 take their place, and a line says so.
 
     Args:
         name: as in the settings.
         device: from `pick_device`.
-        quiet: do not tell the person at the terminal that another precision takes the place of `name`.
 
     Raises:
         ConfigError: as for `Precision`.
@@ -134,7 +133,7 @@ def pick_precision(name: PrecisionName, device: torch.device, *, quiet: bool = F
     instead = {"auto": "bf16"}
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         instead = {"auto": "fp16", "bf16": "fp16", "tf32": "fp32"}
-        if name in ("bf16", "tf32") and not quiet:
+        if name in ("bf16", "tf32"):
             say(
                 f"precision is {name}, which {torch.cuda.get_device_name(device)} does not have: {instead[name]} is used."
             )

@@ -10,7 +10,7 @@ from videokd.errors import ConfigError
 from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.video_backbone import is_video
-from videokd.runs.run_folder import Session
+from videokd.runs.session import Session
 from videokd.training.frozen_head import FittedHead, fit_head
 from videokd.training.record import Recorder
 from videokd.training.run_state import RunState

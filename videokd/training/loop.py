@@ -11,7 +11,7 @@ from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.runs.device import Precision
-from videokd.runs.run_folder import Session
+from videokd.runs.session import Session
 from videokd.runs.settings import OptimSettings
 from videokd.stopping import StopSignal
 from videokd.training.record import Recorder

@@ -25,7 +25,7 @@ from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
 from videokd.messages import say
 from videokd.models.students import Students
-from videokd.runs.run_folder import Session
+from videokd.runs.session import Session
 from videokd.training.step_numbers import ReadSteps, StepNumbers, StepsOnDevice, accuracy_and_agreement
 from videokd.training.update import Updated
 

@@ -13,7 +13,7 @@ from videokd.errors import DataError, VideoKDError
 from videokd.models.students import Students, not_finite
 from videokd.runs.checkpoint import load_checkpoint, save_checkpoint, strict_load
 from videokd.runs.ranks import Ranks
-from videokd.runs.run_folder import Session
+from videokd.runs.session import Session
 from videokd.training.schedule import EMA
 from videokd.training.update import Update
 

@@ -23,7 +23,7 @@ from videokd.files import written_whole
 from videokd.models.backbone import Network
 from videokd.models.network_spec import names_of
 from videokd.models.transfer import state_sha256
-from videokd.runs.run_folder import Session
+from videokd.runs.session import Session
 from videokd.types import Batch
 
 _VERSION = 1

@@ -11,8 +11,9 @@ from torch import Tensor
 from videokd.datasets.dataset import JoinedClips
 from videokd.errors import DataError
 from videokd.models.backbone import Network
-from videokd.runs.run_folder import Session, TrainedRun, network_of
+from videokd.runs.run_folder import TrainedRun, network_of
 from videokd.runs.run_settings import Teach
+from videokd.runs.session import Session
 from videokd.training.frozen import stored_features
 from videokd.training.stored_outputs import StoredOutputs
 from videokd.types import Batch
