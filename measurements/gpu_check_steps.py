@@ -31,8 +31,8 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
     timed = _Timed(device, scale.repeats)
     on_device = batch_of(given).to(device)
 
-    def step(precision: Name = "bf16") -> Step:
-        return Bench(given, on_device, Precision(precision, device), compiled=False).step(3, taught=True)
+    def step(precision: Name = "bf16", *, compiled: bool = False) -> Step:
+        return Bench(given, on_device, Precision(precision, device), compiled=compiled).step(3, taught=True)
 
     timed("fp32", step("fp32"))
     with tf32(True):
@@ -58,6 +58,7 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
     timed("bf16, teachers kept in bf16", halved)
     if scale.device == "cuda":
         timed.in_a_row(step())
+        timed("bf16, compiled", step(compiled=True))
     return timed.found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import benchmark_tables
+import gpu_tables
 import labels_tables
 import protocol_time
 import scale
@@ -94,6 +95,7 @@ PAGES = (
             ("bench_teaching", labels_tables.teaching_table),
             ("bench_step-cpu", benchmark_tables.step_table),
             ("bench_step-cuda", benchmark_tables.step_table),
+            ("gpu_check-cuda", gpu_tables.gpu_check_table),
         ),
     ),
     Page("docs/scale.md", lines=scale.lines),
