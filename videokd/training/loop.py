@@ -11,6 +11,7 @@ from videokd.messages import say
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 from videokd.runs.device import Precision
+from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.runs.session import Session
 from videokd.runs.settings import OptimSettings
 from videokd.stopping import StopSignal
@@ -37,20 +38,26 @@ def learn(
 
     Raises:
         DataError: the checkpoint is damaged or of another architecture.
+        ConfigError: the memory of the GPU is too small for a step; the steps before it are saved.
         VideoKDError: a loss is no longer finite.
         KeyboardInterrupt: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the checkpoint is written.
     """
     students, precision, ranks = state.students.train(), session.precision, session.ranks
     progress = _start(state, target, optim=optim, precision=precision)
     schedule = schedule_of(optim, clips.steps_per_epoch)
-    if progress.step >= schedule.total_steps or progress.stopped_early:
+    unvalidated = progress.step // clips.steps_per_epoch > len(progress.history)
+    if (progress.step >= schedule.total_steps and not unvalidated) or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
         return
     if progress.step:
         say(f"{session.folder.path}: resuming from step {progress.step}.")
     batches = clips.batches(first_step=progress.step, ranks=ranks)
     recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
-    with recorder, StopSignal() as stop, closing(batches):  # workers end before signals are what they were
+    memory = out_of_memory_in_a_line(lambda: _save_what_is_trained(state, clips, optim=optim, session=session))
+    with recorder, StopSignal() as stop, closing(batches), memory:  # workers end before signals are what they were
+        if unvalidated:
+            _end_epoch(state, clips, recorder, optim=optim, session=session)
+            state.save()
         while progress.step < schedule.total_steps and not progress.stopped_early:
             recorder.begin_step()
             batch = next(batches).to(precision.device)
@@ -88,6 +95,21 @@ def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSetting
     if optim.compile:
         _compile(state.students, target)
     return progress
+
+
+def _save_what_is_trained(state: RunState, clips: TrainingClips, *, optim: OptimSettings, session: Session) -> str:
+    """Saves the steps before the one that the GPU's memory was too small for; returns what that was, and what to change."""
+    path, share = session.folder.path, session.ranks.share(clips.batch_size)
+    found = (
+        f"data.batch_size {clips.batch_size}, optim.accumulate {optim.accumulate}, precision {session.precision.name}."
+    )
+    if state.is_between_steps and state.progress.step:
+        state.save()
+        found += f" {path} is saved up to step {state.progress.step}."
+    if optim.accumulate >= share:
+        return f"{found} A single clip is too large: with another --out, lower data.num_segments or data.input_size, or take smaller networks."
+    pieces = min(2 * optim.accumulate, share)
+    return f"{found} Run the same command with `--optim.accumulate {pieces}`: each batch then goes through in {pieces} pieces."
 
 
 def _end_epoch(

@@ -90,6 +90,7 @@ class RunState:
         self._ema = EMA(students, decay=ema_decay) if ema_decay else None
         self._run, self._role, self._ranks = session.folder, role, session.ranks
         self._started = time.perf_counter()
+        self._first_step = 0
 
     def average(self) -> None:
         """Takes the present weights into the moving average, if there is one."""
@@ -134,6 +135,7 @@ class RunState:
                 self._ema.load_state_dict(payload["ema"])
             self.progress = Progress(**payload["progress"])
             self.progress.check()
+            self._first_step = self.progress.step
         except VideoKDError:
             raise
         except Exception as error:  # what a damaged file holds can be wrong in any way
@@ -141,6 +143,11 @@ class RunState:
             raise DataError(
                 f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
             ) from error
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether no step has changed weights without being counted: then there is something sound to save."""
+        return self.update.num_begun == self.progress.step - self._first_step
 
     def is_overdue(self, minutes: float) -> bool:
         """Whether the last checkpoint, or the start, is that many minutes ago by the first rank's clock; with 0, never.

@@ -68,6 +68,8 @@ class Update:
         self._wrapped = (ranks or Ranks()).wrap(students, alternating=order == "alternate")
         self._pieces, self._clip_norm = optim.accumulate, optim.clip_norm
         self._scaler = precision.scaler()
+        #: Steps that have changed weights, or begun to, since the start.
+        self.num_begun = 0
         rounds: tuple[str | None, ...] = (None,) if order == "simultaneous" else tuple(students.specs)
         self._optimizers = {
             only: build_optimizer(
@@ -93,7 +95,8 @@ class Update:
             target: what the teachers give for the batch; None without teachers.
             rate: the learning rate.
         """
-        totals, norms = [], []
+        totals: list[Tensor] = []
+        norms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         predictions: dict[str, Tensor] = {}
         for only, optimizer in self._optimizers.items():
@@ -103,6 +106,7 @@ class Update:
             self._scaler.unscale_(optimizer)
             learning = [p for group in optimizer.param_groups for p in group["params"]]
             norms.append(nn.utils.clip_grad_norm_(learning, self._clip_norm or float("inf")))
+            self.num_begun += not totals
             self._scaler.step(optimizer)
             totals.append(total)
             parts |= of_round

@@ -1,0 +1,100 @@
+"""A GPU without free memory, as PyTorch reports it: what is trained is saved, and one line says what to change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.recipes.test_verbs import refused
+from tests.small_runs import STUDENTS, TINY
+from videokd.__main__ import main
+from videokd.runs.checkpoint import load_checkpoint
+from videokd.training import loop
+from videokd.training.update import Update
+
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of …")
+
+
+def raise_in_call(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, call: int) -> None:
+    """Lets one call of a function, counted from 1, run out of memory."""
+    calls, original = iter(range(1, 10_000)), getattr(owner, name)
+
+    def failing(*given: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            raise FULL
+        return original(*given, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+def steps_of(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines() if "loss/total" in line]
+
+
+def test_the_steps_before_are_saved_and_the_run_goes_on_in_pieces(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, Update, "_backward", call=2)
+        line = refused(capsys, *command)
+    for part in (
+        "out of memory on the GPU: data.batch_size",
+        "optim.accumulate 1, precision fp32",
+        "saved up to step 1",
+    ):
+        assert part in line
+    assert load_checkpoint(run / "checkpoint.pt")["progress"]["step"] == 1
+    assert "Run the same command with `--optim.accumulate 2`" in line
+    assert main([*command, "--optim.accumulate=2"]) == 0
+    assert steps_of(run) == list(range(len(steps_of(run))))
+
+
+def test_a_step_that_changed_some_weights_is_not_saved(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["distill", f"--manifest={prepared}", f"--out={tmp_path / 'run'}", STUDENTS, *TINY]
+    raise_in_call(monkeypatch, Update, "_backward", call=4)  # of the second student, after the first one stepped
+    line = refused(capsys, *command, "--objective.update=alternate")
+    assert "--optim.accumulate 2" in line
+    assert "saved" not in line
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_validation_that_finds_no_memory_is_done_when_the_run_resumes(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    command += ["--optim.epochs=1"]
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, loop, "validate", call=1)
+        assert "is saved up to step" in refused(capsys, *command)
+    assert not (run / "best.pt").exists()
+    trained = steps_of(run)
+    assert main(command) == 0
+    assert steps_of(run) == trained
+    assert load_checkpoint(run / "best.pt")["epoch"] == 0
+    assert len(load_checkpoint(run / "checkpoint.pt")["progress"]["history"]) == 1
+    assert main(command) == 0
+    assert "trained already (1 epochs)" in capsys.readouterr().err
+
+
+def test_clips_that_do_not_fit_one_by_one(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "teach",
+        "--stream=motion",
+        "--backbone=test_resnet",
+        f"--manifest={prepared}",
+        f"--out={tmp_path / 'run'}",
+    ]
+    raise_in_call(monkeypatch, Update, "_backward", call=1)
+    line = refused(capsys, *command, *TINY, "--optim.accumulate=64")
+    assert "A single clip is too large" in line
