@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.distill.in_numpy import float32
 from videokd.distill.feature_losses import TeacherFeatures, feature_loss, relation_loss
@@ -106,6 +107,28 @@ def test_clips_that_are_alike_give_finite_gradients(same):
     assert z.grad.isfinite().all()
     assert z.grad.abs().max() < (1e3 if same == "two clips" else 1e9)
     assert relation_loss(teacher, float32(student)).isfinite()
+
+
+def test_only_triples_of_different_clips_count():
+    """Where two clips are one point for the student and not for the teacher, a clip's angle with itself would differ."""
+    student, teacher = float32(features(6, clips=4)), float32(features(7, clips=4))
+    student[1] = student[0]
+
+    def cosines(x):
+        between = x.unsqueeze(0) - x.unsqueeze(1)
+        lengths = between.norm(dim=2, keepdim=True)
+        directions = torch.where(lengths > 0, between / lengths.clamp(min=1e-12), 0.0)
+        return directions @ directions.transpose(1, 2)
+
+    def distances(x):
+        each = (x.unsqueeze(0) - x.unsqueeze(1)).norm(dim=2)
+        pairs = [each[i, j] for i in range(4) for j in range(4) if i != j]
+        return torch.stack(pairs) / torch.stack(pairs).mean()
+
+    triples = [(j, i, k) for j in range(4) for i in range(4) for k in range(4) if len({i, j, k}) == 3]
+    angles = [torch.stack([cosines(x)[triple] for triple in triples]) for x in (student, teacher)]
+    expected = F.smooth_l1_loss(distances(student), distances(teacher)) + 2 * F.smooth_l1_loss(*angles)
+    torch.testing.assert_close(relation_loss(student, teacher), expected)
 
 
 def test_gradients_are_the_derivatives():

@@ -63,9 +63,11 @@ BREAKS = {
     "the student at size 1 too": ("feature_losses", "F.mse_loss(own, ", "F.mse_loss(F.rms_norm(own, own.shape[1:]), ", "l2_equals_numpy"),
     "as many angles as distances": ("feature_losses", "_ANGLES = 2.0", "_ANGLES = 1.0", "relation_loss_equals_numpy"),
     "distances squared": ("feature_losses", "F.smooth_l1_loss(distances, t", "F.mse_loss(distances, t", "a_distance_beyond_one"),
-    "distances not divided by their mean": ("feature_losses", "distances[others] / mean", "distances[others]", "relation_loss_equals_numpy"),
-    "a clip's distance to itself counted": ("feature_losses", "distances[others].mean()", "distances.mean()", "relation_loss_equals_numpy"),
-    "angles with two equal ends counted": ("feature_losses", " & others.unsqueeze(0)", "", "relation_loss_equals_numpy"),
+    "distances not divided by their mean": ("feature_losses", "return distances / mean", "return distances", "relation_loss_equals_numpy"),
+    "a clip's distance to itself counted": ("feature_losses", ".div(num_clips * (num_clips - 1))", ".div(num_clips**2)", "relation_loss_equals_numpy"),
+    "angles with two equal ends counted": ("feature_losses", " & others.unsqueeze(0)", "", "only_triples_of_different"),
+    "a clip's pair with itself counted": ("feature_losses", "summed / (count * (count - 1))", "summed / count**2", "relation_loss_equals_numpy"),
+    "triples with a clip twice counted": ("feature_losses", "(count - 1) * (count - 2)", "count**2", "relation_loss_equals_numpy"),
     "directions between equal clips": ("feature_losses", "torch.where(apart, distances, mean)", "distances.clamp(min=1e-12)", "clips_that_are_alike"),
 }  # fmt: skip
 

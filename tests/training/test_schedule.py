@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from videokd.errors import ConfigError, DataError
-from videokd.training.schedule import EMA, Schedule, build_optimizer, set_learning_rate
+from videokd.training.schedule import EMA, Schedule, build_optimizer, load_optimizer, set_learning_rate
 
 
 def rates_of_pytorch(make_scheduler, steps):
@@ -70,6 +70,51 @@ def test_groups_keep_their_own_rate_and_decay(name):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0]
     set_learning_rate(optimizer, 0.4)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.004, 0.4])
+
+
+def trained(optimizer, weights, *, steps, scaler=None, infinite=()):
+    """A weight after steps on made-up gradients."""
+    for step in steps:
+        weights.grad = torch.full_like(weights, math.inf if step in infinite else 0.1 * step)
+        if scaler is None:
+            optimizer.step()
+            continue
+        scaler.scale(torch.zeros(1))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_run_resumes_with_other_kernels(name, fused):
+    kept, moved = (nn.Parameter(torch.arange(4.0)) for _ in range(2))
+    whole = build_optimizer([{"params": [kept], "weight_decay": 0.1}], name=name, learning_rate=0.5, fused=fused)
+    trained(whole, kept, steps=range(1, 7))
+
+    before = build_optimizer([{"params": [moved], "weight_decay": 0.1}], name=name, learning_rate=0.5, fused=fused)
+    trained(before, moved, steps=range(1, 4))
+    after = build_optimizer([{"params": [moved], "weight_decay": 0.1}], name=name, learning_rate=0.5, fused=not fused)
+    load_optimizer(after, before.state_dict())
+    assert after.param_groups[0]["fused"] is (None if fused else True)
+    trained(after, moved, steps=range(4, 7))
+    torch.testing.assert_close(moved, kept)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_one_kernel_leaves_out_steps_whose_gradients_are_infinite(name):
+    """A gradient scaler passes it the flag, on whatever state it resumed."""
+    weights, expected = (nn.Parameter(torch.arange(4.0)) for _ in range(2))
+    plain = build_optimizer([{"params": [expected]}], name=name, learning_rate=0.5)
+    trained(plain, expected, steps=(1, 2, 4))
+
+    before = build_optimizer([{"params": [weights]}], name=name, learning_rate=0.5)
+    trained(before, weights, steps=(1,))
+    fused = build_optimizer([{"params": [weights]}], name=name, learning_rate=0.5, fused=True)
+    load_optimizer(fused, before.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=1000, backoff_factor=0.999999)
+    trained(fused, weights, steps=(2, 3, 4), scaler=scaler, infinite=(3,))
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sgd_is_nesterov_and_adam_takes_epsilon():

@@ -121,23 +121,32 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         distances, angles = _relations(widen(student))
         target_distances, target_angles = _relations(widen(teacher.detach()))
         loss = student.new_zeros((), dtype=distances.dtype)
-        if len(student) > 1:
-            loss = loss + F.smooth_l1_loss(distances, target_distances)
-        if len(student) > 2:
-            loss = loss + _ANGLES * F.smooth_l1_loss(angles, target_angles)
+        count = len(student)
+        # Where clips are not different, both sides are 0. Counted by number and not by a mask: a GPU would have to tell how many it has.
+        if count > 1:
+            summed = F.smooth_l1_loss(distances, target_distances, reduction="sum")
+            loss = loss + summed / (count * (count - 1))
+        if count > 2:
+            summed = F.smooth_l1_loss(angles, target_angles, reduction="sum")
+            loss = loss + _ANGLES * summed / (count * (count - 1) * (count - 2))
         return loss
 
 
 def _relations(features: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, D] to the distances of all pairs, divided by their mean, and to the cosines at the middle clip of all triples."""
+    """[B, D] to the distances of all pairs, divided by their mean, and to the cosines at the middle clip of all triples.
+
+    Both are 0 where two of the clips are the same.
+    """
     num_clips = len(features)
     between = features.unsqueeze(0) - features.unsqueeze(1)  # [B, B, D]
-    distances: Tensor = torch.linalg.vector_norm(between, dim=2)  # [B, B]
+    distances: Tensor = torch.linalg.vector_norm(between, dim=2)  # [B, B], 0 on the diagonal
     others = ~torch.eye(num_clips, dtype=torch.bool, device=features.device)
     # of clips that are all alike there is no mean to divide by
-    mean = distances[others].mean().clamp(min=1e-12) if num_clips > 1 else distances.new_ones(())
+    mean = (
+        distances.sum().div(num_clips * (num_clips - 1)).clamp(min=1e-12) if num_clips > 1 else distances.new_ones(())
+    )
     apart = distances > _SAME_POINT * mean
     directions = between / torch.where(apart, distances, mean).unsqueeze(2)  # from clip j to clip i, [j, i, D]
     cosines = directions @ directions.transpose(1, 2)  # [j, i, k]: the angle at j
     triples = others.unsqueeze(2) & others.unsqueeze(1) & others.unsqueeze(0)  # j ≠ i, j ≠ k, i ≠ k
-    return distances[others] / mean, cosines[triples]
+    return distances / mean, torch.where(triples, cosines, 0.0)

@@ -51,10 +51,31 @@ def fuse(
     tensor([[2., 1.]])
     """
     _check_settings(logits, weights, space=space, temperature=temperature)
+    _check_weights(weights, like=widen(next(iter(logits.values()))))
+    return weighted_mean(logits, weights, space=space, temperature=temperature)
+
+
+def weighted_mean(
+    logits: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], *, space: Space, temperature: float
+) -> Tensor:
+    """`fuse` without its tests of the weights: a GPU would have to be asked in each step whether they are in range.
+
+    Args:
+        logits: as for `fuse`.
+        weights: as for `fuse`, known to be 0 or more, with a sum above 0.
+        space: as for `fuse`.
+        temperature: as for `fuse`.
+
+    Raises:
+        ConfigError: as for `fuse`, but for weights out of range.
+        ValueError: as for `fuse`, but for weights of a wrong shape.
+    """
+    _check_settings(logits, weights, space=space, temperature=temperature)
     first = next(iter(logits.values()))
     with full_precision(first):
         wide = {name: widen(values) for name, values in logits.items()}
-        shares = _shares({name: weights[name] for name in logits}, like=widen(first))
+        columns, total = _columns({name: weights[name] for name in logits}, like=widen(first))
+        shares = {name: column / total for name, column in columns.items()}
         if space == "logits":
             return torch.stack([shares[name] * values for name, values in wide.items()]).sum(dim=0)  # [B, K]
         # In the log domain, a prediction that underflows as a probability still counts; a share of zero becomes -inf.
@@ -85,8 +106,8 @@ def _check_settings(
         raise ValueError(f"logits are {shapes} (accepted: [B, K], the same for all)")
 
 
-def _shares(weights: Mapping[str, float | Tensor], *, like: Tensor) -> dict[str, Tensor]:
-    """The weights, checked and divided by their sum: each a number [] or a column [B, 1]."""
+def _check_weights(weights: Mapping[str, float | Tensor], *, like: Tensor) -> None:
+    """Refuses weights that cannot be divided by their sum."""
     for name, weight in weights.items():
         if isinstance(weight, Tensor):
             if weight.is_complex():
@@ -101,6 +122,14 @@ def _shares(weights: Mapping[str, float | Tensor], *, like: Tensor) -> dict[str,
             raise ConfigError(
                 f"weight of {name} is {wrong!s:.40} (accepted: 0 or more, up to 1e30). Correct the weight."
             )
+    if not bool((_columns(weights, like=like)[1] > 0).all()):
+        raise ConfigError(
+            f"weights of {', '.join(weights)} sum to zero (accepted: at least one above 0). Raise one of them."
+        )
+
+
+def _columns(weights: Mapping[str, float | Tensor], *, like: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The weights, each a number [] or a column [B, 1], and their sum."""
     # Plain numbers stay on the CPU, as float64 scalars: no transfer, and fusion does not change with their scale.
     columns = {
         name: weight.detach().to(like).reshape(-1, 1)
@@ -111,11 +140,7 @@ def _shares(weights: Mapping[str, float | Tensor], *, like: Tensor) -> dict[str,
     total = torch.zeros((), dtype=torch.float64)
     for column in columns.values():
         total = total + column
-    if not bool((total > 0).all()):
-        raise ConfigError(
-            f"weights of {', '.join(weights)} sum to zero (accepted: at least one above 0). Raise one of them."
-        )
-    return {name: column / total for name, column in columns.items()}
+    return columns, total
 
 
 def sweep_weights(

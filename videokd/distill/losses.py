@@ -374,9 +374,10 @@ def dkd_loss(
 
 def _decoupled(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the labelled class and of all others together [B, 2], and of the others among themselves [B, K − 1]."""
-    is_label = F.one_hot(label, logits.shape[1]).bool()
-    labelled = logits[is_label].unsqueeze(1)  # [B, 1]
-    others = logits[~is_label].reshape(len(logits), -1)  # [B, K − 1]
+    # Gathered by number and not by a mask, whose count a GPU would have to tell first
+    labelled = logits.gather(1, label.unsqueeze(1))  # [B, 1]
+    number = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, number + (number >= label.unsqueeze(1)))  # [B, K − 1]
     # log Σ exp of the others is the one logit that stands for them all: 1 − p_y is never computed by subtraction
     together = torch.cat([labelled, others.logsumexp(dim=1, keepdim=True)], dim=1)
     return F.log_softmax(together, dim=1), F.log_softmax(others, dim=1)

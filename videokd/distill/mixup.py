@@ -93,7 +93,9 @@ def mixup(batch: Batch, *, alpha: float, rng: np.random.Generator) -> tuple[Batc
     if not (math.isfinite(alpha) and alpha > 0):
         raise ConfigError(f"mixup's alpha is {alpha} (accepted: a number above 0). 0.2 is a common one.")
     share = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(len(batch))).to(batch.label.device)
+    order = torch.from_numpy(rng.permutation(len(batch)))
+    if batch.label.is_cuda:  # copied from page-locked memory, or the GPU would have to finish its work first
+        order = order.pin_memory().to(batch.label.device, non_blocking=True)
     streams = {name: _blend(values, values[order], share) for name, values in batch.streams.items()}
     return replace(batch, streams=streams), MixedLabel(batch.label, batch.label[order], share)
 

@@ -94,6 +94,7 @@ def build_optimizer(
     learning_rate: float,
     momentum: float = 0.9,
     epsilon: float = 1e-8,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimizer over groups of parameters.
 
@@ -103,6 +104,7 @@ def build_optimizer(
         learning_rate: that of a group whose lr_factor is 1.
         momentum: of `sgd`.
         epsilon: of `adam` and `adamw` (CoViAR trains with 1e-3).
+        fused: update all weights in one kernel, for parameters on CUDA; a gradient scaler then need not ask whether gradients are finite.
 
     Raises:
         ConfigError: the name is unknown.
@@ -112,13 +114,26 @@ def build_optimizer(
     0.05
     """
     scaled = [dict(group) | {"lr": learning_rate * group.get("lr_factor", 1.0)} for group in groups]
+    one_kernel = True if fused else None  # None leaves PyTorch its choice of the others
     if name == "adam":
-        return torch.optim.Adam(scaled, lr=learning_rate, eps=epsilon)
+        return torch.optim.Adam(scaled, lr=learning_rate, eps=epsilon, fused=one_kernel)
     if name == "adamw":
-        return torch.optim.AdamW(scaled, lr=learning_rate, eps=epsilon, weight_decay=0.0)
+        return torch.optim.AdamW(scaled, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=one_kernel)
     if name == "sgd":
-        return torch.optim.SGD(scaled, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(scaled, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=one_kernel)
     raise ConfigError(f"optimizer is {name!r} (accepted: adam, adamw, sgd). Choose one of them.")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Continues from a state, with the kernels that the optimizer was built with: a run may resume on another device.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        state: from its `state_dict`, or from that of an optimizer with other kernels.
+    """
+    kernels = {name: optimizer.defaults[name] for name in ("fused", "foreach") if name in optimizer.defaults}
+    groups = [{**group, **kernels} for group in state["param_groups"]]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

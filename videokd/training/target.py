@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from videokd.distill.calibration import confidence_weights
 from videokd.distill.feature_losses import TeacherFeatures
-from videokd.distill.fusion import fuse
+from videokd.distill.fusion import weighted_mean
 from videokd.distill.mixup import GroundTruth
 from videokd.errors import ConfigError
 from videokd.models.teachers import Teachers
@@ -143,7 +143,7 @@ class TeacherTarget:
         weights: dict[str, float | Tensor] = dict(self.weights)
         if self.weighting == "confidence":
             weights = {name: self.weights[name] * c for name, c in confidence_weights(logits, label).items()}
-        fused = fuse(logits, weights, space=self.space, temperature=self.temperature)
+        fused = weighted_mean(logits, weights, space=self.space, temperature=self.temperature)
         predictions = {name: values.argmax(1) for name, values in logits.items()}
         # Fixed weights: how close a teacher is to the label says little about its features
         return Target(fused, predictions, TeacherFeatures(features, self.weights) if features else None)

@@ -19,7 +19,7 @@ from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks, exchange_after
 from videokd.runs.run_settings import UpdateOrder
 from videokd.runs.settings import OptimSettings
-from videokd.training.schedule import build_optimizer, set_learning_rate
+from videokd.training.schedule import build_optimizer, load_optimizer, set_learning_rate
 from videokd.training.target import Target
 from videokd.types import Batch, StudentOutput
 
@@ -53,6 +53,9 @@ class Update:
         ranks: this process's place among those of torchrun; gradients are averaged over them.
     """
 
+    #: Whether optimizers update all weights in one kernel on CUDA; a subclass without it shows what that is worth.
+    fused = True
+
     def __init__(
         self,
         students: Students,
@@ -82,6 +85,7 @@ class Update:
                 name=optim.name,
                 learning_rate=optim.lr,
                 epsilon=optim.epsilon,
+                fused=self.fused and precision.device.type == "cuda",
             )
             for only in rounds
         }
@@ -187,7 +191,7 @@ class Update:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
         for only, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][only or ""])
+            load_optimizer(optimizer, state["optimizers"][only or ""])
         self._scaler.load_state_dict(state["scaler"])
 
 
