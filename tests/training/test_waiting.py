@@ -62,6 +62,7 @@ class _Copies(TorchDispatchMode):
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """CUDA as far as shapes go: autocast and GradScaler believe in it."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: self)
     # what only has a shape cannot be put into another order
     monkeypatch.setattr("videokd.training.update.channels_last", lambda module: module)
