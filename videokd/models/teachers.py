@@ -5,10 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.linear import Linear as TimmLinear
 from torch import Tensor, nn
 
 from videokd.models.backbone import Network, module_dict, streams_of
 from videokd.types import Batch
+
+# What autocast computes in half precision, and what uses its weights for nothing else
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
+_LINEAR = (nn.Linear, TimmLinear)
+
+
+def keep_weights_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Keeps the weights of convolutions and linear layers of a frozen network in the format that it computes in.
+
+    Autocast otherwise converts them in every forward pass, as it remembers only weights that learn. Whatever autocast computes in
+    float32 (norms, and layers that do more with their weights than to multiply by them) keeps its weights.
+
+    Args:
+        network: frozen, and from now on used within autocast to the same format only; changed in place.
+        dtype: `Precision.dtype`; float32 changes nothing.
+
+    Returns:
+        The network.
+
+    >>> keep_weights_in(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), torch.bfloat16)[0].weight.dtype
+    torch.bfloat16
+    """
+    for module in network.modules():
+        # torchvision's convolutions are subclasses without a forward of their own
+        plain = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in _CONVOLUTIONS)
+        if plain or type(module) in _LINEAR:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return network
 
 
 class Teachers(nn.Module):

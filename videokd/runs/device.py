@@ -87,6 +87,11 @@ class Precision:
                 f"Pass `--precision {'fp32' if self.name == 'tf32' else 'bf16'}`."
             )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions and matrix products compute in; float32 for tf32."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name, torch.float32)
+
     def autocast(self) -> torch.autocast:
         """A new context for the forward passes; it does nothing for fp32 and tf32."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16

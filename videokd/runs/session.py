@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from videokd.errors import DataError
 from videokd.files import remove_unfinished
 from videokd.messages import say
@@ -53,10 +55,20 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
     with join_ranks(pick_device(settings.device)) as ranks:
         precision = _precision_of(settings, folder, ranks)
         resolved = settings.to_dict() | {"precision": precision.name}
-        with precision.in_effect(), prepared_run(folder, resolved, ranks, trained_on):
+        with precision.in_effect(), _fastest_kernels(), prepared_run(folder, resolved, ranks, trained_on):
             seed_everything(settings.seed)
             yield Session(folder, precision, ranks)
             say(f"{folder.path}: done." + ("" if settings.test != "none" else f" Next: videokd evaluate {folder.path}"))
+
+
+@contextmanager
+def _fastest_kernels() -> Iterator[None]:
+    """While it lasts, cuDNN times its ways to compute a convolution of a new shape and takes the fastest: a training has few shapes."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _precision_of(settings: Teach | Distill, folder: RunFolder, ranks: Ranks) -> Precision:
