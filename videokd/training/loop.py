@@ -58,7 +58,6 @@ def learn(
     with recorder, StopSignal() as stop, closing(batches), memory:  # workers end before signals are what they were
         if unvalidated:
             _end_epoch(state, clips, recorder, optim=optim, session=session)
-            state.save()
         while progress.step < schedule.total_steps and not progress.stopped_early:
             recorder.begin_step()
             batch = next(batches).to(precision.device)
@@ -78,11 +77,10 @@ def learn(
 
             stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes))
             ends_epoch = progress.step % clips.steps_per_epoch == 0
-            if ends_epoch or stopping or overdue:
-                recorder.flush()
             if ends_epoch:
                 _end_epoch(state, clips, recorder, optim=optim, session=session)
-            if ends_epoch or stopping or overdue:
+            elif stopping or overdue:
+                recorder.flush()
                 state.save()
             if stopping:
                 raise KeyboardInterrupt
@@ -116,12 +114,14 @@ def _save_what_is_trained(state: RunState, clips: TrainingClips, *, optim: Optim
 def _end_epoch(
     state: RunState, clips: TrainingClips, recorder: Recorder, *, optim: OptimSettings, session: Session
 ) -> None:
-    """Validates the epoch that the last step ended, and keeps its weights where they are the best."""
+    """Validates the epoch that the last step ended, keeps its weights where they are the best, and saves."""
+    recorder.flush()
     with state.averaged():
         validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
         state.end_epoch(validation, patience=optim.early_stop, ranks=session.ranks)
     progress = state.progress
     recorder.epoch(progress.step - 1, len(progress.history) - 1, optim.epochs, validation)
+    state.save()
 
 
 def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch, GroundTruth]:
