@@ -31,9 +31,9 @@ from timing import in_turns, median_ratio
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
-from videokd.codec.transcode import encode, transcode
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode, transcode
 
 SEED = 0
 PLACES = 24

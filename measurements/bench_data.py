@@ -33,7 +33,6 @@ from record import CODEC_STREAMS, RESULTS, provenance, write
 from timing import median_ratio, medians, timed
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
 from videokd.datasets.batches import collate, training_batches
 from videokd.datasets.dataset import ClipDataset
@@ -45,6 +44,7 @@ from videokd.preparation.prepare_clip import ClipTask, prepare_clip
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.synthetic import generate
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
 from videokd.types import STREAMS
 
 #: Frames of whole datasets: UCF101's 1600 minutes at 25 a second; Kinetics-700's 10 seconds a clip at 28 on average.

@@ -42,11 +42,11 @@ from tqdm import tqdm
 from latency_systems import SEED, System, all_systems
 from record import RESULTS, provenance, write
 from stopwatch import STAGES, Stopwatch
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import transcode
 from videokd.evaluation.figures import Point, cost_figure, pareto_front
 from videokd.evaluation.results import as_plain, read_results
 from videokd.runs.device import Precision, pick_device
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 BATCH = 8
 PACKAGES = ("torch", "torchvision", "timm", "av", "numba", "decord", "opencv-python-headless", "opencv-python")

@@ -24,8 +24,6 @@ import numpy as np
 
 from record import RESULTS, provenance, write
 from timing import P
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode, transcode
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.files import sha256_of
 from videokd.preparation.checks import check_clips
@@ -33,6 +31,8 @@ from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode, transcode
 
 CLASSES = tuple(f"class{number:03d}" for number in range(100))
 

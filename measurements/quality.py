@@ -34,7 +34,6 @@ from record import CODEC_STREAMS as STREAMS
 from record import RESULTS, ROOT, provenance, write
 from timing import processor_seconds
 from videokd.codec.index import VideoIndex
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Manifest
 from videokd.distill.fusion import fuse
@@ -50,6 +49,7 @@ from videokd.recipes.evaluation_run import Evaluate, evaluate
 from videokd.recipes.teach import teach
 from videokd.runs.run_settings import Teach
 from videokd.runs.settings import DataSettings, OptimSettings
+from videokd.transcoding.mp4_writer import Encoding
 
 BACKBONE = "test_resnet"  # timm's smallest
 INPUT_SIZE = 64

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode
 from videokd.datasets.manifest import Manifest
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode
 
 
 def write_clip(path: Path, *, num_frames: int = 14, seed: int = 0, gop: int = 250, frame_rate: float = 20) -> Path:

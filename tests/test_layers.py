@@ -30,7 +30,7 @@ STACK = (
     ("evaluation",),
     ("training", "preparation"),
     ("runs",),
-    ("models", "datasets"),
+    ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
     ("bitstream", "stopping"),
     ("messages", "config", "types", "files"),
@@ -313,7 +313,13 @@ def test_few_files_touch_pyav() -> None:
         if isinstance(node, ast.Import) and any(alias.name == "av" for alias in node.names)
     }
     assert users == {
-        *("codec.container", "codec.opening", "codec.transcode", "codec.mp4_writer", "codec.training_form"),
+        *(
+            "codec.container",
+            "codec.opening",
+            "transcoding.transcode",
+            "transcoding.mp4_writer",
+            "transcoding.training_form",
+        ),
         "drawing.film",
     }
 
@@ -333,7 +339,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_the_codec_loads_no_torch() -> None:
-    folders = ("bitstream", "codec", "drawing")
+    folders = ("bitstream", "codec", "drawing", "transcoding")
     names = [f"videokd.{folder}.{path.stem}" for folder in folders for path in (PACKAGE / folder).glob("[a-z]*.py")]
     modules = loaded_by(f"import {', '.join(names)}; from videokd import open")
     assert "videokd.codec.reader" in modules

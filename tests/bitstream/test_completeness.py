@@ -14,7 +14,7 @@ import pytest
 import videokd
 from videokd.bitstream.stated_length import stated_bytes
 from videokd.codec.indexing import index_video
-from videokd.codec.transcode import Encoding, transcode
+from videokd.transcoding.transcode import Encoding, transcode
 
 SMALL = Encoding(short_side=48)
 #: Muxer, its options, codec: containers that tell wherever they are cut

@@ -13,9 +13,9 @@ import pytest
 
 from videokd.bitstream.orientation import Orientation, orientation_of
 from videokd.codec.file_info import read_file_info
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode, transcode
 from videokd.errors import DecodeError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode, transcode
 
 SIGNS = (1, -1)
 STRAIGHT = [(x, 0, 0, y) for x in SIGNS for y in SIGNS]

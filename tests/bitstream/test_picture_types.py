@@ -11,8 +11,8 @@ from av.video.frame import PictureType, VideoFrame
 from videokd.bitstream.picture_types import picture_type
 from videokd.codec.container import PictureDecoder
 from videokd.codec.indexing import index_by_decoding
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import transcode
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 
 @pytest.mark.parametrize("kind", PictureType)

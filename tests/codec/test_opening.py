@@ -20,10 +20,10 @@ import videokd
 from videokd.codec import rgb
 from videokd.codec.file_info import read_file_info
 from videokd.codec.index import Limits
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import CONTAINERS, open_container
-from videokd.codec.transcode import transcode
 from videokd.errors import NeedsTranscoding
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 PLAYLISTS = {
     "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10.0,\n{other}\n#EXT-X-ENDLIST\n",

@@ -12,10 +12,10 @@ import videokd
 from tests.codec.test_traps import ALL, check_order_only, check_reading, decoded, digest, remux, texture, write
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.rgb import read_rgb
-from videokd.codec.transcode import transcode
 from videokd.errors import NeedsTranscoding
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 
 def check_everything(path: Path) -> VideoIndex:

@@ -11,10 +11,10 @@ import pytest
 import videokd
 from tests.codec.test_traps import texture, write
 from videokd.codec.indexing import index_video
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.rgb import read_rgb
-from videokd.codec.transcode import transcode
 from videokd.errors import DecodeError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 NUMBERS = (0, 11, 12, 29, 3, 3)
 

@@ -10,9 +10,7 @@ import pytest
 
 from tests.conftest import MakeClip
 from tests.small_datasets import prepared_clips
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
-from videokd.codec.transcode import encode, transcode
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.near_duplicates import near_duplicates
 from videokd.errors import DataError
@@ -20,6 +18,8 @@ from videokd.preparation.folders import unlabelled_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode, transcode
 
 
 def prepared(folder: Path, files: dict[str, Path]) -> Manifest:

@@ -13,12 +13,12 @@ import pytest
 
 from tests.recipes.test_prepare import run_alone
 from tests.small_datasets import listing, write_clip
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode
 from videokd.errors import DataError, DecodeError
 from videokd.preparation import prepare_clip
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode
 
 SMALL = Encoding(short_side=32)
 ONE = Workers(jobs=1)

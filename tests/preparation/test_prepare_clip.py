@@ -9,12 +9,12 @@ import videokd
 from tests.conftest import MakeClip
 from tests.preparation.test_prepare_dataset import ONE, SMALL
 from tests.small_datasets import digests, listing, write_clip
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import SourceForm
 from videokd.errors import DataError
 from videokd.preparation import prepare_clip
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.verification import verify
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import SourceForm
 
 
 def test_a_disk_that_loses_pictures_stops_the_run(

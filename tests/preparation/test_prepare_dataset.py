@@ -17,7 +17,6 @@ import pytest
 
 from tests.small_datasets import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
-from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.preparation import prepare_clip, prepare_dataset
@@ -26,6 +25,7 @@ from videokd.preparation.prepare_dataset import merge, prepare
 from videokd.preparation.shards import Shard
 from videokd.preparation.verification import verify
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
 
 SMALL = Encoding(short_side=32)
 ONE = Workers(jobs=1)
@@ -244,7 +244,7 @@ def test_the_bar_goes_to_stderr_and_only_at_a_terminal(
 PROGRAM = """
 import sys
 from pathlib import Path
-from videokd.codec.mp4_writer import Encoding
+from videokd.transcoding.mp4_writer import Encoding
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare

@@ -8,11 +8,11 @@ import pytest
 
 from tests.preparation.test_prepare_dataset import ONE, SMALL, times
 from tests.small_datasets import digests, listing, write_clip
-from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
 from videokd.preparation.prepare_dataset import merge, prepare
 from videokd.preparation.shards import Shard
+from videokd.transcoding.mp4_writer import Encoding
 
 
 def test_shards_together_are_the_whole(dataset: Path, tmp_path: Path) -> None:

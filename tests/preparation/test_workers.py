@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tests.small_datasets import digests, listing, write_clip
-from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
 
 SMALL = Encoding(short_side=32)
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.small_runs import TINY
 from videokd.__main__ import main
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import transcode
 from videokd.datasets.manifest import Manifest
 from videokd.preparation.synthetic import generate
 from videokd.runs.checkpoint import load_checkpoint
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
 
 ONE = '--students={"one": {"streams": ["iframe", "motion"], "backbone": "test_resnet"}}'
 TWO = '--students={"one": {"streams": ["iframe"], "backbone": "test_resnet"}, "two": {"streams": ["motion"], "backbone": "test_resnet"}}'

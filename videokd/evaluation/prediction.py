@@ -15,8 +15,6 @@ import torch
 
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
-from videokd.codec.training_form import TrainingForm, form_of
-from videokd.codec.transcode import transcode as write_transcoded
 from videokd.datasets.view import apply_crops, central_crop, first_position_of, read_pictures, sample_positions
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError
@@ -25,6 +23,8 @@ from videokd.models.onnx_file import random_videos
 from videokd.models.students import Students
 from videokd.models.students_file import load_students
 from videokd.training.validate import check_logits
+from videokd.transcoding.training_form import TrainingForm, form_of
+from videokd.transcoding.transcode import transcode as write_transcoded
 from videokd.types import stream_and_size
 
 Transcode = Literal["auto", "always", "never"]

@@ -13,14 +13,14 @@ from typing import Any
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import check_path
 from videokd.codec.reader import open_video
-from videokd.codec.training_form import FileForm, form_of
-from videokd.codec.transcode import SourceForm, transcode
 from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
 from videokd.files import sha256_of, write_whole
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.training_form import FileForm, form_of
+from videokd.transcoding.transcode import SourceForm, transcode
 
 _SAME_RATE = 0.001  # relative difference of two frame rates that count as equal
 RowValues = dict[str, Any]

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
-from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Clip, Manifest, listed_ids
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import held
@@ -37,6 +36,7 @@ from videokd.preparation.prepare_clip import (
 )
 from videokd.preparation.shards import SHARDS_FOLDER, complete_shards
 from videokd.preparation.workers import Workers
+from videokd.transcoding.mp4_writer import Encoding
 
 OnError = Literal["fail", "skip"]
 Task = TypeVar("Task")

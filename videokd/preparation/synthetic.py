@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode
 from videokd.errors import ConfigError, DataError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode
 
 Appearance = Literal["stripes", "checks", "dots", "rings", "bricks", "waves"]
 Motion = Literal["slide", "bounce", "spin", "circle", "cross", "shake"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from videokd.codec.mp4_writer import Encoding
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError
 from videokd.messages import say
@@ -21,6 +20,7 @@ from videokd.preparation.shards import Shard
 from videokd.preparation.verification import verify
 from videokd.preparation.workers import Workers
 from videokd.recipes.command_line import parse
+from videokd.transcoding.mp4_writer import Encoding
 
 _ONLY_FOR_FOLDER = ("group_pattern", "groups", "unlabelled")
 

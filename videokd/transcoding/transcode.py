@@ -20,10 +20,10 @@ from videokd.bitstream.completeness import PacketCheck
 from videokd.bitstream.frame_rate import RateMeter, longest_gap, rate_of
 from videokd.bitstream.orientation import orientation_of
 from videokd.bitstream.picture_types import picture_type
-from videokd.codec.mp4_writer import LONGEST_SIDE, Encoding, Writer, clock
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DataError, DecodeError
 from videokd.files import written_whole
+from videokd.transcoding.mp4_writer import LONGEST_SIDE, Encoding, Writer, clock
 
 
 @dataclass(frozen=True)

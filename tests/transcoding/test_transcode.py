@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import encode, transcode
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import encode, transcode
 
 
 def moving(num_frames: int, height: int = 48, width: int = 64, *, seed: int = 0) -> list[np.ndarray]:
@@ -353,7 +353,7 @@ def test_a_full_disk_is_an_error_that_names_the_target(tmp_path: Path, limit: in
     program = f"""
 import resource
 import numpy as np
-from videokd.codec.transcode import encode
+from videokd.transcoding.transcode import encode
 from videokd.errors import DataError
 noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -371,7 +371,7 @@ else:
 
 
 def test_codec_modules_load_without_torch() -> None:
-    program = "import sys, videokd.codec.transcode; raise SystemExit('torch' in sys.modules)"
+    program = "import sys, videokd.transcoding.transcode; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -14,9 +14,9 @@ from videokd.bitstream.frame_rate import RateMeter
 from videokd.bitstream.orientation import Orientation, orientation_of
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.opening import open_container, reason
 from videokd.errors import ConfigError, DecodeError
+from videokd.transcoding.mp4_writer import Encoding
 
 _SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a second and a half
 _ENCODED = ("codec", "gop", "quality", "short_side", "resample")

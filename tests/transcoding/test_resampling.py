@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from videokd.codec.mp4_writer import Encoding
-from videokd.codec.transcode import PictureTimes, resampled, transcode
 from videokd.errors import ConfigError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import PictureTimes, resampled, transcode
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")
 

@@ -12,11 +12,11 @@ import pytest
 from tests.bitstream.test_orientation import write_with_matrix
 from tests.codec.test_traps import write as write_stamped
 from tests.conftest import MakeClip, moving_texture
-from videokd.codec.mp4_writer import Encoding
 from videokd.codec.reader import open_video
-from videokd.codec.training_form import TrainingForm, form_of
-from videokd.codec.transcode import encode, transcode
 from videokd.errors import ConfigError, DecodeError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.training_form import TrainingForm, form_of
+from videokd.transcoding.transcode import encode, transcode
 
 SIDE = 96
 KNOWN = {"encoding": {"codec": "mpeg4", "gop": 12, "quality": 3, "short_side": SIDE, "frame_rate": None}}
