@@ -9,6 +9,7 @@ from tests.small_networks import random_streams, spec
 from videokd.errors import ConfigError
 from videokd.models.backbone import Network
 from videokd.models.exits import Exits, first_confident_exit
+from videokd.models.students import PredictionSpec, build_students
 
 
 def test_output_has_logits_exits_and_hints():
@@ -46,6 +47,26 @@ def test_stages_stand_between_stem_and_deepest(backbone, stages):
 def test_stages_can_be_chosen():
     network = Network(spec("motion"))
     assert list(Exits(network, stages=[2])(network, random_streams("motion")).exits) == ["exit1"]
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv4_conv_small", "resnet18", "convnext_atto"])
+def test_a_head_counts_each_batch_once(backbone):
+    """MobileNetV4 has a BatchNorm in its head, through which logits and deepest features both go."""
+    streams = random_streams("iframe", size=64)
+    for with_exits in (True, False):
+        students = build_students(
+            {"a": spec("iframe", backbone=backbone, size=64)},
+            PredictionSpec(("v", "w", "x", "y", "z"), 3),
+            seed=0,
+            with_exits=with_exits,
+        )
+        output = students(streams, with_features=True)["a"]
+        counted = {name: int(n) for name, n in students.named_buffers() if name.endswith("num_batches_tracked")}
+        assert set(counted.values()) <= {1}
+        assert output.features is not None
+        students.eval()
+        expected = students.members["a"](streams)
+        torch.testing.assert_close(students(streams, with_features=True)["a"].logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_exits_hold_parameters_of_their_own_only():

@@ -152,9 +152,8 @@ class Network(nn.Module):
             values, num_segments = rearrange(values, "(b t) c h w -> b c t h w", t=num_segments), 1
         if not with_features:
             return self.consensus(self.backbone(values), num_segments=num_segments)
-        last = self.backbone.forward_features(values)
-        features = self.consensus(self.backbone.forward_head(last, pre_logits=True), num_segments=num_segments)
-        return self.consensus(self.backbone.forward_head(last), num_segments=num_segments), features
+        logits, features = self._head(self.backbone.forward_features(values))
+        return self.consensus(logits, num_segments=num_segments), self.consensus(features, num_segments=num_segments)
 
     @property
     def feature_width(self) -> int:
@@ -222,8 +221,18 @@ class Network(nn.Module):
         """
         values, num_segments = self.prepare(streams)
         last, features = self.backbone.forward_intermediates(values, indices=list(stages), output_fmt="NCHW")
-        logits = self.consensus(self.backbone.forward_head(last), num_segments=num_segments)
-        return logits, features, self.backbone.forward_head(last, pre_logits=True)
+        logits, deepest = self._head(last)
+        return self.consensus(logits, num_segments=num_segments), features, deepest
+
+    def _head(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and pooled features of what comes out of the last stage.
+
+        The head runs once where its classifier stands by itself, or a BatchNorm in it (MobileNetV4) would count each batch twice.
+        """
+        features = self.backbone.forward_head(last, pre_logits=True)
+        classifier = self.backbone.get_classifier()
+        alone = isinstance(classifier, (nn.Linear, nn.Sequential))
+        return (classifier(features) if alone else self.backbone.forward_head(last)), features
 
     def parameter_groups(
         self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0

@@ -125,6 +125,10 @@ class VideoBackbone(nn.Module):
         dropped: Tensor = self.dropout(features)
         return dropped if pre_logits else self.classifier(dropped)
 
+    def get_classifier(self) -> nn.Linear:
+        """The last layer, under the name that timm's backbones have for it."""
+        return self.classifier
+
 
 def kinetics_state(backbone: str) -> Mapping[str, Tensor]:
     """torchvision's Kinetics-400 weights of a video network, from its cache or its server.

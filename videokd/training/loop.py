@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Any
 
 import numpy as np
+import torch
 
 from videokd.distill.mixup import GroundTruth, mixup
 from videokd.messages import say
@@ -23,6 +25,9 @@ from videokd.training.target import TeacherTarget
 from videokd.training.training_clips import TrainingClips
 from videokd.training.validate import validate
 from videokd.types import Batch
+
+#: What a network may be compiled for: with and without gradients, two sizes of pieces and then any, features; and some room.
+_VARIANTS = 16
 
 
 def learn(
@@ -46,8 +51,7 @@ def learn(
     students, precision, ranks = state.students.train(), session.precision, session.ranks
     progress = _start(state, target, optim=optim, precision=precision)
     schedule = schedule_of(optim, clips.steps_per_epoch)
-    unvalidated = progress.step // clips.steps_per_epoch > len(progress.history)
-    if (progress.step >= schedule.total_steps and not unvalidated) or progress.stopped_early:
+    if len(progress.history) >= optim.epochs or progress.stopped_early:
         say(f"{session.folder.path}: trained already ({len(progress.history)} epochs).")
         return
     if progress.step:
@@ -56,8 +60,7 @@ def learn(
     recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
     memory = out_of_memory_in_a_line(lambda: _save_what_is_trained(state, clips, optim=optim, session=session))
     with recorder, StopSignal() as stop, closing(batches), memory:  # workers end before signals are what they were
-        if unvalidated:
-            _end_epoch(state, clips, recorder, optim=optim, session=session)
+        _end_unvalidated_epoch(state, clips, recorder, optim=optim, session=session)
         while progress.step < schedule.total_steps and not progress.stopped_early:
             recorder.begin_step()
             batch = next(batches).to(precision.device)
@@ -111,12 +114,20 @@ def _save_what_is_trained(state: RunState, clips: TrainingClips, *, optim: Optim
     return f"{found} Run the same command with `--optim.accumulate {pieces}`: each batch then goes through in {pieces} pieces."
 
 
+def _end_unvalidated_epoch(
+    state: RunState, clips: TrainingClips, recorder: Recorder, *, optim: OptimSettings, session: Session
+) -> None:
+    """Validates the epoch that a resumed run had trained, where the memory was too small for the validation."""
+    if state.progress.step // clips.steps_per_epoch > len(state.progress.history):
+        _end_epoch(state, clips, recorder, optim=optim, session=session)
+
+
 def _end_epoch(
     state: RunState, clips: TrainingClips, recorder: Recorder, *, optim: OptimSettings, session: Session
 ) -> None:
     """Validates the epoch that the last step ended, keeps its weights where they are the best, and saves."""
     recorder.flush()
-    with state.averaged():
+    with state.averaged(), _uncompiled() if optim.compile else nullcontext():
         validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
         state.end_epoch(validation, patience=optim.early_stop, ranks=session.ranks)
     progress = state.progress
@@ -130,6 +141,17 @@ def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch,
 
 
 def _compile(students: Students, target: TeacherTarget | None) -> None:
-    networks = [*students.members.values(), *students.exits.values()]
-    for network in [*networks, *(target.networks if target else ())]:
+    networks = [*students.members.values(), *students.exits.values(), *(target.networks if target else ())]
+    # Networks of one class share their code, and PyTorch's limit is for each piece of code: beyond it, it stops compiling.
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
+    for limit in (name, f"accumulated_{name}"):
+        setattr(config, limit, max(getattr(config, limit), _VARIANTS * len(networks)))
+    for network in networks:
         network.compile()
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """While it lasts, networks run as they are written: for validation they would all be compiled again, in evaluation mode."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
