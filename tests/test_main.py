@@ -131,6 +131,19 @@ def test_a_switch_needs_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert "temporal_shift: false" in print_config(capsys, "teach", "--temporal_shift", "false")
 
 
+def test_a_switch_may_have_a_third_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "compile: true" in print_config(capsys, "teach", "--optim.compile", "--optim.epochs=7")
+    assert "compile: true" in print_config(capsys, "teach", "--optim.compile")
+    assert "compile: false" in print_config(capsys, "teach", "--optim.compile", "false")
+    assert "compile: reduce-overhead" in print_config(capsys, "teach", "--optim.compile", "reduce-overhead")
+    assert main(["teach", "--optim.compile=max"]) == 2
+    assert "--optim.compile is max (accepted: false, true, reduce-overhead)" in capsys.readouterr().err
+    assert main(["teach", "--optim.compile=1"]) == 2
+    with pytest.raises(SystemExit):
+        main(["teach", "--help"])
+    assert "--optim.compile {false,true,reduce-overhead}" in capsys.readouterr().out
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
         f"{sys.executable} -m videokd presets | true", shell=True, check=False, capture_output=True, text=True

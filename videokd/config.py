@@ -180,10 +180,24 @@ def checked(hint: Any, value: Any, *, where: str) -> Any:
             checked(kind, item, where=f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         ]
     if origin is Literal:
-        if value not in arguments or isinstance(value, (bool, float)):
-            raise _refusal(where, value, ", ".join(map(str, arguments)))
+        if not any(value == one and type(value) is type(one) for one in arguments):  # 1 is not true
+            raise _refusal(where, value, ", ".join(map(in_yaml, arguments)))
         return value
     return _checked_scalar(hint, value, where=where)
+
+
+def in_yaml(choice: object) -> str:
+    """One of the values of a Literal as it is written in a file and on the command line.
+
+    >>> in_yaml(True), in_yaml("cosine")
+    ('true', 'cosine')
+    """
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def is_switch(hint: Any) -> bool:
+    """Whether an option without a value means true."""
+    return hint is bool or (get_origin(hint) is Literal and True in get_args(hint))
 
 
 def _checked_scalar(hint: Any, value: Any, *, where: str) -> Any:

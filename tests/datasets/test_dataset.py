@@ -17,7 +17,7 @@ import videokd
 from tests.conftest import MakeClip
 from tests.small_datasets import prepared_clips
 from videokd.codec.rgb import read_rgb
-from videokd.datasets.batches import collate, evaluation_batches, training_batches
+from videokd.datasets.batches import collate, evaluation_batches, training_batches, usable_cores
 from videokd.datasets.dataset import ClipDataset, JoinedClips
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.order import EpochBatches
@@ -140,6 +140,46 @@ def test_any_number_of_workers_gives_the_same_batches(manifest: Manifest) -> Non
     assert [len(batch) for batch in evaluated[0]] == [5, 5, 2]
     assert [i for batch in evaluated[0] for i in batch.video_ids] == [clip.video_id for clip in manifest.clips]
     assert all(same(*pair) for pair in zip(*evaluated, strict=True))
+
+
+def test_of_no_clips_there_are_no_batches(manifest: Manifest) -> None:
+    nothing = replace(dataset(manifest, views="quick"), clips=())
+    assert list(evaluation_batches(nothing, batch_size=5, workers=2)) == []
+
+
+@pytest.mark.gpu
+def test_batches_for_cuda_are_page_locked(manifest: Manifest) -> None:
+    given = {"batch_size": 5, "workers": 1}
+    for device, pinned in ((None, False), (torch.device("cpu"), False), (torch.device("cuda"), True)):
+        for batch in evaluation_batches(dataset(manifest, views="quick"), **given, device=device):
+            tensors = (*batch.streams.values(), batch.label, batch.clips, batch.views)
+            assert {each.is_pinned() for each in tensors} == {pinned}
+
+
+def test_loading_processes_follow_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr("videokd.datasets.batches._CORES_OF_CONTAINER", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert usable_cores() == 12
+    for text, cores in (("max 100000", 12), ("250000 100000", 2), ("50000 100000", 1), ("9900000 100000", 12)):
+        limit.write_text(f"{text}\n")
+        assert usable_cores() == cores
+    limit.unlink()
+    for processes, cores in (("4", 3), ("100", 1), ("0", 12), ("x", 12)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert usable_cores() == cores
+
+
+def test_without_a_number_as_many_processes_load_as_there_are_cores(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cores in (1, 3):
+        monkeypatch.setattr("videokd.datasets.batches.usable_cores", lambda cores=cores: cores)
+        batches = training_batches(dataset(manifest), EpochBatches(12, 5), workers=-1)
+        next(batches)
+        assert len(active_children()) == cores
+        batches.close()
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])

@@ -226,10 +226,11 @@ def test_students_are_fused_with_their_weights(prepared: Path, tmp_path: Path) -
 def test_compiling_changes_no_loss(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     losses = {}
-    for compiled in ("false", "true"):
+    for compiled in ("false", "true", "reduce-overhead"):
         run = tmp_path / compiled
         command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}"]
         assert main([*command, *SMALL, f"--optim.compile={compiled}"]) == 0
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         losses[compiled] = [line["loss/total"] for line in lines if "loss/total" in line]
-    assert losses["true"] == pytest.approx(losses["false"], rel=1e-2)
+    for compiled in ("true", "reduce-overhead"):
+        assert losses[compiled] == pytest.approx(losses["false"], rel=1e-2)

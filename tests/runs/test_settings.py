@@ -107,7 +107,7 @@ def test_an_early_stop_needs_clips_to_look_at() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_segments": 10**9}, "num_segments 1000000000"),
-        ({"workers": 10**6}, "workers 0 to 256"),
+        ({"workers": 10**6}, "workers -1 to 256"),
     ],
 )
 def test_settings_of_evaluate(settings: dict[str, Any], message: str) -> None:

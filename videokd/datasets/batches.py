@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ from videokd.types import Batch, Sample
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _MADV_POPULATE_WRITE = 23
+_CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")
+# Beyond this many, batches that wait take more memory than they are worth
+_FEW_WORKERS, _MOST_WORKERS = 4, 16
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -72,6 +77,25 @@ def _map_at_once(shared: Tensor) -> None:
         _LIBC.madvise(ctypes.c_void_p(shared.data_ptr()), ctypes.c_size_t(shared.numel()), _MADV_POPULATE_WRITE)
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, at least 1: its share of those that its affinity and its container's limit allow.
+
+    The processes that torchrun starts on a machine (LOCAL_WORLD_SIZE) divide them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CORES_OF_CONTAINER.read_text(encoding="ascii").split()
+        cores = min(cores, round(int(quota) / int(period)))
+    except (OSError, ValueError):  # "max", or not Linux
+        pass
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(cores // max(int(beside) if beside.isdecimal() else 1, 1), 1)
+
+
+def _number_of(workers: int) -> int:
+    return workers if workers >= 0 else min(usable_cores(), _MOST_WORKERS)
+
+
 def training_batches(
     dataset: ClipDataset | JoinedClips, batches: EpochBatches, *, workers: int, pin_memory: bool = False
 ) -> Generator[Batch, None, None]:
@@ -80,23 +104,35 @@ def training_batches(
     Args:
         dataset: the clips.
         batches: which clips each batch has.
-        workers: number of loading processes; 0: this process loads.
+        workers: number of loading processes; 0: this process loads; negative: as many as it has cores (`usable_cores`), at most 16.
         pin_memory: page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         VideoKDError: a clip cannot be loaded.
         DataError: a loading process ended, for example out of memory.
     """
-    return _loaded(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
+    return _loaded(dataset, workers=_number_of(workers), pin_memory=pin_memory, batch_sampler=batches)
 
 
 def evaluation_batches(
-    dataset: ClipDataset, *, batch_size: int, workers: int, pin_memory: bool = False
+    dataset: ClipDataset, *, batch_size: int, workers: int, device: torch.device | None = None
 ) -> Iterator[Batch]:
-    """Batches of every clip once, in order; arguments and errors as for `training_batches`."""
+    """Batches of every clip once, in order; none of no clips.
+
+    Args:
+        dataset: the clips.
+        batch_size: clips of a batch; the last one may have fewer.
+        workers: as for `training_batches`.
+        device: where they go next: for CUDA they come in page-locked memory, for asynchronous copies.
+
+    Raises:
+        VideoKDError: a clip cannot be loaded.
+        DataError: a loading process ended.
+    """
     count = len(dataset)
     chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
-    return _loaded(dataset, workers=min(workers, len(chunks)), pin_memory=pin_memory, batch_sampler=chunks)
+    pinned = device is not None and device.type == "cuda"
+    return _loaded(dataset, workers=min(_number_of(workers), len(chunks)), pin_memory=pinned, batch_sampler=chunks)
 
 
 def stored_view_batches(clips: JoinedClips, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
@@ -105,7 +141,7 @@ def stored_view_batches(clips: JoinedClips, numbers: Sequence[int], *, workers: 
     Args:
         clips: with stored views.
         numbers: of the clips to give.
-        workers: number of loading processes; 0: this process loads.
+        workers: as for `training_batches`.
 
     Raises:
         VideoKDError: a clip cannot be loaded.
@@ -113,7 +149,9 @@ def stored_view_batches(clips: JoinedClips, numbers: Sequence[int], *, workers: 
     """
     views = range(clips.parts[0].stored_views)
     chunks = [[(number, view) for view in views] for number in numbers]
-    return _loaded(_StoredViews(clips), workers=min(workers, len(chunks)), pin_memory=False, batch_sampler=chunks)
+    return _loaded(
+        _StoredViews(clips), workers=min(_number_of(workers), len(chunks)), pin_memory=False, batch_sampler=chunks
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +171,7 @@ def _loaded(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=(4 if workers <= _FEW_WORKERS else 2) if workers else None,
         worker_init_fn=ignore_stop_signals,
         # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
         generator=torch.Generator().manual_seed(0),

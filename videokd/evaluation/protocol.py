@@ -330,7 +330,7 @@ def score(
     if done:
         say(f"{title}: resumes after {done} of {len(dataset)} videos")
     rest = replace(dataset, clips=dataset.clips[done:])
-    batches = evaluation_batches(rest, batch_size=batch_size, workers=workers) if len(rest) else iter(())
+    batches = evaluation_batches(rest, batch_size=batch_size, workers=workers, device=precision.device)
     predictions = predict_batches(students, batches, precision, num_views=dataset.num_views, with_exits=True)
     total = -(-len(dataset) // batch_size)
     progress = tqdm(

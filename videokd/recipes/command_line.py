@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError
 
 from videokd.config import (
     checked,
+    is_switch,
     missing_settings,
     plain_default,
     read_option,
@@ -126,10 +127,11 @@ def _split(settings: type[Any], arguments: Sequence[str], *, verb: str) -> _Give
                 continue
             hint = setting_type(settings, name)
             if not given:
-                is_switch = hint is bool and (not waiting or waiting[0] not in ("true", "false"))
-                if not is_switch and not waiting:
+                choices = ("true", "false", *map(str, get_args(hint)))
+                switched_on = is_switch(hint) and (not waiting or waiting[0] not in choices)
+                if not switched_on and not waiting:
                     raise ConfigError(f"{token} has no value.")
-                value = "true" if is_switch else waiting.pop(0)
+                value = "true" if switched_on else waiting.pop(0)
             options.append((name, read_option(settings, name, value)))
         except ConfigError as error:
             raise ConfigError(f"{verb}: {error} See `videokd {verb} --help`.") from error

@@ -45,14 +45,14 @@ class Demo:
         scenes: without labels, 1 to 99; with fewer it is quicker, and the student learns less.
         epochs: of every training; by default those of the presets.
         seed: of the clips; the presets' settings were chosen with 101.
-        workers: processes that load clips for the tests.
+        workers: processes that load clips for the tests; -1: as many as there are cores.
     """
 
     out: str = "runs/demo"
     scenes: int = 30
     epochs: int | None = None
     seed: int = 0
-    workers: int = 2
+    workers: int = -1
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ class Evaluate:
         views: full is CoViAR's 25 segments and 10 crops (5 where mirroring is off); quick is 8 segments and 1 crop.
         num_segments: places looked at in each video; by default as `views` says.
         batch_size: videos at a time.
-        workers: processes that load videos.
+        workers: processes that load videos; -1: as many as there are cores, at most 16.
         device: auto takes CUDA where there is one.
         precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
         timed_videos: how many videos are timed from file to label, one at a time; 0 for none.
@@ -64,7 +64,7 @@ class Evaluate:
     views: Literal["quick", "full"] = "full"
     num_segments: int | None = None
     batch_size: int = 4
-    workers: int = 2
+    workers: int = -1
     device: Device = "auto"
     precision: PrecisionName = "auto"
     timed_videos: int = 10
@@ -76,9 +76,9 @@ class Evaluate:
             raise ConfigError(
                 f"batch_size is {self.batch_size}, num_segments {self.num_segments} (accepted: 1 to 10000, 1 to 1000). Correct the settings."
             )
-        if not 0 <= self.pictures <= _MOST_PICTURES or not 0 <= self.workers <= 256 or self.timed_videos < 0:
+        if not 0 <= self.pictures <= _MOST_PICTURES or not -1 <= self.workers <= 256 or self.timed_videos < 0:
             raise ConfigError(
-                f"pictures is 0 to {_MOST_PICTURES}, workers 0 to 256, timed_videos 0 or more. Correct the settings."
+                f"pictures is 0 to {_MOST_PICTURES}, workers -1 to 256, timed_videos 0 or more. Correct the settings."
             )
 
     @property

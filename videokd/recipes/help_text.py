@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from videokd.config import in_yaml
+
 _ENDING = (
     "Hyphens and underscores both work in option names: --batch-size, --batch_size. A config file has the same names, nested; "
     "options win over it."
@@ -88,7 +90,7 @@ def _type_at(settings: type[Any], dotted: str) -> tuple[Any, str]:
     if origin is tuple:
         return tuple, "[" + _METAVARS[arguments[0]] + ", …]"
     if origin is Literal:
-        return Literal, "{" + ",".join(map(str, arguments)) + "}"
+        return Literal, "{" + ",".join(map(in_yaml, arguments)) + "}"
     return hint, "" if hint is None or is_dataclass(hint) else _METAVARS[hint]
 
 

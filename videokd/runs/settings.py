@@ -21,7 +21,8 @@ class DataSettings:
         num_segments: places looked at in each clip (S of Temporal Segment Networks).
         input_size: side of the network's input, in pixels.
         batch_size: clips of a batch.
-        workers: processes that load clips; 0 loads in the main one.
+        workers: processes that load clips; 0 loads in the main one; -1: as many as there are cores, at most 16, divided among the processes
+            of torchrun.
         val_fraction: share of the training groups held out to choose the best epoch; 0 keeps the last epoch.
         cache: a folder to keep decoded clips in, small and at a few positions: training is then several times faster where
             cores are few, with less variety. Evaluation always decodes the files.
@@ -34,7 +35,7 @@ class DataSettings:
     num_segments: int = 3
     input_size: int = 224
     batch_size: int = 32
-    workers: int = 2
+    workers: int = -1
     val_fraction: float = 0.15
     cache: str = ""
     cache_positions: int = 16
@@ -49,7 +50,7 @@ class DataSettings:
                 "num_segments": "[1, 1000]",
                 "input_size": "[16, 4096]",
                 "batch_size": "[1, 1000000]",
-                "workers": "[0, 256]",
+                "workers": "[-1, 256]",
                 "val_fraction": "[0, 0.9)",
                 "cache_positions": "[1, 10000]",
                 "stored_views": "[0, 1000]",
@@ -88,7 +89,8 @@ class OptimSettings:
         mixup: α of the Beta distribution that clips are mixed by, in pairs, for teachers and students alike; 0 mixes none.
         early_stop: stop after so many epochs without a better one on the held-out clips; 0 never does.
         save_minutes: write the checkpoint within an epoch too, where the last one is so many minutes old; 0: only at ends of epochs.
-        compile: compile the networks with torch.compile; the first steps are slow.
+        compile: compile the networks with torch.compile; the first steps are slow. reduce-overhead also records them as CUDA graphs, for
+            networks so small that a GPU waits for Python; it takes more memory.
         ema: decay of a moving average of the weights, which then is what is evaluated and kept; 0 switches it off.
         dropout: before the classifier.
         body_factor: learning rate of a pretrained body, as a factor (CoViAR: 0.01).
@@ -109,7 +111,7 @@ class OptimSettings:
     mixup: float = 0.0
     early_stop: int = 0
     save_minutes: float = 10.0
-    compile: bool = False
+    compile: Literal[False, True, "reduce-overhead"] = False
     ema: float = 0.0
     dropout: float = 0.0
     body_factor: float = 1.0

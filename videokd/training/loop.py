@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
@@ -63,8 +64,7 @@ def learn(
         _end_unvalidated_epoch(state, clips, recorder, optim=optim, session=session)
         while progress.step < schedule.total_steps and not progress.stopped_early:
             recorder.begin_step()
-            batch = next(batches).to(precision.device)
-            batch, label = _mixed(batch, alpha=optim.mixup, seed=(clips.seed, progress.step, ranks.rank))
+            batch, label = _take(batches, optim, precision.device, seed=(clips.seed, progress.step, ranks.rank))
             recorder.batch_is_here()
             ranks.seed_step(clips.seed, progress.step)
 
@@ -95,7 +95,7 @@ def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSetting
         keep_weights_in(channels_last(network.to(precision.device)), precision.dtype)
     progress = state.restore()
     if optim.compile:
-        _compile(state.students, target)
+        _compile(state.students, target, mode=None if optim.compile is True else optim.compile)
     return progress
 
 
@@ -135,12 +135,17 @@ def _end_epoch(
     state.save()
 
 
-def _mixed(batch: Batch, *, alpha: float, seed: tuple[int, ...]) -> tuple[Batch, GroundTruth]:
-    """The batch, its clips mixed in pairs where `alpha` is above 0, and its ground truth."""
-    return mixup(batch, alpha=alpha, rng=np.random.default_rng(seed)) if alpha else (batch, batch.label)
+def _take(
+    batches: Iterator[Batch], optim: OptimSettings, device: torch.device, *, seed: tuple[int, ...]
+) -> tuple[Batch, GroundTruth]:
+    """The next batch on the device, its clips mixed in pairs where that is asked for, and its ground truth."""
+    if optim.compile == "reduce-overhead":  # what CUDA graphs gave in the last step may be overwritten from here on
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+    batch = next(batches).to(device)
+    return mixup(batch, alpha=optim.mixup, rng=np.random.default_rng(seed)) if optim.mixup else (batch, batch.label)
 
 
-def _compile(students: Students, target: TeacherTarget | None) -> None:
+def _compile(students: Students, target: TeacherTarget | None, *, mode: str | None) -> None:
     networks = [*students.members.values(), *students.exits.values(), *(target.networks if target else ())]
     # Networks of one class share their code, and PyTorch's limit is for each piece of code: beyond it, it stops compiling.
     config: Any = torch._dynamo.config
@@ -148,7 +153,7 @@ def _compile(students: Students, target: TeacherTarget | None) -> None:
     for limit in (name, f"accumulated_{name}"):
         setattr(config, limit, max(getattr(config, limit), _VARIANTS * len(networks)))
     for network in networks:
-        network.compile()
+        network.compile(mode=mode)
 
 
 def _uncompiled() -> AbstractContextManager[None]:

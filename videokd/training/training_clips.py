@@ -27,7 +27,7 @@ class TrainingClips:
         fit: what it trains on, as training views; labelled clips first, then those without labels, if there are any.
         held_out: what chooses the best epoch, in quick views; None where nothing is held out.
         batch_size: clips of a batch over all ranks.
-        workers: processes that load clips; 0 loads in the main one.
+        workers: processes that load clips; 0 loads in the main one, -1 takes as many as there are cores.
         seed: of the order.
         unlabelled_share: share of each batch that is clips without labels; None: in proportion to their number.
     """

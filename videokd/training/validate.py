@@ -25,7 +25,7 @@ def validate(
     if held_out is None:
         return {}
     hits: dict[str, int] = {}
-    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers)
+    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers, device=precision.device)
     for logits, label in predict_batches(students, batches, precision):
         for name, values in logits.items():
             hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
@@ -75,8 +75,9 @@ def predict_batches(
     students.eval()
     try:
         for batch in batches:
+            streams = {name: v.to(precision.device, non_blocking=True) for name, v in batch.streams.items()}
             with torch.no_grad(), precision.autocast():
-                logits = students.logits(batch.to(precision.device).streams, num_views=num_views, with_exits=with_exits)
+                logits = students.logits(streams, num_views=num_views, with_exits=with_exits)
             logits = {name: values.float().cpu() for name, values in logits.items()}
             check_logits(logits, video_ids=batch.video_ids)
             deepest = {name: logits[name] for name in students.weights}
