@@ -2,14 +2,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videokd.evaluation import protocol
 from videokd.evaluation.cost import macs, parameters, time_ms
+from videokd.models.network_spec import NetworkSpec
+from videokd.models.students import PredictionSpec, build_students
+from videokd.runs.device import Precision
+from videokd.types import Sample
 
 
 def resnet18_macs(side: int, classes: int) -> int:
@@ -153,3 +162,48 @@ def test_a_cuda_device_is_synchronised_around_each_call(monkeypatch: pytest.Monk
 def test_time_arguments_are_checked(repeats: int, warmup: int) -> None:
     with pytest.raises(ValueError, match=rf"repeats is {repeats} and warmup {warmup} \(accepted: repeats ≥ 1"):
         time_ms(lambda: None, repeats=repeats, warmup=warmup)
+
+
+@dataclass(frozen=True)
+class _Videos:
+    """What is timed of a dataset: two videos of noise, in two views of three segments."""
+
+    streams: tuple[str, ...] = ("motion",)
+    input_size: int = 32
+    num_views: int = 2
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> Sample:
+        return Sample({"motion": np.zeros((6, 2, 32, 32), np.uint8)}, 0, f"v{number}")
+
+
+def test_the_time_of_a_network_includes_the_copy_of_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on `meta` have no values; this is about when they get there."""
+    network = NetworkSpec(("motion",), "test_resnet", 3, 32)
+    students = (
+        build_students({"a": network, "b": network}, PredictionSpec(("x", "y", "z"), 3), seed=0).eval().to("meta")
+    )
+    timed, copied = [False], list[bool]()
+    plain = Tensor.to
+
+    def timing(work: Callable[[], object], **options: Any) -> dict[str, float]:
+        timed.append(True)
+        work()
+        timed.pop()
+        return {"p50": 1.0}
+
+    def copying(values: Tensor, *given: Any, **options: Any) -> Tensor:
+        found = plain(values, *given, **options)
+        if (values.device.type, found.device.type) == ("cpu", "meta"):
+            copied.append(timed[-1])
+        return found
+
+    monkeypatch.setattr(protocol, "time_ms", timing)
+    monkeypatch.setattr(Tensor, "to", copying)
+    precision = Precision("fp32", torch.device("meta"))
+    monkeypatch.setattr(Precision, "autocast", lambda self: nullcontext())  # which meta has none of
+    found = protocol.latency_of(students, ("a", "fused"), _Videos(), precision, videos=2)  # type: ignore[arg-type]
+    assert copied == [True] * 6  # once for the warm-up and each video, also where two networks see the stream
+    assert found["fused"].total == 2.0

@@ -72,6 +72,7 @@ def test_scores_and_results(prepared: Path, student_run: Path) -> None:
     results = json.loads((student_run / "results.json").read_text())
     assert set(results["entries"]) == {"a", "b", "fused"}
     assert results["entries"]["fused"]["role"] == "students fused"
+    assert (results["versions"]["device"], results["versions"]["precision"]) == ("cpu", "fp32")
     for name, entry in results["entries"].items():
         scores = Scores.load(student_run / f"scores-{name}.npz")
         hits = (scores.logits.argmax(1) == scores.labels).mean()

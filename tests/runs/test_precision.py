@@ -92,6 +92,12 @@ def test_float32_on_cuda_is_ieee_but_for_tf32_and_nothing_is_left_behind():
             assert formats() == before
 
 
+def test_what_is_measured_names_device_and_precision(gpu):
+    described = pick_precision("fp16", CUDA).described
+    assert described == {"device": "cuda", "gpu": f"NVIDIA {gpu}", "precision": "fp16"}
+    assert pick_precision("auto", CPU).described == {"device": "cpu", "precision": "fp32"}
+
+
 def test_only_fp16_scales_and_only_half_precisions_cast(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     scaled = [name for name in ("fp32", "tf32", "bf16", "fp16") if Precision(name, CUDA).scaler().is_enabled()]

@@ -379,12 +379,13 @@ def latency_of(
 def _time_networks(
     networks: Sequence[nn.Module], dataset: ClipDataset, precision: Precision, *, videos: int
 ) -> Latency:
-    views = one_video(dataset, precision.device)
+    views = one_video(dataset, torch.device("cpu"))
 
     def compute_labels() -> None:
         with torch.no_grad(), precision.autocast():
+            copied = {name: values.to(precision.device) for name, values in views.items()}
             for network in networks:
-                network(views)
+                network(copied)
 
     def milliseconds(work: Callable[[], object]) -> float:
         return time_ms(work, repeats=1, warmup=0, device=precision.device)["p50"]

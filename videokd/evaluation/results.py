@@ -128,7 +128,7 @@ class Latency:
 
     Args:
         read: reading its streams; None where it is not known.
-        network: computing its label.
+        network: copying its streams to the device, and computing its label there.
         total: both together; p95 is its 95th percentile.
     """
 
@@ -247,13 +247,10 @@ class ScoredPart:
         _require(different == len(names) > 1, f"class_names has {different} different of {len(names)}", "all different")
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "videokd": videokd.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-    }
+def versions_now() -> dict[str, str]:
+    """{software: its version}, and the "machine"."""
+    machine = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    return {"videokd": videokd.__version__, "torch": torch.__version__, "python": platform.python_version()} | machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +262,7 @@ class Results:
         verb: "evaluate", "fuse", …
         command: that was typed.
         created: when, in ISO 8601.
-        versions: {software, or "machine": its version}.
+        versions: {software: its version}, and "machine", "device", "gpu" and "precision" that it was measured on and in.
         dataset: the videos.
         seen: what was done with clips that the run was trained on: "refuse", "omit" or "score".
         views: "quick" or "full".
@@ -282,7 +279,7 @@ class Results:
     verb: str
     command: str
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=versions_now)
     dataset: ScoredPart
     seen: str | None = None
     views: str

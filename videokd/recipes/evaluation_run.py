@@ -23,7 +23,7 @@ from videokd.evaluation.protocol import (
     score,
     write_evaluation,
 )
-from videokd.evaluation.results import Results, ScoredPart, results_name
+from videokd.evaluation.results import Results, ScoredPart, results_name, versions_now
 from videokd.messages import say
 from videokd.runs.device import Precision, pick_device, pick_precision
 from videokd.runs.run_folder import check_same_classes, load_run
@@ -124,6 +124,7 @@ def _evaluate(settings: Evaluate, precision: Precision, *, command: str) -> Resu
         run=run.path.name,
         verb="evaluate",
         command=command,
+        versions=versions_now() | precision.described,
         dataset=ScoredPart(str(manifest.root), split, part, len(clips), manifest.class_names, num_trained_on or None),
         seen=settings.seen,
         views=settings.views,

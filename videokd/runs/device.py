@@ -92,6 +92,12 @@ class Precision:
         """What convolutions and matrix products compute in; float32 for tf32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name, torch.float32)
 
+    @property
+    def described(self) -> dict[str, str]:
+        """{"device": cpu or cuda, "gpu": its name, where it is one, "precision"}, for what is measured in it."""
+        gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
+        return {"device": self.device.type, **gpu, "precision": self.name}
+
     def autocast(self) -> torch.autocast:
         """A new context for the forward passes; it does nothing for fp32 and tf32."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
