@@ -314,6 +314,7 @@ def test_few_files_touch_pyav() -> None:
     }
     assert users == {
         *(
+            "codec.colours",
             "codec.container",
             "codec.opening",
             "transcoding.transcode",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import videokd
 from tests.codec.test_reader import KINDS
-from videokd.codec.container import Colours, PictureDecoder
+from videokd.codec.colours import Colours, Planes, difference_of_planes
+from videokd.codec.container import PictureDecoder
 from videokd.codec.indexing import index_video
 
 
@@ -29,6 +31,11 @@ class Work:
             self.converted += 1
             return rows(colours, frame)
 
+        def counted_difference(planes: Planes, warped: np.ndarray) -> np.ndarray:
+            self.converted += 1
+            return difference_of_planes(planes, warped)
+
+        monkeypatch.setattr("videokd.codec.cursor.difference_of_planes", counted_difference)
         monkeypatch.setattr(PictureDecoder, "_decode", counted_decode)
         monkeypatch.setattr(Colours, "rows", counted_rows)
 

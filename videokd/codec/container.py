@@ -12,11 +12,10 @@ from typing import Any
 import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
-from av.video.reformatter import VideoReformatter
 
 from videokd.bitstream.picture_types import picture_type
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
-from videokd.codec.motion import NO_VECTORS, Rows, Vectors
+from videokd.codec.motion import NO_VECTORS, Vectors
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DecodeError
 
@@ -289,31 +288,6 @@ class PictureDecoder:
         """Opens the file again, to read from the first packet in any container."""
         self.close()
         self._open()
-
-
-class Colours:
-    """Converts decoded frames to RGB, with one reused converter and one thread: FFmpeg's default starts threads for each frame."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-
-    def rows(self, frame: Any) -> Rows:
-        """The pixels of a frame.
-
-        Args:
-            frame: decoded, of any pixel format.
-
-        Returns:
-            uint8 [H, 3·W or a little more], RGB: the rows with FFmpeg's padding.
-
-        Raises:
-            DecodeError: FFmpeg cannot convert the frame's pixel format.
-        """
-        try:
-            plane: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
-        except (av.FFmpegError, ValueError) as error:
-            raise DecodeError(f"{frame.format.name} cannot be converted to RGB: {reason(error)}") from error
-        return np.frombuffer(plane, np.uint8, plane.height * plane.line_size).reshape(plane.height, plane.line_size)
 
 
 def vectors_of(frame: Any) -> Vectors:

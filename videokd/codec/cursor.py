@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import Colours, PictureDecoder, vectors_of
+from videokd.codec.colours import Colours, difference_of_planes, planes_of
+from videokd.codec.container import PictureDecoder, vectors_of
 from videokd.codec.index import VideoIndex
 from videokd.codec.motion import Chain, Follower, Rows, Vectors
-from videokd.codec.residual import gather
+from videokd.codec.residual import difference, gather
 from videokd.errors import DecodeError, NeedsTranscoding
 
 #: Frames that may wait for a frame that the decoder gives later; no codec here reorders more than 16.
@@ -59,6 +60,15 @@ class Decoded:
             except DecodeError as error:
                 raise DecodeError(f"{self._where[0]}: frame {self._where[1]}: {error}") from error
         return self._rows
+
+    def minus(self, warped: Rows) -> npt.NDArray[np.int16]:
+        """int16 [H, W, 3]: this frame minus a picture, uint8 [H, 3·W]; the frame's own RGB is not kept where nothing else needs it.
+
+        Raises:
+            DecodeError: as for `rows`.
+        """
+        planes = planes_of(self.frame) if self._rows is None else None
+        return difference(self.rows(), warped) if planes is None else difference_of_planes(planes, warped)
 
     def image(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W, 3], RGB; a copy that belongs to the caller."""

@@ -9,7 +9,8 @@ from types import TracebackType
 
 import numpy as np
 
-from videokd.codec.container import MOTION_CODECS, Colours, PictureDecoder
+from videokd.codec.colours import Colours
+from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.cursor import Cursor, Decoded
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexing import check_index, open_indexed
@@ -226,14 +227,16 @@ class VideoReader:
             motion, valid = motion_of_chain(cursor.chain())
         elif "motion" in wanted:
             motion, valid = motion_of_frame(cursor.vectors(), self.index.height, self.index.width)
-        if "residual" in wanted:
-            warped = cursor.warped() if accumulate else cursor.previous_moved(self._follower)
-            residual = difference(cursor.current.rows(), warped)
+        frame = cursor.current.image() if "frame" in wanted else None
+        if "residual" in wanted and accumulate:
+            residual = cursor.current.minus(cursor.warped())
+        elif "residual" in wanted:
+            residual = difference(cursor.current.rows(), cursor.previous_moved(self._follower))
         return Streams(
             gop=cursor.gop,
             position=cursor.position,
             iframe=cursor.first.image() if "iframe" in wanted else None,
-            frame=cursor.current.image() if "frame" in wanted else None,
+            frame=frame,
             motion=motion,
             residual=residual,
             valid=valid,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.container import Colours, PictureDecoder
+from videokd.codec.colours import Colours
+from videokd.codec.container import PictureDecoder
 from videokd.codec.cursor import Decoded
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexing import check_index, open_indexed
