@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import videokd
+from videokd.bitstream.source import Source
 from videokd.bitstream.stated_length import stated_bytes
 from videokd.codec.indexing import index_video
 from videokd.transcoding.transcode import Encoding, transcode
@@ -112,7 +113,7 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path, form: str, options: dict
     whole = clip(tmp_path / "whole.bin", form, options, codec)
     padded = tmp_path / "padded.bin"
     padded.write_bytes(whole.read_bytes() + bytes(188 * 192))
-    stated = stated_bytes(padded)
+    stated = stated_bytes(Source(padded))
     assert stated is None or stated <= whole.stat().st_size
 
 

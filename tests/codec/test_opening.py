@@ -155,8 +155,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, make_clip) -> None:
     path.write_bytes(make_clip("mpeg4").read_bytes())
     path.chmod(0)
     program = (
-        "import os, sys\nfrom videokd.codec.opening import check_path\nos.seteuid(65534)\n"
-        "try: check_path('secret.mp4')\nexcept Exception as error: print(type(error).__name__, error)"
+        "import os, sys\nfrom videokd.codec.opening import check_source\nos.seteuid(65534)\n"
+        "try: check_source('secret.mp4')\nexcept Exception as error: print(type(error).__name__, error)"
     )
     tmp_path.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)

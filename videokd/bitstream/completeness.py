@@ -8,10 +8,10 @@ bytes are missing.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from videokd.bitstream.encryption import encrypted
+from videokd.bitstream.source import Source
 from videokd.bitstream.stated_length import stated_bytes
 from videokd.bitstream.transport_stream import TransportStream
 from videokd.errors import DecodeError
@@ -21,7 +21,7 @@ class PacketCheck:
     """Checks the packets of one video track, from the first to the last.
 
     Args:
-        path: of the file.
+        source: of the video.
         container: as PyAV opened it.
         track: one of its video tracks.
 
@@ -29,22 +29,22 @@ class PacketCheck:
         DecodeError: the file is shorter than it states, or it is encrypted.
     """
 
-    def __init__(self, path: Path, container: Any, track: Any) -> None:
-        self._path, self._format, self._track = path, container.format.name, track
+    def __init__(self, source: Source, container: Any, track: Any) -> None:
+        self._source, self._format, self._track = source, container.format.name, track
         self._count = 0
         self._joined: bool | None = None
-        size = path.stat().st_size
-        stated = stated_bytes(path)
+        size = source.size
+        stated = stated_bytes(source)
         if stated is not None and stated > size:
             raise DecodeError(
-                f"{path} is cut short: it has {size} of the {stated} bytes that it states. Copy the file again."
+                f"{source} is cut short: it has {size} of the {stated} bytes that it states. Copy the file again."
             )
         if self._format == "mpegts":
-            packets = TransportStream(path)
+            packets = TransportStream(source)
             if packets.is_encrypted(track.id):
-                raise encrypted(path)
+                raise encrypted(source)
             if packets.ends_inside_a_packet:
-                raise DecodeError(f"{path} is cut short: it ends inside a transport packet. Copy the file again.")
+                raise DecodeError(f"{source} is cut short: it ends inside a transport packet. Copy the file again.")
 
     def see(self, packet: Any) -> None:
         """Checks the next packet.
@@ -56,7 +56,7 @@ class PacketCheck:
             DecodeError: bytes of it are missing.
         """
         if packet.is_corrupt and not self._is_joined():
-            raise DecodeError(f"{self._path} is cut short or damaged at packet {self._count}. Copy the file again.")
+            raise DecodeError(f"{self._source} is cut short or damaged at packet {self._count}. Copy the file again.")
         self._count += 1
 
     def end(self) -> None:
@@ -71,16 +71,16 @@ class PacketCheck:
         expected = sum(entry.size > 0 for entry in self._track.index_entries)
         if expected and not self._count:
             raise DecodeError(
-                f"{self._path} holds none of the {expected} packets that it lists: they are cut off, or in another file (accepted: "
+                f"{self._source} holds none of the {expected} packets that it lists: they are cut off, or in another file (accepted: "
                 "one file that holds its pictures). Copy the file again, or save it as one by itself."
             )
         if self._count < expected:
             raise DecodeError(
-                f"{self._path} is cut short: {self._count} of {expected} packets are there. Copy the file again."
+                f"{self._source} is cut short: {self._count} of {expected} packets are there. Copy the file again."
             )
 
     def _is_joined(self) -> bool:
         """Whether packets are flagged only because transport streams were joined, so that their counters restart."""
         if self._joined is None:
-            self._joined = self._format == "mpegts" and TransportStream(self._path).is_whole_or_joined(self._track.id)
+            self._joined = self._format == "mpegts" and TransportStream(self._source).is_whole_or_joined(self._track.id)
         return self._joined

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from videokd.bitstream.source import Source
 from videokd.errors import DecodeError
 
 #: Sample entries of MP4: those of Common Encryption (ISO/IEC 23001-7), and of Apple's FairPlay.
@@ -18,29 +17,29 @@ _ASF_OBJECTS = (
 )
 
 
-def check_unencrypted(path: Path) -> None:
+def check_unencrypted(source: Source) -> None:
     """Checks the header of a Matroska or ASF file; files of other formats pass.
 
     Args:
-        path: of the file.
+        source: of the video.
 
     Raises:
         DecodeError: the header says that the file is encrypted.
     """
-    with open(path, "rb") as file:
+    with source.open() as file:
         head = file.read(1 << 14)
     if head.startswith(_ASF) and any(name in head for name in _ASF_OBJECTS):
-        raise encrypted(path)
+        raise encrypted(source)
     if head.startswith(_MATROSKA):
         outer, middle, inner = _MATROSKA_IDS
         at = head.find(outer)
         while at >= 0:
             within = head.find(middle, at, at + _NEAR)
             if within >= 0 and head.find(inner, within, within + _NEAR) >= 0:
-                raise encrypted(path)
+                raise encrypted(source)
             at = head.find(outer, at + 1)
 
 
-def encrypted(path: Path) -> DecodeError:
+def encrypted(source: object) -> DecodeError:
     """The error for an encrypted file."""
-    return DecodeError(f"{path} is encrypted (accepted: videos without copy protection). Give a copy that is not.")
+    return DecodeError(f"{source} is encrypted (accepted: videos without copy protection). Give a copy that is not.")

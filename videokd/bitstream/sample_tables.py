@@ -7,10 +7,9 @@ of 150 kB that claims 2^26 samples took 850 MiB to open (FFmpeg 8.1).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 from videokd.bitstream.encryption import ENCRYPTED_ENTRIES, encrypted
+from videokd.bitstream.source import Readable, Source
 from videokd.errors import DecodeError
 
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
@@ -20,17 +19,17 @@ _COUNT_AT = {b"stsz": 8, b"stts": 4, b"ctts": 4, b"stss": 4, b"stco": 4, b"co64"
 _MOST_BOXES = 100_000
 
 
-def check_tables(path: Path) -> None:
+def check_tables(source: Source) -> None:
     """Checks the tables of an MP4; files of other formats pass.
 
     Args:
-        path: of the file.
+        source: of the video.
 
     Raises:
         DecodeError: a table claims more entries than the file has bytes, or the video is encrypted.
     """
-    with open(path, "rb") as file:
-        size = path.stat().st_size
+    with source.open() as file:
+        size = source.size
         if file.read(8)[4:] not in _FIRST_BOXES:
             return
         for kind, content in _boxes(file, 0, size):
@@ -38,14 +37,14 @@ def check_tables(path: Path) -> None:
             count = int.from_bytes(file.read(4), "big")
             if count > size:
                 raise DecodeError(
-                    f"{path} is damaged: its {kind.decode()} table claims {count} entries (accepted: up to the {size} bytes "
+                    f"{source} is damaged: its {kind.decode()} table claims {count} entries (accepted: up to the {size} bytes "
                     "of the file). Copy the file again."
                 )
             if kind == b"stsd" and file.read(8)[4:] in ENCRYPTED_ENTRIES:
-                raise encrypted(path)
+                raise encrypted(source)
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+def _boxes(file: Readable, start: int, end: int) -> Iterator[tuple[bytes, int]]:
     """(type, first byte of its content) of every table between two bytes of a file, at any depth."""
     waiting = [(start, end)]
     for _ in range(_MOST_BOXES):

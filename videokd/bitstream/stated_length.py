@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+
+from videokd.bitstream.source import Readable, Source
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"  # RFC 8794, RFC 9559
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # ASF specification, section 10.1
@@ -26,22 +26,22 @@ _TAIL = 1 << 17
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
-def stated_bytes(path: Path) -> int | None:
+def stated_bytes(source: Source) -> int | None:
     """How many bytes a file should have.
 
     Args:
-        path: of the file.
+        source: of the video.
 
     Returns:
         What its headers state, or the end of the last packet that it began; None if neither is known.
     """
-    with open(path, "rb") as file:
+    with source.open() as file:
         head = file.read(4096).ljust(4096, b"\0")
         read = next((read for (at, signature), read in _HEADERS.items() if head.startswith(signature, at)), None)
         return None if read is None else read(file, head)
 
 
-def _size_of(file: BinaryIO) -> int:
+def _size_of(file: Readable) -> int:
     return file.seek(0, os.SEEK_END)
 
 
@@ -52,7 +52,7 @@ def _element_size(head: bytes, at: int) -> tuple[int | None, int]:
     return (None if value == (1 << 7 * width) - 1 else value), at + width
 
 
-def _end_of_matroska(file: BinaryIO, head: bytes) -> int | None:
+def _end_of_matroska(file: Readable, head: bytes) -> int | None:
     """The end of the segment; in a live stream, whose segments and clusters have no known size, that of the last element."""
     at, end, whole = 0, _size_of(file), False
     while at + _LARGEST_ELEMENT_HEAD <= end:
@@ -69,7 +69,7 @@ def _end_of_matroska(file: BinaryIO, head: bytes) -> int | None:
     return at if at > end else None
 
 
-def _end_of_avi(file: BinaryIO, head: bytes) -> int | None:
+def _end_of_avi(file: Readable, head: bytes) -> int | None:
     """The end of the list of pictures; recordings that were never finished state 0 or the largest size."""
     at = 12
     for _ in range(_MOST_CHUNKS):
@@ -84,7 +84,7 @@ def _end_of_avi(file: BinaryIO, head: bytes) -> int | None:
     return None
 
 
-def _end_of_asf(file: BinaryIO, head: bytes) -> int | None:
+def _end_of_asf(file: Readable, head: bytes) -> int | None:
     """The end of the data object, which follows the header object."""
     at = int.from_bytes(head[16:24], "little")
     file.seek(min(at, 1 << 40))
@@ -93,7 +93,7 @@ def _end_of_asf(file: BinaryIO, head: bytes) -> int | None:
     return at + size if data[:16] == _ASF_DATA and size > _EMPTY_ASF_DATA else None
 
 
-def _end_of_flv(_: BinaryIO, head: bytes) -> int | None:
+def _end_of_flv(_: Readable, head: bytes) -> int | None:
     """`filesize` of the metadata."""
     at = head.find(_FLV_SIZE)
     if not 0 <= at < len(head) - 32:
@@ -102,19 +102,19 @@ def _end_of_flv(_: BinaryIO, head: bytes) -> int | None:
     return int(size) if 0 < size < 1 << 62 else None
 
 
-def _end_of_swf(_: BinaryIO, head: bytes) -> int | None:
+def _end_of_swf(_: Readable, head: bytes) -> int | None:
     """The length, which a compressed file ("CWS") states uncompressed."""
     return int.from_bytes(head[4:8], "little")
 
 
-def _end_of_mxf(_: BinaryIO, head: bytes) -> int | None:
+def _end_of_mxf(_: Readable, head: bytes) -> int | None:
     """The start of the footer, which stands 24 bytes into the header partition (SMPTE 377-1, table 5); 0 means unknown."""
     content = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
     footer = int.from_bytes(head[content + 24 : content + 32], "big")
     return footer + 1 if footer else None
 
 
-def _end_of_fragmented_mp4(file: BinaryIO, _: bytes) -> int | None:
+def _end_of_fragmented_mp4(file: Readable, _: bytes) -> int | None:
     """The end of the last fragment that was begun; files without fragments list their samples instead."""
     at, end, in_fragment = 0, _size_of(file), False
     while at + 8 <= end:
@@ -140,7 +140,7 @@ def _end_of_fragmented_mp4(file: BinaryIO, _: bytes) -> int | None:
     return at if in_fragment and at > end else None
 
 
-def _end_of_ogg(file: BinaryIO, _: bytes) -> int | None:
+def _end_of_ogg(file: Readable, _: bytes) -> int | None:
     """The end of the last page (RFC 3533, section 6)."""
     start = max(_size_of(file) - _LARGEST_OGG_PAGE, 0)
     file.seek(start)
@@ -152,7 +152,7 @@ def _end_of_ogg(file: BinaryIO, _: bytes) -> int | None:
     return start + at + 27 + tail[at + 26] + sum(lacing)
 
 
-def _end_of_program_stream(file: BinaryIO, _: bytes) -> int | None:
+def _end_of_program_stream(file: Readable, _: bytes) -> int | None:
     """The end of the last PES packet (ISO/IEC 13818-1, 2.5.3): from a pack close to the end, packet after packet."""
     start = max(_size_of(file) - _TAIL, 0)
     file.seek(start)
@@ -174,7 +174,7 @@ def _system_packet_size(head: bytes) -> int:
     return 6 + int.from_bytes(head[4:6], "big")
 
 
-_HEADERS: dict[tuple[int, bytes], Callable[[BinaryIO, bytes], int | None]] = {
+_HEADERS: dict[tuple[int, bytes], Callable[[Readable, bytes], int | None]] = {
     (0, _EBML): _end_of_matroska,
     (0, b"RIFF"): _end_of_avi,
     (0, _ASF): _end_of_asf,

@@ -6,10 +6,10 @@ losses. It is a join if the video continues with a new picture, and the tables b
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
+
+from videokd.bitstream.source import Source
 
 _SIZES = (188, 192, 204)
 _TIMESTAMP = 4  # bytes before each packet of 192
@@ -24,11 +24,11 @@ class TransportStream:
     """The packets of a transport stream.
 
     Args:
-        path: of a file that FFmpeg recognises as a transport stream.
+        source: of a video that FFmpeg recognises as a transport stream.
     """
 
-    def __init__(self, path: Path) -> None:
-        data: Bytes = np.memmap(path, np.uint8, "r")
+    def __init__(self, source: Source) -> None:
+        data: Bytes = source.as_array()
         start, size = _packet_layout(data)
         before = _TIMESTAMP if size == 192 and start >= _TIMESTAMP else 0
         start -= before

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import chain as concatenate
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import av
@@ -14,6 +12,7 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
 from videokd.bitstream.picture_types import picture_type
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.codec.motion import NO_VECTORS, Vectors
 from videokd.codec.opening import open_container, reason
@@ -47,22 +46,22 @@ class PictureDecoder:
     timestamp, since in many AVI files timestamps are missing, repeated, or zero after a seek.
 
     Args:
-        path: of the video.
+        given: path, bytes or file object.
         limits: what to refuse.
 
     Raises:
-        DecodeError: the file cannot be opened, has no video, or its pictures are too large.
+        DecodeError: it cannot be opened, has no video, or its pictures are too large.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.path = Path(path)
+    def __init__(self, given: Openable | Source, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.source = source_of(given)
         self.limits = limits
         self._pictures = True
         self.seeks = True  # whether seeking works in this file, as far as is known
         self._open()
 
     def _open(self) -> None:
-        self.container, self.stream = open_container(self.path, self.limits)
+        self.container, self.stream = open_container(self.source, self.limits)
         self.context = self.stream.codec_context
         self.context.options = self.context.options | _EXPORT_VECTORS
         self._has_moved = False
@@ -117,7 +116,7 @@ class PictureDecoder:
                     yield packet
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(
-                f"{self.path} cannot be read to its end: {reason(error)}. Copy the file again."
+                f"{self.source} cannot be read to its end: {reason(error)}. Copy the file again."
             ) from error
 
     def feed(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
@@ -145,7 +144,7 @@ class PictureDecoder:
         except (av.FFmpegError, OSError, ValueError) as error:
             where = "its end" if number is None else f"packet {number}"
             raise DecodeError(
-                f"{self.path}: {where} cannot be decoded: {reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
+                f"{self.source}: {where} cannot be decoded: {reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
             ) from error
         numbered = [(frame.pts, frame) for frame in frames]
         return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
@@ -197,7 +196,7 @@ class PictureDecoder:
         keyframe = None
         for number, packet in self._seek(index, key):
             if number >= len(types):
-                raise DecodeError(f"{self.path} has more packets than its index knows. Index it again.")
+                raise DecodeError(f"{self.source} has more packets than its index knows. Index it again.")
             if number < first or (types[number] == "b" and number not in also):
                 continue
             self._check_keyframe(index, packet, number)
@@ -237,14 +236,14 @@ class PictureDecoder:
         self.context.flush_buffers()
         found = next((frame for number, frame in frames if number == wanted), None)
         if found is None:
-            raise DecodeError(f"{self.path}: the keyframe in packet {wanted} cannot be decoded. Copy the file again.")
+            raise DecodeError(f"{self.source}: the keyframe in packet {wanted} cannot be decoded. Copy the file again.")
         return found
 
     def _check_keyframe(self, index: VideoIndex, packet: Any, number: int) -> None:
         expected = index.checksum_at.get(number)
         if expected is not None and checksum_of(packet) != expected:
             raise DecodeError(
-                f"{self.path}: packet {number} is not the one that the index describes. If the file was replaced, index it "
+                f"{self.source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
                 "again; otherwise copy it again."
             )
 

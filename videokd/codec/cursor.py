@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from videokd.bitstream.source import Source
 from videokd.codec.colours import Colours, difference_of_planes, planes_of
 from videokd.codec.container import PictureDecoder, vectors_of
 from videokd.codec.index import VideoIndex
@@ -28,7 +28,7 @@ class Decoded:
         frame: what PyAV gave.
         colours: the converter.
         size: width and height that it must have, in pixels.
-        path: of the file, for messages.
+        source: of the video, for messages.
         number: of the frame in display order, for messages.
 
     Raises:
@@ -37,15 +37,15 @@ class Decoded:
 
     __slots__ = ("_colours", "_rows", "_where", "frame")
 
-    def __init__(self, frame: Any, colours: Colours, size: tuple[int, int], path: Path, number: int) -> None:
+    def __init__(self, frame: Any, colours: Colours, size: tuple[int, int], source: Source, number: int) -> None:
         if (frame.width, frame.height) != size:
             raise NeedsTranscoding(
-                f"{path}: frame {number} is {frame.width}×{frame.height} (accepted: {size[0]}×{size[1]}, as its "
+                f"{source}: frame {number} is {frame.width}×{frame.height} (accepted: {size[0]}×{size[1]}, as its "
                 "index says). If the file was replaced, index it again; if it changes its size, run `videokd prepare folder`."
             )
         self.frame = frame
         self._colours = colours
-        self._where = (path, number)
+        self._where = (source, number)
         self._rows: Rows | None = None
 
     def rows(self) -> Rows:
@@ -91,7 +91,7 @@ class Cursor:
         self, decoder: PictureDecoder, index: VideoIndex, gop: int, colours: Colours, follower: Follower | None
     ) -> None:
         self._index = index
-        self._path = decoder.path
+        self._source = decoder.source
         self._size = decoder.frame_size(index)
         self._colours = colours
         self._follower = follower
@@ -164,11 +164,13 @@ class Cursor:
         while packet not in self._pending:
             number, frame = next(self._decoded, (None, None))
             if number is None:
-                raise DecodeError(f"{self._path}: frame {shown} cannot be decoded. Copy the file again, or repair it.")
+                raise DecodeError(
+                    f"{self._source}: frame {shown} cannot be decoded. Copy the file again, or repair it."
+                )
             self._pending[number] = frame
             if len(self._pending) > _MOST_PENDING:
-                raise NeedsTranscoding(f"{self._path}: the decoder never outputs frame {shown}. Transcode the file.")
-        return Decoded(self._pending.pop(packet), self._colours, self._size, self._path, shown)
+                raise NeedsTranscoding(f"{self._source}: the decoder never outputs frame {shown}. Transcode the file.")
+        return Decoded(self._pending.pop(packet), self._colours, self._size, self._source, shown)
 
     def vectors(self) -> Vectors:
         """int16 [N, 20] (see motion.py): the motion vectors of the frame at this position."""

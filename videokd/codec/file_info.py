@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from videokd.bitstream.h264_headers import h264_sequence
 from videokd.bitstream.orientation import orientation_of
+from videokd.bitstream.source import Openable, Source
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.index import Limits
 from videokd.errors import DecodeError
@@ -64,11 +64,11 @@ class FileInfo:
     other_tracks: tuple[str, ...]
 
 
-def read_file_info(path: str | os.PathLike[str], *, limits: Limits | None = None) -> FileInfo:
+def read_file_info(path: Openable | Source, *, limits: Limits | None = None) -> FileInfo:
     """Reads what a file's headers and its first picture state.
 
     Args:
-        path: of the video.
+        path: of the video, or bytes, or a file object.
         limits: what to refuse; None: the defaults.
 
     Raises:
@@ -84,7 +84,7 @@ def read_file_info(path: str | os.PathLike[str], *, limits: Limits | None = None
         rotation, mirrored = (0, False) if frame is None else _orientation(frame)
         return FileInfo(
             container=decoder.container.format.long_name or decoder.container.format.name,
-            num_bytes=os.stat(path).st_size,
+            num_bytes=decoder.source.size,
             profile=context.profile or None,
             level=_level(context),
             references=_references(context, packet) if context.name in MOTION_CODECS else None,

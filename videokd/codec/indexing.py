@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +16,7 @@ from videokd.bitstream.h264_headers import h264_length_size, h264_starts
 from videokd.bitstream.header_reader import HeaderReader
 from videokd.bitstream.headers import Sequence
 from videokd.bitstream.picture_types import UNNAMED, picture_type
+from videokd.bitstream.source import Openable, Source
 from videokd.codec.container import PictureDecoder
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.errors import DecodeError, NeedsTranscoding
@@ -30,7 +30,7 @@ class _PacketCollector:
 
     def __init__(self, decoder: PictureDecoder) -> None:
         self.decoder = decoder
-        self._check = PacketCheck(decoder.path, decoder.container, decoder.stream)
+        self._check = PacketCheck(decoder.source, decoder.container, decoder.stream)
         context = decoder.context
         self._state = CarriedState(context.name, context.extradata or b"", context.pix_fmt or "")
         self._nal_length_size = h264_length_size(context.extradata or b"")
@@ -247,7 +247,7 @@ def index_by_decoding(decoder: PictureDecoder) -> VideoIndex:
     order = {number: rank for rank, (number, _) in enumerate(shown)}
     if len(order) < len(shown):
         raise NeedsTranscoding(
-            f"{decoder.path} begins inside a GOP, and FFmpeg shows a picture twice for one that is missing (accepted: each picture once). "
+            f"{decoder.source} begins inside a GOP, and FFmpeg shows a picture twice for one that is missing (accepted: each picture once). "
             "Run `videokd prepare folder` to transcode it."
         )
     sequence = known.sequence or Sequence()
@@ -261,11 +261,11 @@ def index_by_decoding(decoder: PictureDecoder) -> VideoIndex:
     return collected.index("".join(types), [order[number] for number in sorted(order)], sequence)
 
 
-def index_video(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> VideoIndex:
+def index_video(path: Openable | Source, *, limits: Limits = DEFAULT_LIMITS) -> VideoIndex:
     """Indexes a file: from the packets' headers where they tell everything, otherwise by decoding it once.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads.
+        path: of a file, or bytes, or a file object; any container and codec that FFmpeg reads.
         limits: what to refuse.
 
     Returns:
@@ -279,11 +279,11 @@ def index_video(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
     return index
 
 
-def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
+def open_indexed(given: Openable | Source, *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:
     """Opens and indexes a file, and leaves it open at its first packet.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads.
+        given: path, bytes or file object; any container and codec that FFmpeg reads.
         limits: what to refuse.
 
     Returns:
@@ -292,26 +292,26 @@ def open_indexed(path: str | os.PathLike[str], *, limits: Limits) -> tuple[Pictu
     Raises:
         DecodeError: as for `index_video`.
     """
-    decoder = PictureDecoder(path, limits=limits)
+    decoder = PictureDecoder(given, limits=limits)
     try:
         index = index_from_headers(decoder)
         if index is None:
             decoder.reopen()
             index = index_by_decoding(decoder)
             decoder.reopen()
-        check_index(index, path, limits)
+        check_index(index, decoder.source, limits)
     except BaseException:
         decoder.close()
         raise
     return decoder, index
 
 
-def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits) -> None:
+def check_index(index: VideoIndex, source: Source, limits: Limits) -> None:
     """Checks that a video has frames to read and keeps the limits.
 
     Args:
         index: of the video.
-        path: of the video, for messages.
+        source: of the video, for messages.
         limits: what to refuse.
 
     Raises:
@@ -320,11 +320,11 @@ def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits)
     """
     if not index.num_frames:
         raise DecodeError(
-            f"{path} has no frame that can be decoded (accepted: a file with video). Check that it plays."
+            f"{source} has no frame that can be decoded (accepted: a file with video). Check that it plays."
         )
     if not index.anchors:
         raise NeedsTranscoding(
-            f"{path} shows no I-frame, so no chain of motion vectors starts in it: it was cut inside a GOP, or refreshes its pictures "
+            f"{source} shows no I-frame, so no chain of motion vectors starts in it: it was cut inside a GOP, or refreshes its pictures "
             "bit by bit (accepted: one I-frame or more). Run `videokd prepare folder` to transcode it."
         )
     longest = max(map(len, index.anchors))
@@ -336,5 +336,5 @@ def check_index(index: VideoIndex, path: str | os.PathLike[str], limits: Limits)
         too_much = ("reader_bytes", f"pictures that take {held} MiB to read (accepted: up to {accepted} MiB)")
     if too_much is not None:
         raise NeedsTranscoding(
-            f"{path} has {too_much[1]}. If the file is not damaged, open it with limits=Limits({too_much[0]}=…)."
+            f"{source} has {too_much[1]}. If the file is not damaged, open it with limits=Limits({too_much[0]}=…)."
         )

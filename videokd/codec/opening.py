@@ -1,7 +1,7 @@
 """Opens video files, for all readers: which files and container formats are accepted, and which video track is taken.
 
 FFmpeg also opens playlists, scripts, devices, pictures and network addresses, and some of these open other files. Here a path names
-one file, its container format must be on a list, and only that file is opened.
+one file, its container format must be on a list, and only that file is opened. Bytes and file objects are read by the same rules.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from av.stream import Disposition
 from videokd.bitstream.encryption import check_unencrypted
 from videokd.bitstream.file_signatures import what_it_is
 from videokd.bitstream.sample_tables import check_tables
+from videokd.bitstream.source import Openable, Source, SourceView, source_of
 from videokd.codec.index import DEFAULT_LIMITS, Limits
 from videokd.errors import DecodeError
 
@@ -40,26 +41,34 @@ _GAMES_AND_EARLY_MULTIMEDIA = (
 CONTAINERS = tuple(
     f"{_FILES_OF_TRACKS} {_SINGLE_TRACKS} {_ANIMATIONS_AND_CAMERAS} {_GAMES_AND_EARLY_MULTIMEDIA}".split()
 )
-_ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+_FORMATS = {"format_whitelist": ",".join(CONTAINERS)}
+# FFmpeg opens a path itself; what reads bytes and file objects is handed to it, and there is no protocol of the name "none"
+_ONLY_THIS_FILE, _NO_FILE = ({"protocol_whitelist": protocol} | _FORMATS for protocol in ("file", "none"))
 #: Titles and comments may not be UTF-8. PyAV 19 ignores that by itself, and has no such argument.
 _IGNORE_BAD_METADATA: dict[str, Any] = (
     {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
 
 
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """Checks that there is a file to read. A path is always the name of a file, even if it looks like a URL or an option.
+def check_source(given: Openable | Source) -> None:
+    """Checks that there is something to read. A path is always the name of a file, even if it looks like a URL or an option.
 
     Args:
-        path: of the file.
-
-    Returns:
-        The path.
+        given: path, bytes or file object.
 
     Raises:
+        ConfigError: it is none of these.
         DecodeError: it does not exist, is a directory, a pipe or a device, is empty, or cannot be read.
     """
-    path = Path(path)
+    source = source_of(given)
+    if source.path is not None:
+        _check_path(source.path)
+    with source.open() as file:
+        if not file.read(1):
+            raise DecodeError(f"{source} is empty (accepted: a video file). Copy or download it again.")
+
+
+def _check_path(path: Path) -> None:
     try:
         if path.is_dir():
             raise DecodeError(f"{path} is a directory (accepted: a video file). Name one of the files in it.")
@@ -68,23 +77,21 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         if not path.is_file():
             raise DecodeError(f"{path} is a pipe or a device (accepted: a video file). Write it to a file first.")
         with open(path, "rb") as file:
-            if not file.read(1):
-                raise DecodeError(f"{path} is empty (accepted: a video file). Copy or download it again.")
+            file.read(1)
     except (OSError, ValueError) as error:  # no permission, a name that is too long, a zero byte in it
         raise DecodeError(
             f"{path} cannot be opened: {reason(error)} (accepted: a video file). Check its name and permissions."
         ) from error
-    return path
 
 
-def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> tuple[Any, Any]:
-    """Opens a video file, and sets its decoder to one thread.
+def open_container(given: Openable | Source, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, Any]:
+    """Opens a video, and sets its decoder to one thread.
 
     One thread, because FFmpeg has a race in frame-threaded H.264 decoding with exported vectors: vectors are missing, different ones
     at each run, while the pictures are right. Decode several videos in parallel instead.
 
     Args:
-        path: of the file.
+        given: path, bytes or file object.
         limits: what to refuse.
 
     Returns:
@@ -94,21 +101,23 @@ def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
         DecodeError: FFmpeg cannot read the file, its format is not one of `CONTAINERS`, it holds no video, or its pictures are too
             large.
     """
-    path = check_path(path)
-    check_tables(path)
-    check_unencrypted(path)
+    source = source_of(given)
+    check_source(source)
+    check_tables(source)
+    check_unencrypted(source)
+    options = dict(_NO_FILE if source.path is None else _ONLY_THIS_FILE)
     try:
         container: Any = av.open(
-            _name_or_file(path), options=dict(_ONLY_THIS_FILE), timeout=limits.stall_seconds, **_IGNORE_BAD_METADATA
+            _name_or_file(source), options=options, timeout=limits.stall_seconds, **_IGNORE_BAD_METADATA
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise _refused(path, error) from error
+        raise _refused(source, error) from error
     try:
-        stream = _video_track(container, path)
+        stream = _video_track(container, source)
         context = stream.codec_context
         if max(context.width, context.height) > limits.side:
             raise DecodeError(
-                f"{path} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
+                f"{source} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
                 "If the file is not damaged, open it with limits=Limits(side=…)."
             )
     except BaseException:
@@ -121,9 +130,11 @@ def open_container(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
     return container, stream
 
 
-def _name_or_file(path: Path) -> Any:
-    """What PyAV opens: the absolute path, which FFmpeg never takes for a URL; the opened file if the path is not UTF-8."""
-    name = os.path.abspath(path)
+def _name_or_file(source: Source) -> Any:
+    """What PyAV opens: the absolute path, which FFmpeg never takes for a URL; the opened file if the path is not UTF-8, or none."""
+    if source.path is None:
+        return SourceView(source)
+    name = os.path.abspath(source.path)
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -131,7 +142,7 @@ def _name_or_file(path: Path) -> Any:
     return name
 
 
-def _video_track(container: Any, path: Path) -> Any:
+def _video_track(container: Any, source: Source) -> Any:
     """The video track to read: FFmpeg's choice (default tracks, then the highest bit rate), but never a cover picture."""
     tracks = [
         stream
@@ -143,26 +154,28 @@ def _video_track(container: Any, path: Path) -> Any:
         if any(stream.disposition & Disposition.attached_pic for stream in container.streams.video):
             kinds = kinds.replace("video", "a cover picture")
         raise DecodeError(
-            f"{path} has no video track that FFmpeg can decode; it holds {kinds} (accepted: a file with video). Check that it plays."
+            f"{source} has no video track that FFmpeg can decode; it holds {kinds} (accepted: a file with video). Check that it plays."
         )
     best = container.streams.best("video")
     return next((track for track in tracks if best is not None and track.index == best.index), tracks[0])
 
 
-def _refused(path: Path, error: Exception) -> DecodeError:
+def _refused(source: Source, error: Exception) -> DecodeError:
     """The error for a file that FFmpeg cannot open: what it is, if its first bytes tell; otherwise FFmpeg's reason."""
-    with open(path, "rb") as file:
+    with source.open() as file:
         found = what_it_is(file.read(4096))
     if found is not None:
         kind, advice = found
-        return DecodeError(f"{path} is {kind} (accepted: one video in one file, such as MP4, MKV, AVI or TS). {advice}")
+        return DecodeError(
+            f"{source} is {kind} (accepted: one video in one file, such as MP4, MKV, AVI or TS). {advice}"
+        )
     if isinstance(error, av.error.ArgumentError):  # FFmpeg's error for a format that is not on the list
         return DecodeError(
-            f"{path} is not in a container format of videos (accepted: MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, WMV, …). "
+            f"{source} is not in a container format of videos (accepted: MP4, MOV, MKV, WebM, AVI, TS, MPEG, FLV, WMV, …). "
             "If it plays, write it as one of these: `ffmpeg -i FILE video.mkv`."
         )
     return DecodeError(
-        f"{path} cannot be read as a video: {reason(error)} (accepted: any codec that FFmpeg reads). "
+        f"{source} cannot be read as a video: {reason(error)} (accepted: any codec that FFmpeg reads). "
         "Check that it plays, or copy it again."
     )
 

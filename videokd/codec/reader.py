@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from types import TracebackType
 
 import numpy as np
 
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.colours import Colours
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.cursor import Cursor, Decoded
@@ -38,7 +38,7 @@ class VideoReader:
     is read, the decoder skips the pictures, which is faster.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads.
+        path: of a file, or bytes, or a file object; any container and codec that FFmpeg reads.
         index: of this file, from a manifest; None: the file is scanned once.
         limits: what to refuse; None: the defaults of `Limits`.
 
@@ -47,9 +47,9 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, index: VideoIndex | None = None, limits: Limits | None = None
+        self, path: Openable | Source, *, index: VideoIndex | None = None, limits: Limits | None = None
     ) -> None:
-        self.path = path
+        self.source = source_of(path)
         self.index: VideoIndex
         self._closed = False
         self._colours = Colours()
@@ -57,16 +57,16 @@ class VideoReader:
         self._iframe: tuple[int, Decoded] | None = None
         limits = limits or Limits()
         if index is None:
-            self._decoder, self.index = open_indexed(path, limits=limits)
+            self._decoder, self.index = open_indexed(self.source, limits=limits)
         else:
-            check_index(index, path, limits)
-            self._decoder, self.index = PictureDecoder(path, limits=limits), index
+            check_index(index, self.source, limits)
+            self._decoder, self.index = PictureDecoder(self.source, limits=limits), index
         _keep_freed_memory(self.index)
 
     def __repr__(self) -> str:
         index, state = self.index, "closed" if self._closed else "exact" if self.exact else "not exact"
         return (
-            f"VideoReader({os.fspath(self.path)!r}: {self.codec}, {self.width}×{self.height}, {self.num_frames} frames in "
+            f"VideoReader({self.source.name!r}: {self.codec}, {self.width}×{self.height}, {self.num_frames} frames in "
             f"{index.duration_seconds:.2f} s, {len(self.gops)} GOPs, {state})"
         )
 
@@ -120,13 +120,13 @@ class VideoReader:
         wanted = self._check(streams)
         for name, number in (("gop", gop), ("position", position)):
             if not hasattr(number, "__index__"):
-                raise ConfigError(f"{self.path}: {name}={number!r:.40} (accepted: a whole number). Correct it.")
+                raise ConfigError(f"{self.source}: {name}={number!r:.40} (accepted: a whole number). Correct it.")
         if not 0 <= gop < len(self.gops):
-            raise ConfigError(f"{self.path}: gop={gop} (accepted: 0 to {len(self.gops) - 1}). See `videokd inspect`.")
+            raise ConfigError(f"{self.source}: gop={gop} (accepted: 0 to {len(self.gops) - 1}). See `videokd inspect`.")
         if not 0 <= position < self.gops[gop].num_positions:
             last = self.gops[gop].num_positions - 1
             raise ConfigError(
-                f"{self.path}: position={position} of GOP {gop} (accepted: 0 to {last}). See `videokd inspect`."
+                f"{self.source}: position={position} of GOP {gop} (accepted: 0 to {last}). See `videokd inspect`."
             )
         return self._read(gop, position, wanted, accumulate)
 
@@ -155,11 +155,11 @@ class VideoReader:
             raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}). Correct the names.")
         if wanted & _CHAINED and self.codec not in MOTION_CODECS:
             raise NeedsTranscoding(
-                f"{self.path} is {self.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
+                f"{self.source} is {self.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Run `videokd prepare folder` to transcode it."
             )
         if self._closed:
-            raise ConfigError(f"{self.path} is closed (accepted: an open reader). Read inside its `with` block.")
+            raise ConfigError(f"{self.source} is closed (accepted: an open reader). Read inside its `with` block.")
         return wanted
 
     def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
@@ -201,7 +201,7 @@ class VideoReader:
             self._cursor = None
             frame = self._decoder.decode_keyframe(self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
-            decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.path, number)
+            decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.source, number)
         self._iframe = (gop, decoded)
         return decoded
 
@@ -255,21 +255,25 @@ def _keep_freed_memory(index: VideoIndex) -> None:
 
 
 def open_video(
-    path: str | os.PathLike[str], *, index: VideoIndex | None = None, limits: Limits | None = None
+    path: Openable | Source, *, index: VideoIndex | None = None, limits: Limits | None = None
 ) -> VideoReader:
     """Opens a video to read its I-frames, motion and residuals; `videokd.open`.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads.
+        path: of a file, in any container and codec that FFmpeg reads; or the bytes of one; or a file object, which is anything
+            with `read` and `seek` that is open in binary mode, such as a file of fsspec. A file object is read from its first byte
+            and never closed; close it after the reader. While a reader is open, its position changes with each read.
         index: of this file, from a manifest; None: the file is scanned once.
         limits: what to refuse; None: the defaults of `videokd.codec.index.Limits`, which are pictures above 8192 pixels on a
             side, GOPs above 10,000 frames, and videos of which a reader would keep more than 1 GiB.
 
     Returns:
-        The reader; close it, or use it in a `with` block.
+        The reader; close it, or use it in a `with` block. It cannot be pickled: to read in another process, hand over the path or the
+        bytes, and `reader.index` so that nothing is scanned twice, and open it there. Processes and threads must not share a file object.
 
     Raises:
-        DecodeError: the file is missing, empty, cut short, damaged, not a video, or exceeds a limit.
+        DecodeError: the file is missing, empty, cut short, damaged, not a video, or exceeds a limit; or the file object cannot seek.
+        ConfigError: `path` is none of the three.
 
     >>> with videokd.open("clip.mp4") as video:            # doctest: +SKIP
     ...     streams = video.read(gop=3, position=5)

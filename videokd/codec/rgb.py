@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.colours import Colours
 from videokd.codec.container import PictureDecoder
 from videokd.codec.cursor import Decoded
@@ -21,7 +20,7 @@ Frames = npt.NDArray[np.uint8]
 
 
 def read_rgb(
-    path: str | os.PathLike[str],
+    path: Openable | Source,
     frame_numbers: Sequence[int],
     *,
     index: VideoIndex | None = None,
@@ -30,7 +29,7 @@ def read_rgb(
     """Reads frames of a video by their numbers.
 
     Args:
-        path: the video.
+        path: of the video, or bytes, or a file object.
         frame_numbers: T numbers in display order, from 0, as in `Gop.frame_numbers`; in any order, repeated or not.
         index: of this file, from a manifest or an open reader; None: the file is scanned once.
         limits: what to refuse, as in `open_video`.
@@ -41,20 +40,20 @@ def read_rgb(
     Raises:
         DecodeError: the file cannot be read, or has no frame of one of the numbers.
     """
-    path, limits = Path(path), limits or Limits()
+    source, limits = source_of(path), limits or Limits()
     if not len(frame_numbers) or min(frame_numbers) < 0:
         raise DecodeError(
-            f"{path}: frames {list(frame_numbers)} (accepted: one or more numbers from 0 on). Correct them."
+            f"{source}: frames {list(frame_numbers)} (accepted: one or more numbers from 0 on). Correct them."
         )
     if index is None:
-        decoder, index = open_indexed(path, limits=limits)
+        decoder, index = open_indexed(source, limits=limits)
     else:
-        check_index(index, path, limits)
-        decoder = PictureDecoder(path, limits=limits)
+        check_index(index, source, limits)
+        decoder = PictureDecoder(source, limits=limits)
     try:
         if max(frame_numbers) >= index.num_frames:
             raise DecodeError(
-                f"{path} has no frame {max(frame_numbers)} (accepted: 0 to {index.num_frames - 1}). See `videokd inspect`."
+                f"{source} has no frame {max(frame_numbers)} (accepted: 0 to {index.num_frames - 1}). See `videokd inspect`."
             )
         found = _decode_frames(decoder, index, sorted(set(frame_numbers)))
     finally:
@@ -77,11 +76,11 @@ def _decode_frames(decoder: PictureDecoder, index: VideoIndex, numbers: list[int
             packet, frame = next(frames, (-1, None))
             if frame is None:
                 raise DecodeError(
-                    f"{decoder.path}: frame {number} cannot be decoded. Copy the file again, or repair it."
+                    f"{decoder.source}: frame {number} cannot be decoded. Copy the file again, or repair it."
                 )
             shown = wanted.get(packet)
             if shown is not None and shown not in found:
-                found[shown] = Decoded(frame, colours, size, decoder.path, shown).image()
+                found[shown] = Decoded(frame, colours, size, decoder.source, shown).image()
         key = max(key, start)
     return found
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import torch
 
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.datasets.view import apply_crops, central_crop, first_position_of, read_pictures, sample_positions
@@ -49,7 +50,7 @@ class Prediction:
     """What the students predict of one video.
 
     Args:
-        path: of the video.
+        path: of the video, or the name of a file object, or "<bytes>".
         labels: the most probable first.
         seconds: {"transcode", "read", "network"}: the time each step took; 0 for transcoding where the file needed none.
         exits: {student: the exit it stopped at}, "deepest" for the whole network; empty without a threshold.
@@ -62,7 +63,7 @@ class Prediction:
 
 
 def predict(
-    path: str | os.PathLike[str],
+    path: Openable | Source,
     students: Students | str | os.PathLike[str],
     *,
     top: int = 5,
@@ -73,7 +74,7 @@ def predict(
     """Names the action in one video.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads.
+        path: of a file, or bytes, or a file object, as for `videokd.open`.
         students: from `videokd.load_students`; what they compute on and in follows from them (`students.to("cuda")`,
             `students.half()`). Or the folder, which is then loaded at each call.
         top: how many labels.
@@ -93,7 +94,8 @@ def predict(
             raise ConfigError(f"{name} is {number!r:.40} (accepted: a whole number, 1 to {most}). Correct the setting.")
     if not isinstance(students, Students):
         students = load_students(students)
-    streams, seconds = read_streams(path, students, num_segments=num_segments, transcode=transcode)
+    source = source_of(path)
+    streams, seconds = read_streams(source, students, num_segments=num_segments, transcode=transcode)
     started = time.perf_counter()
     device = next(students.parameters()).device
     exits: dict[str, tuple[str, ...]] = {}
@@ -104,18 +106,18 @@ def predict(
         else:
             logits, exits = students.eval().early_logits(streams, threshold=exit_threshold)
     logits = {name: values.float() for name, values in logits.items()}
-    check_logits(logits, video_ids=[str(path)])
+    check_logits(logits, video_ids=[str(source)])
     fused = fuse(logits, students.weights, space=students.space)[0].softmax(0).cpu()  # type: ignore[arg-type]
     seconds["network"] = time.perf_counter() - started
     best = fused.topk(min(top, len(students.class_names)))
     labels = tuple(
         RankedLabel(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)
     )
-    return Prediction(str(path), labels, seconds, {name: exit for name, (exit,) in exits.items()})
+    return Prediction(str(source), labels, seconds, {name: exit for name, (exit,) in exits.items()})
 
 
 def read_streams(
-    path: str | os.PathLike[str],
+    path: Openable | Source,
     students: Students,
     *,
     num_segments: int | None = None,
@@ -126,17 +128,17 @@ def read_streams(
     Returns:
         {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds.
     """
-    started = time.perf_counter()
+    started, source = time.perf_counter(), source_of(path)
     num_segments = num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS)
     if transcode not in get_args(Transcode):
         raise ConfigError(f"transcode {transcode!r} (accepted: {', '.join(get_args(Transcode))}). Choose one of these.")
-    streams = None if transcode == "always" else _read_untranscoded(path, students, num_segments, transcode)
+    streams = None if transcode == "always" else _read_untranscoded(source, students, num_segments, transcode)
     if streams is not None:
         return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
     with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
         target = Path(folder) / "clip.mp4"
         form = TrainingForm.from_settings(students.encoding)
-        write_transcoded(Path(path), target, form.encoding_for(form_of(path).frame_rate))
+        write_transcoded(source, target, form.encoding_for(form_of(source).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
             streams = _cropped_streams(video, students, num_segments=num_segments)
@@ -144,24 +146,24 @@ def read_streams(
 
 
 def _read_untranscoded(
-    path: str | os.PathLike[str], students: Students, num_segments: int, transcode: Transcode
+    source: Source, students: Students, num_segments: int, transcode: Transcode
 ) -> dict[str, torch.Tensor] | None:
     """{stream: uint8 [1, S, C, H, W]}; None where the file must be transcoded first."""
     if transcode == "auto":
         try:
             as_in_training = TrainingForm.from_settings(students.encoding)
-            if as_in_training.differences(form_of(path)):
+            if as_in_training.differences(form_of(source)):
                 return None
-            with open_video(path) as video:
+            with open_video(source) as video:
                 if as_in_training.gop_differences(video.index):
                     return None
                 return _cropped_streams(video, students, num_segments=num_segments)
         except DecodeError:  # a file that cannot be read at random places may still play; if not, transcoding says why
             return None
-    with open_video(path) as video:
+    with open_video(source) as video:
         if video.codec not in MOTION_CODECS and first_position_of(students.streams):
             raise DecodeError(
-                f"{video.path} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
+                f"{video.source} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Pass `--transcode auto`."
             )
         return _cropped_streams(video, students, num_segments=num_segments)

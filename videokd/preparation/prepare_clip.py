@@ -13,7 +13,7 @@ from typing import Any
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
-from videokd.codec.opening import check_path
+from videokd.codec.opening import check_source
 from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Clip
 from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
@@ -67,7 +67,7 @@ def prepare_clip(task: ClipTask) -> RowValues:
         raise DecodeError(
             f"{task.source}: no such file. It was removed after the folder was listed, or is a broken link."
         )
-    check_path(task.source)
+    check_source(task.source)
     try:
         inputs = _inputs_of(task)
         values = (_kept(task) if task.keep else None) or _transcoded(task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,6 +11,7 @@ import av
 
 from videokd.bitstream.frame_rate import RateMeter
 from videokd.bitstream.orientation import Orientation, orientation_of
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.opening import open_container, reason
@@ -45,28 +45,29 @@ class FileForm:
     frame_rate: float
 
 
-def form_of(path: str | os.PathLike[str]) -> FileForm:
+def form_of(path: Openable | Source) -> FileForm:
     """Reads how a file is encoded; all packets are read, but only the first picture is decoded.
 
     Args:
-        path: of the video.
+        path: of the video, or bytes, or a file object.
 
     Raises:
         DecodeError: the file cannot be read, its first picture cannot be decoded, or is rotated by an angle that is not a quarter
             turn.
     """
-    container, stream = open_container(path)
+    source = source_of(path)
+    container, stream = open_container(source)
     with container:
         try:
             frame, rate = _first_picture_and_rate(container, stream)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise DecodeError(f"{path} cannot be decoded: {reason(error)}. Check that it plays.") from error
+            raise DecodeError(f"{source} cannot be decoded: {reason(error)}. Check that it plays.") from error
         if frame is None:
-            raise DecodeError(f"{path} has no picture that can be decoded. Check that it plays.")
+            raise DecodeError(f"{source} has no picture that can be decoded. Check that it plays.")
         try:
             orientation = orientation_of(frame)
         except DecodeError as error:
-            raise DecodeError(f"{path}: {error}") from error
+            raise DecodeError(f"{source}: {error}") from error
         return FileForm(
             codec=stream.codec_context.name,
             width=frame.width,

@@ -20,6 +20,7 @@ from videokd.bitstream.completeness import PacketCheck
 from videokd.bitstream.frame_rate import RateMeter, longest_gap, rate_of
 from videokd.bitstream.orientation import orientation_of
 from videokd.bitstream.picture_types import picture_type
+from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DataError, DecodeError
 from videokd.files import written_whole
@@ -48,14 +49,14 @@ class SourceForm:
         return len(self.types)
 
 
-def transcode(source: Path | str, target: Path | str, encoding: Encoding | None = None) -> SourceForm:
+def transcode(source: Openable | Source, target: Path | str, encoding: Encoding | None = None) -> SourceForm:
     """Transcodes a video into the training form; the same input gives the same bytes.
 
     Every picture is kept, in display order, unless `encoding.resample` is set. Sound is dropped; rotation and pixel aspect are
     applied. The target gets its name only when it is complete.
 
     Args:
-        source: any file that FFmpeg reads.
+        source: path, bytes or file object; any file that FFmpeg reads.
         target: the MP4 to write; its folder is made if it is missing.
         encoding: how pictures are encoded; None: the defaults.
 
@@ -67,16 +68,21 @@ def transcode(source: Path | str, target: Path | str, encoding: Encoding | None 
         DataError: the target cannot be written, or is the source.
     """
     encoding = encoding or Encoding()
-    source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    container, stream = open_container(source)
+    origin, target = _absolute(source), Path(os.path.abspath(target))
+    container, stream = open_container(origin)
     with container:
-        if target.exists() and target.samefile(source):
+        if origin.path is not None and target.exists() and target.samefile(origin.path):
             raise DataError(f"{target}: source and target are the same file. Give the target another name or folder.")
-        return _transcode_opened(source, container, stream, target, encoding)
+        return _transcode_opened(origin, container, stream, target, encoding)
+
+
+def _absolute(source: Openable | Source) -> Source:
+    """A path as an absolute one, which messages show."""
+    return source_of(os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else source)
 
 
 def _transcode_opened(
-    source: Path, container: Any, stream: VideoStream, target: Path, encoding: Encoding
+    source: Source, container: Any, stream: VideoStream, target: Path, encoding: Encoding
 ) -> SourceForm:
     """Transcodes an open file."""
     with written_whole(target) as temporary:
@@ -167,7 +173,7 @@ def encode(
             return writer.finish()
 
 
-def _decoded_pictures(container: Any, stream: VideoStream, source: Path, meter: RateMeter) -> Iterator[VideoFrame]:
+def _decoded_pictures(container: Any, stream: VideoStream, source: Source, meter: RateMeter) -> Iterator[VideoFrame]:
     """Every picture in display order; DecodeError with the path and the picture if FFmpeg notices damage."""
     check, count = PacketCheck(source, container, stream), 0
     try:
@@ -189,14 +195,14 @@ def _decoded_pictures(container: Any, stream: VideoStream, source: Path, meter: 
         raise _damaged(source, count, reason(error)) from error
 
 
-def _undamaged(frame: VideoFrame, source: Path, count: int) -> VideoFrame:
+def _undamaged(frame: VideoFrame, source: Source, count: int) -> VideoFrame:
     """The same picture, or DecodeError if FFmpeg flags it as incomplete."""
     if frame.is_corrupt:
         raise _damaged(source, count, "the picture is incomplete")
     return frame
 
 
-def _damaged(source: Path, count: int, cause: str) -> DecodeError:
+def _damaged(source: Source, count: int, cause: str) -> DecodeError:
     return DecodeError(
         f"{source}: decoding stopped after {count} pictures ({cause}). Damaged or cut off: fetch it again."
     )
