@@ -19,7 +19,7 @@ def test_every_network_is_compiled_once_for_training_and_not_for_validation(
 ) -> None:
     """Traced as for any backend, but not translated, which would take minutes; with a limit that two students exceed."""
     plain = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend="eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode=None: plain(self, backend="eager"))
     found: list[int] = []
     validate = loop.validate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from tests.recipes.test_verbs import refused
 from tests.small_runs import STUDENTS, TINY
 from videokd.__main__ import main
+from videokd.models.students import Students
 from videokd.runs.checkpoint import load_checkpoint
 from videokd.training import loop
 from videokd.training.update import Update
@@ -98,3 +100,45 @@ def test_clips_that_do_not_fit_one_by_one(
     raise_in_call(monkeypatch, Update, "_backward", call=1)
     line = refused(capsys, *command, *TINY, "--optim.accumulate=64")
     assert "A single clip is too large" in line
+
+
+def test_evaluate_keeps_what_is_scored(
+    prepared: Path,
+    teacher_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(teacher_runs["motion"], run, ignore=shutil.ignore_patterns("results*", "scores*"))
+    command = ["evaluate", str(run), "--views=quick", "--workers=0", "--timed_videos=0", "--pictures=0"]
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, Students, "logits", call=2)
+        line = refused(capsys, *command, "--batch_size=2")
+    assert (
+        "out of memory on the GPU: batch_size 2, views quick, precision fp32. Videos that are scored are kept." in line
+    )
+    assert f"Run `videokd evaluate {run}` with `--batch_size 1`" in line
+    assert main([*command, "--batch_size=1"]) == 0
+    assert "resumes after 2 of 9 videos" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, Students, "logits", call=1)
+        (run / "results.json").unlink()
+        assert "pass fewer `--num_segments`" in refused(capsys, *command, "--batch_size=1")
+
+
+def test_predictions_before_one_that_finds_no_memory_are_printed(
+    clips: Path,
+    teacher_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["export", str(teacher_runs["motion"]), f"--out={tmp_path / 'students'}"]) == 0
+    files = sorted(map(str, clips.rglob("*.mp4")))[:2]
+    raise_in_call(monkeypatch, Students, "logits", call=2)
+    capsys.readouterr()
+    assert main(["predict", *files, f"--students={tmp_path / 'students'}", "--num_segments=4", "--format=json"]) == 2
+    printed, line = capsys.readouterr()
+    assert [each["path"] for each in json.loads(printed)] == files[:1]
+    assert f"out of memory on the GPU: {files[1]} in 4 segments. Pass fewer: `--num_segments 2`" in line

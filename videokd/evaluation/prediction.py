@@ -23,6 +23,7 @@ from videokd.files import csv_text
 from videokd.models.onnx_file import random_videos
 from videokd.models.students import Students
 from videokd.models.students_file import load_students
+from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.training.validate import check_logits
 from videokd.transcoding.training_form import TrainingForm, form_of
 from videokd.transcoding.transcode import transcode as write_transcoded
@@ -87,7 +88,7 @@ def predict(
     Raises:
         DecodeError: the file cannot be read.
         DataError: the video has no P-frame.
-        ConfigError: a number is out of range, or there is a threshold and the students have no exits.
+        ConfigError: a number is out of range, there is a threshold and the students have no exits, or the GPU's memory is too small.
     """
     for name, number, most in (("top", top, 10**9), ("num_segments", num_segments, 1000)):
         if number is not None and not (isinstance(number, int) and 1 <= number <= most):
@@ -99,7 +100,9 @@ def predict(
     started = time.perf_counter()
     device = next(students.parameters()).device
     exits: dict[str, tuple[str, ...]] = {}
-    with torch.no_grad():
+    segments = next(iter(streams.values())).shape[1]
+    too_large = f"{source} in {segments} segments. Pass fewer: `--num_segments {max(segments // 2, 1)}`; in Python `num_segments=`."
+    with torch.no_grad(), out_of_memory_in_a_line(lambda: too_large):
         streams = {name: values.to(device) for name, values in streams.items()}
         if exit_threshold is None:
             logits = students.eval().logits(streams)

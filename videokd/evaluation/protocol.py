@@ -355,9 +355,7 @@ def score(
 def one_video(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:
     """One video's views side by side: {input: uint8 [V, S, C, H, W]}."""
     streams = collate([dataset[0]]).to(device).streams
-    return {
-        name: rearrange(values, "1 (v s) c h w -> v s c h w", v=dataset.num_views) for name, values in streams.items()
-    }
+    return {key: rearrange(each, "1 (v s) c h w -> v s c h w", v=dataset.num_views) for key, each in streams.items()}
 
 
 def latency_of(

@@ -26,6 +26,7 @@ from videokd.evaluation.protocol import (
 from videokd.evaluation.results import Results, ScoredPart, results_name, versions_now
 from videokd.messages import say
 from videokd.runs.device import Precision, pick_device, pick_precision
+from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.runs.run_folder import check_same_classes, load_run
 from videokd.runs.run_settings import Distill, Teach
 from videokd.runs.settings import Device, PrecisionName
@@ -90,7 +91,7 @@ class Evaluate:
 def evaluate(settings: Evaluate, *, command: str) -> Results:
     """Evaluates every network of a run, and all of them fused; returns what results.json holds."""
     precision = pick_precision(settings.precision, pick_device(settings.device))
-    with precision.in_effect():
+    with precision.in_effect(), out_of_memory_in_a_line(lambda: _too_large(settings, precision)):
         return _evaluate(settings, precision, command=command)
 
 
@@ -138,6 +139,14 @@ def _evaluate(settings: Evaluate, precision: Precision, *, command: str) -> Resu
     partial.remove()
     say_accuracies(results)
     return results
+
+
+def _too_large(settings: Evaluate, precision: Precision) -> str:
+    """What a GPU's memory was too small for, and what to change."""
+    found = f"batch_size {settings.batch_size}, views {settings.views}, precision {precision.name}. Videos that are scored are kept."
+    if settings.batch_size == 1:
+        return f"{found} A single video is too large: pass fewer `--num_segments`, or `--views quick`."
+    return f"{found} Run `videokd evaluate {settings.run}` with `--batch_size {settings.batch_size // 2}`."
 
 
 def evaluate_after_training(settings: Teach | Distill) -> None:

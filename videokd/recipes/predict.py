@@ -8,7 +8,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from videokd.errors import DataError, DecodeError
+from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.evaluation.prediction import Transcode, predict, prediction_lines
 from videokd.messages import give, say
 from videokd.models.students_file import load_students
@@ -66,6 +66,10 @@ def main(arguments: Sequence[str]) -> None:
             predictions.append(prediction)
         except (DecodeError, DataError) as error:
             failures.append(error)
+        except ConfigError:  # such as too little memory: what is predicted is not lost
+            if predictions:
+                give(prediction_lines(predictions, layout=settings.format))
+            raise
     give(prediction_lines(predictions, layout=settings.format))
     if len(settings.files) == len(failures) == 1:
         raise failures[0]

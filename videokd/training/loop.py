@@ -127,8 +127,11 @@ def _end_epoch(
 ) -> None:
     """Validates the epoch that the last step ended, keeps its weights where they are the best, and saves."""
     recorder.flush()
+    piece = -(-session.ranks.share(clips.batch_size) // optim.accumulate)
     with state.averaged(), _uncompiled() if optim.compile else nullcontext():
-        validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
+        validation = validate(
+            state.students, clips.held_out, session.precision, workers=clips.workers, most_clips=piece
+        )
         state.end_epoch(validation, patience=optim.early_stop, ranks=session.ranks)
     progress = state.progress
     recorder.epoch(progress.step - 1, len(progress.history) - 1, optim.epochs, validation)

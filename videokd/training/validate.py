@@ -19,13 +19,28 @@ _EVALUATION_BATCH = 16
 
 
 def validate(
-    students: Students, held_out: ClipDataset | None, precision: Precision, *, workers: int
+    students: Students,
+    held_out: ClipDataset | None,
+    precision: Precision,
+    *,
+    workers: int,
+    most_clips: int = _EVALUATION_BATCH,
 ) -> dict[str, float]:
-    """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions."""
+    """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions.
+
+    Args:
+        students: on the device of `precision`.
+        held_out: the clips; None where nothing is held out.
+        precision: number format and device.
+        workers: processes that load clips.
+        most_clips: as many as fit into the memory in training fit in validation too.
+    """
     if held_out is None:
         return {}
     hits: dict[str, int] = {}
-    batches = evaluation_batches(held_out, batch_size=_EVALUATION_BATCH, workers=workers, device=precision.device)
+    batches = evaluation_batches(
+        held_out, batch_size=min(most_clips, _EVALUATION_BATCH), workers=workers, device=precision.device
+    )
     for logits, label in predict_batches(students, batches, precision):
         for name, values in logits.items():
             hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
