@@ -143,7 +143,10 @@ class Ranks:
         True
         """
         mixed = np.random.SeedSequence((seed, step, self.rank)).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0]))
+        torch.default_generator.manual_seed(int(mixed[0]))
+        # not torch.manual_seed, which without a CUDA device formats the stack each time, to have a traceback if there should be one
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed(int(mixed[0]))
 
     def barrier(self) -> None:
         """Waits until every rank is here."""
