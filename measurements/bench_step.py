@@ -35,7 +35,7 @@ from videokd.distill.objective import Objective
 from videokd.models.backbone import Network, channels_last
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
-from videokd.models.teachers import Teachers
+from videokd.models.teachers import Teachers, keep_weights_in
 from videokd.runs.device import Precision, pick_device
 from videokd.runs.ranks import Ranks
 from videokd.runs.settings import OptimSettings
@@ -155,6 +155,8 @@ class Bench:
         self._given, self._compiled = given, compiled
         self.precision, self.batch = precision, batch.to(precision.device)
         self.target = target_of(given, precision.device, compiled=compiled)
+        for network in self.target.networks:
+            keep_weights_in(network, precision.dtype)
 
     def teachers_forward(self) -> None:
         """Only the teachers' target."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from bench_step import Bench, Step, batch_of
 from gpu_check_runs import Scale, TimedStep
 from videokd.runs.device import Precision
 
-Name = Literal["fp32", "bf16", "fp16"]
+Name = Literal["fp32", "tf32", "bf16", "fp16"]
 STEPS_IN_A_ROW = 20
 
 
@@ -34,32 +34,47 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
     def step(precision: Name = "bf16", *, compiled: bool = False) -> Step:
         return Bench(given, on_device, Precision(precision, device), compiled=compiled).step(3, taught=True)
 
-    timed("fp32", step("fp32"))
-    with tf32(True):
-        timed("fp32, TF32 allowed", step("fp32"))
-    timed("bf16", step())
-    if scale.half == "fp16":
-        timed("fp16", step("fp16"))
-    with cudnn_benchmark(True):
-        timed("bf16, cudnn.benchmark", step())
-    contiguous = step()
-    for module in (contiguous.update._students, *contiguous.target.networks):  # type: ignore[union-attr]
-        module.to(memory_format=torch.contiguous_format)
-    timed("bf16, filters not channels last", contiguous)
-    fused = step()
-    fused.update._optimizers = {
-        only: torch.optim.AdamW(optimizer.param_groups, fused=True)
-        for only, optimizer in fused.update._optimizers.items()
-    }
-    timed("bf16, fused AdamW", fused)
-    halved = step()
-    for network in halved.target.networks:  # type: ignore[union-attr]
-        network.to(torch.bfloat16)
-    timed("bf16, teachers kept in bf16", halved)
-    if scale.device == "cuda":
-        timed.in_a_row(step())
-        timed("bf16, compiled", step(compiled=True))
+    on_cuda: Sequence[Name] = ("fp32", "tf32", "bf16", "fp16")
+    on_cpu: Sequence[Name] = ("fp32", "bf16")
+    names = on_cuda if scale.device == "cuda" else on_cpu
+    with cudnn_benchmark(True):  # as in a training
+        for name in names:
+            with Precision(name, device).in_effect():
+                timed(name, step(name))
+        for name, change in CHANGES.items():
+            changed = step()
+            change(changed)
+            timed(f"bf16, {name}", changed)
+        if scale.device == "cuda":
+            timed.in_a_row(step())
+            timed("bf16, compiled", step(compiled=True))
+    with cudnn_benchmark(False):
+        timed("bf16, cuDNN does not try its algorithms", step())
     return timed.found
+
+
+def _not_channels_last(step: Step) -> None:
+    for module in (step.update._students, *step.target.networks):  # type: ignore[union-attr]
+        module.to(memory_format=torch.contiguous_format)
+
+
+def _optimizer_of_many_kernels(step: Step) -> None:
+    optimizers = step.update._optimizers
+    for only, optimizer in optimizers.items():
+        optimizers[only] = torch.optim.AdamW(optimizer.param_groups, foreach=False, fused=False)
+
+
+def _teachers_in_float32(step: Step) -> None:
+    for network in step.target.networks:  # type: ignore[union-attr]
+        network.float()
+
+
+#: What is switched off, one at a time.
+CHANGES: Mapping[str, Callable[[Step], None]] = {
+    "filters not channels last": _not_channels_last,
+    "an optimizer of many kernels": _optimizer_of_many_kernels,
+    "teachers' weights in float32": _teachers_in_float32,
+}
 
 
 class _Timed:
@@ -106,17 +121,6 @@ class _Timed:
     def _keep(self, name: str, seconds: float) -> None:
         self.found[name] = round(1000 * seconds, 2)
         print(f"    {1000 * seconds:8.2f} ms  {name}", flush=True)
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 convolutions and products may use TF32 while it lasts."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager
