@@ -336,6 +336,7 @@ def main() -> None:
     given = arguments()
     device = pick_device(given.device)
     precisions = precisions_of(given, device)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as in a training
     measured = {}
     for compiled in (False, True) if given.compiled else (False,):
         for precision in precisions:

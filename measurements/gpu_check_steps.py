@@ -41,10 +41,10 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
         for name in names:
             with Precision(name, device).in_effect():
                 timed(name, step(name))
-        for name, change in CHANGES.items():
-            changed = step()
-            change(changed)
-            timed(f"bf16, {name}", changed)
+        for changed, change in CHANGES.items():
+            other = step()
+            change(other)
+            timed(f"bf16, {changed}", other)
         if scale.device == "cuda":
             timed.in_a_row(step())
             timed("bf16, compiled", step(compiled=True))
