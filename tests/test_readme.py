@@ -6,8 +6,10 @@ import re
 import runpy
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.small_runs import TINY
@@ -104,3 +106,25 @@ def test_few_labels_as_written(
     printed = capsys.readouterr().err
     for run in ("teacher", "student"):
         assert re.search(rf"^{run}: iframe: top-1 \d+\.\d% \(.*chance \d+\.\d%$", printed, re.MULTILINE), printed
+
+
+def test_the_page_on_raw_vectors_runs_as_written(
+    make_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(make_clip("mpeg4", num_frames=24, step=(4, -2)), tmp_path / "clip.mp4")
+    page = (ROOT / "docs" / "raw-vectors.md").read_text(encoding="utf-8")
+    listing, table = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "page.py").write_text(listing)
+    runpy.run_path("page.py")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 24
+    assert re.fullmatch(r"0 0\.0 I 0", lines[0])
+    (tmp_path / "page.py").write_text(table)
+    found = runpy.run_path("page.py")
+    assert found["table"].shape == (len(found["frame"].vectors), 10)
+    assert found["table"][:, 3].tolist() == found["frame"].vectors["src_x"].tolist()
+    assert found["field"].shape == (6, 8, 2)
+    assert np.abs(np.median(found["field"][1:5, 1:7], axis=(0, 1)) - (4, -2)).max() <= 0.5  # right and up
+    for name in found["COLUMNS"]:
+        assert f"`{name}`" in page

@@ -120,7 +120,9 @@ def stream_and_size(key: str, *, main_size: int) -> tuple[str, int]:
 def _describe(value: object) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None:
-        return f"{str(getattr(value, 'dtype', '')).removeprefix('torch.')}{list(shape)}"
+        dtype = getattr(value, "dtype", "")
+        kind = "struct" if getattr(dtype, "names", None) else str(dtype).removeprefix("torch.")
+        return f"{kind}{list(shape)}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_describe(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple) and len(value) > 6:
@@ -177,6 +179,26 @@ class Streams(_ShapesInRepr):
     motion: npt.NDArray[np.int16] | None = None
     residual: npt.NDArray[np.int16] | None = None
     valid: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Frame(_ShapesInRepr):
+    """One frame of a video, as `VideoReader.frames` gives it.
+
+    Args:
+        number: in display order, from 0.
+        seconds: when it is shown; the first frame at 0.
+        type: I, P, B, or S (MPEG-4: a P-frame with global motion compensation).
+        vectors: structured [N] of FFmpeg's fields, one a block and reference (docs/raw-vectors.md); N is 0 for an I-frame. None if not asked
+            for.
+        picture: uint8 [H, W, 3], RGB; None if not asked for.
+    """
+
+    number: int
+    seconds: float
+    type: str
+    vectors: npt.NDArray[np.void] | None = None
+    picture: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,7 @@ from videokd.codec.residual import difference, gather
 from videokd.errors import DecodeError, NeedsTranscoding
 
 #: Frames that may wait for a frame that the decoder gives later; no codec here reorders more than 16.
-_MOST_PENDING = 64
+MOST_PENDING = 64
 #: Packets before the next GOP that are faster to decode than to skip: seeking takes about as long as decoding one packet.
 _CHEAPER_THAN_SEEKING = 2
 
@@ -168,7 +168,7 @@ class Cursor:
                     f"{self._source}: frame {shown} cannot be decoded. Copy the file again, or repair it."
                 )
             self._pending[number] = frame
-            if len(self._pending) > _MOST_PENDING:
+            if len(self._pending) > MOST_PENDING:
                 raise NeedsTranscoding(f"{self._source}: the decoder never outputs frame {shown}. Transcode the file.")
         return Decoded(self._pending.pop(packet), self._colours, self._size, self._source, shown)
 

@@ -104,6 +104,17 @@ class VideoIndex:
         """The last keyframe at or before a packet, as its number in `keyframes`."""
         return max(bisect_right(self._key_packets, packet) - 1, 0)
 
+    def keyframe_for(self, number: int) -> int:
+        """The keyframe to decode from, as its number in `keyframes`, for a frame that is named by its number in display order.
+
+        B-frames that are shown before a keyframe may need the one before it.
+        """
+        packet = self.packets[number]
+        key = self.start_of(packet)
+        while key > 0 and number < self.frame_numbers[self.keyframes[key][0]]:
+            key -= 1
+        return key
+
     @cached_property
     def _key_packets(self) -> list[int]:
         return [key[0] for key in self.keyframes]

@@ -12,12 +12,13 @@ from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.colours import Colours
 from videokd.codec.container import MOTION_CODECS, PictureDecoder
 from videokd.codec.cursor import Cursor, Decoded
+from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexing import check_index, open_indexed
 from videokd.codec.motion import Follower, motion_of_chain, motion_of_frame
 from videokd.codec.residual import difference
 from videokd.errors import ConfigError, NeedsTranscoding
-from videokd.types import Gop, Streams
+from videokd.types import Frame, Gop, Streams
 
 READABLE = ("iframe", "motion", "residual", "frame")
 _DEFAULT = ("iframe", "motion", "residual")
@@ -55,6 +56,7 @@ class VideoReader:
         self._colours = Colours()
         self._cursor: Cursor | None = None
         self._iframe: tuple[int, Decoded] | None = None
+        self._turn: object = None  # whose turn it is to move the decoder, while frames are read
         limits = limits or Limits()
         if index is None:
             self._decoder, self.index = open_indexed(self.source, limits=limits)
@@ -97,7 +99,7 @@ class VideoReader:
     def close(self) -> None:
         """Closes the file; reading from a closed reader raises ConfigError."""
         self._closed = True
-        self._cursor = self._iframe = None
+        self._cursor = self._iframe = self._turn = None
         self._decoder.close()
 
     def read(self, *, gop: int, position: int, streams: tuple[str, ...] = _DEFAULT, accumulate: bool = True) -> Streams:
@@ -148,6 +150,38 @@ class VideoReader:
             for position in range(gop.num_positions):
                 yield self._read(gop.index, position, wanted, accumulate)
 
+    def frames(self, *, vectors: bool = True, pictures: bool = False) -> Iterator[Frame]:
+        """Reads every frame in display order, B-frames included, with its motion vectors as FFmpeg exports them.
+
+        As long as no pictures are read, the decoder skips them, which is faster. `read` may be called in between: decoding then
+        starts again at the keyframe before the next frame.
+
+        Args:
+            vectors: whether to give motion vectors.
+            pictures: whether to give the decoded pictures, RGB.
+
+        Yields:
+            Each frame; its arrays belong to the caller.
+
+        Raises:
+            ConfigError: the reader is closed.
+            NeedsTranscoding: the codec exports no motion vectors, and they were asked for.
+            DecodeError: the file is damaged.
+        """
+        number = 0
+        while number < self.num_frames:
+            self._check(("motion",) if vectors else ("frame",))
+            self._decoder.set_output(pictures=pictures or self.index.in_order_only)
+            self._cursor = None
+            turn = self._turn = object()
+            for frame in decode_frames(
+                self._decoder, self.index, self._colours, first=number, vectors=vectors, pictures=pictures
+            ):
+                yield frame
+                number += 1
+                if self._turn is not turn:
+                    break
+
     def _check(self, streams: tuple[str, ...]) -> frozenset[str]:
         wanted = frozenset(streams)
         if not wanted or not wanted.issubset(READABLE):
@@ -163,6 +197,7 @@ class VideoReader:
         return wanted
 
     def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
+        self._turn = None
         try:
             # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
             pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)

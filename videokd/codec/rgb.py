@@ -69,7 +69,7 @@ def _decode_frames(decoder: PictureDecoder, index: VideoIndex, numbers: list[int
     key = -1
     frames: Iterator[tuple[int, Any]] = iter(())
     for number in numbers:
-        start = _keyframe_for(index, number)
+        start = index.keyframe_for(number)
         if number not in found and (key < 0 or (start > key + 1 and decoder.seeks)):
             key, frames = start, decoder.decode_from(index, start, also=frozenset(wanted))
         while number not in found:
@@ -83,12 +83,3 @@ def _decode_frames(decoder: PictureDecoder, index: VideoIndex, numbers: list[int
                 found[shown] = Decoded(frame, colours, size, decoder.source, shown).image()
         key = max(key, start)
     return found
-
-
-def _keyframe_for(index: VideoIndex, number: int) -> int:
-    """The keyframe to start from, as its number in `keyframes`: B-frames shown before a keyframe may need the one before it."""
-    packet = index.packets[number]
-    key = index.start_of(packet)
-    while key > 0 and number < index.frame_numbers[index.keyframes[key][0]]:
-        key -= 1
-    return key
