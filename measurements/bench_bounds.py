@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,7 +40,6 @@ from videokd.preparation.workers import Workers
 from videokd.runs.device import Precision, pick_device, seed_everything
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder
-from videokd.runs.session import Session
 from videokd.runs.settings import DataSettings, OptimSettings
 from videokd.training.loop import learn
 from videokd.training.run_state import RunState
@@ -78,13 +78,15 @@ class Clips:
 
     Args:
         source: gives batches from a step on, for these ranks.
-        steps: of the run's one epoch.
+        steps_per_epoch: of the run's one epoch.
         device: to wait for at the first counted batch and at the last one.
+        batch_size: clips of a batch.
     """
 
     source: Callable[[int, Ranks], Generator[Batch, None, None]]
     steps_per_epoch: int
     device: torch.device
+    batch_size: int
     asked: list[float] = field(default_factory=list)
     held_out: None = None
     workers: int = 0
@@ -174,14 +176,17 @@ def seconds_of_step(given: argparse.Namespace, manifest: Manifest, row: str, fol
     network, source = ROWS[row]
     seed_everything(0)
     device = pick_device(given.device)
-    session = Session(RunFolder(folder), Precision(given.precision, device), Ranks(device=device))
+    # Session by its fields: this program also times versions that have it elsewhere
+    session: Any = SimpleNamespace(
+        folder=RunFolder(folder), precision=Precision(given.precision, device), ranks=Ranks(device=device)
+    )
     folder.mkdir()
     students, target = networks(given, idle=network == "idle")
     optim = OptimSettings(epochs=1, warmup_epochs=0)
     objective = Objective(alpha=0.0 if target is None else 0.5)
     update = Update(students, objective, optim=optim, precision=session.precision, order="simultaneous")
     batches = partial(in_memory, given) if source == "in memory" else partial(read, given, manifest)
-    clips = Clips(batches, given.steps, device)
+    clips = Clips(batches, given.steps, device, given.batch)
     state = RunState(students, update, session, role="student")
     learn(state, clips, target, optim=optim, session=session)  # type: ignore[arg-type]
     return clips.seconds_of_step
