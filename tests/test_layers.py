@@ -316,6 +316,7 @@ def test_few_files_touch_pyav() -> None:
         *(
             "codec.colours",
             "codec.container",
+            "codec.indexed_decoder",
             "codec.opening",
             "transcoding.transcode",
             "transcoding.mp4_writer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 import videokd
 from tests.codec.test_reader import KINDS
+from videokd.bitstream.source import Source
 from videokd.codec.colours import Colours, Planes, difference_of_planes
-from videokd.codec.container import PictureDecoder
+from videokd.codec.container import PictureDecoder, decode_packet
 from videokd.codec.indexing import index_video
 
 
@@ -20,12 +22,12 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fed: list[int | None] = []
         self.converted = 0
-        decode, rows = PictureDecoder._decode, Colours.rows
+        rows = Colours.rows
 
-        def counted_decode(decoder: PictureDecoder, packet: object, number: int | None) -> list:
+        def counted_decode(context: object, packet: object, number: int | None, source: Source) -> list:
             if packet is not None:
                 self.fed.append(number)
-            return decode(decoder, packet, number)
+            return decode_packet(context, packet, number, source)
 
         def counted_rows(colours: Colours, frame: object) -> object:
             self.converted += 1
@@ -36,7 +38,8 @@ class Work:
             return difference_of_planes(planes, warped)
 
         monkeypatch.setattr("videokd.codec.cursor.difference_of_planes", counted_difference)
-        monkeypatch.setattr(PictureDecoder, "_decode", counted_decode)
+        for module in ("container", "indexed_decoder"):
+            monkeypatch.setattr(f"videokd.codec.{module}.decode_packet", counted_decode)
         monkeypatch.setattr(Colours, "rows", counted_rows)
 
 
@@ -45,11 +48,17 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(monkeypatch)
 
 
+@pytest.mark.parametrize("with_places", [True, False])
 @pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-avi", "mpeg4-b", "h264", "h264-default", "mpeg2-ts"])
-def test_a_single_iframe_decodes_one_packet_and_converts_one_picture(kind: str, make_clip, work: Work) -> None:
+def test_a_single_iframe_decodes_one_packet_and_converts_one_picture(
+    kind: str, with_places: bool, make_clip, work: Work
+) -> None:
     path = make_clip(**KINDS[kind])
     index = index_video(path)
+    if not with_places:
+        index = replace(index, places=None)
     work.fed.clear()
+    work.converted = 0
     for gop in reversed(range(len(index.gops))):
         packet = index.anchors[gop][0]
         with videokd.open(path, index=index) as video:
@@ -124,7 +133,7 @@ def test_decoding_stops_at_the_position(make_clip, work: Work) -> None:
 
 @pytest.mark.parametrize("kind", ["mpeg4", "mpeg4-b", "h264", "h264-default", "h264-slices", "mpeg1", "mpeg2-ts"])
 def test_indexing_decodes_nothing_where_headers_tell(kind: str, make_clip, work: Work) -> None:
-    index_video(make_clip(**KINDS[kind]))
+    videokd.open(make_clip(**KINDS[kind])).close()
     assert work.fed == []
 
 

@@ -63,14 +63,13 @@ class PictureDecoder:
     def _open(self) -> None:
         self.container, self.stream = open_container(self.source, self.limits)
         self.context = self.stream.codec_context
-        self.context.options = self.context.options | _EXPORT_VECTORS
+        self.context.options = self.context.options | decoder_options(self.context.name, pictures=True)
         self._has_moved = False
         if not self._pictures:
             self._skip_pictures()
 
     def _skip_pictures(self) -> None:
-        shrunk = {"lowres": str(_SHRINK_BITS)} if self.context.name in _SHRINKING_CODECS else {}
-        self.context.options = self.context.options | _ONLY_VECTORS | shrunk
+        self.context.options = self.context.options | decoder_options(self.context.name, pictures=False)
 
     def set_output(self, *, pictures: bool) -> bool:
         """Sets whether the pixels of frames will be used; if not, only their vectors and types are right.
@@ -94,8 +93,7 @@ class PictureDecoder:
 
     def frame_size(self, index: VideoIndex) -> tuple[int, int]:
         """(width, height) in pixels that frames must have: those of the index, or an eighth of them (see above)."""
-        bits = _SHRINK_BITS if not self._pictures and self.context.name in _SHRINKING_CODECS else 0
-        return -(-index.width >> bits), -(-index.height >> bits)
+        return decoded_size(index, pictures=self._pictures)
 
     def close(self) -> None:
         """Closes the file."""
@@ -135,19 +133,7 @@ class PictureDecoder:
         return [(came_from, frame) for came_from, frame in self._decode(packet, number) if came_from != _APPENDED]
 
     def _decode(self, packet: Any, number: int | None) -> list[tuple[int, Any]]:
-        if packet is not None:
-            packet.pts = packet.dts = number
-        try:
-            frames = self.context.decode(packet)
-        except av.error.EOFError:
-            return []
-        except (av.FFmpegError, OSError, ValueError) as error:
-            where = "its end" if number is None else f"packet {number}"
-            raise DecodeError(
-                f"{self.source}: {where} cannot be decoded: {reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
-            ) from error
-        numbered = [(frame.pts, frame) for frame in frames]
-        return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
+        return decode_packet(self.context, packet, number, self.source)
 
     def flush(self, keyframe: bytes | None) -> list[tuple[int, Any]]:
         """The frames that the decoder still holds; it can be used again afterwards.
@@ -168,7 +154,9 @@ class PictureDecoder:
         frames = []
         if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
             for _ in range(2):
-                decoded = self._decode(av.Packet(keyframe), _APPENDED)
+                copy = av.Packet(len(keyframe))  # av.Packet(keyframe) would lack the padding that FFmpeg reads
+                copy.update(keyframe)
+                decoded = self._decode(copy, _APPENDED)
                 frames += [entry for entry in decoded if entry[0] != _APPENDED]
                 if not any(number == _APPENDED and picture_type(frame) == "B" for number, frame in decoded):
                     break
@@ -199,7 +187,7 @@ class PictureDecoder:
                 raise DecodeError(f"{self.source} has more packets than its index knows. Index it again.")
             if number < first or (types[number] == "b" and number not in also):
                 continue
-            self._check_keyframe(index, packet, number)
+            check_keyframe(index, packet, number, self.source)
             if keyframe is None:
                 keyframe = bytes(packet)
             for entry in self.feed(packet, number):
@@ -230,7 +218,7 @@ class PictureDecoder:
             # A packet without a picture may hold the second field of this one
             if number > wanted + 1 or index.types[number : number + 1] != ("I" if number == wanted else "-"):
                 break
-            self._check_keyframe(index, packet, number)
+            check_keyframe(index, packet, number, self.source)
             frames += self.feed(packet, number)
         frames += self.feed(None, None)
         self.context.flush_buffers()
@@ -238,14 +226,6 @@ class PictureDecoder:
         if found is None:
             raise DecodeError(f"{self.source}: the keyframe in packet {wanted} cannot be decoded. Copy the file again.")
         return found
-
-    def _check_keyframe(self, index: VideoIndex, packet: Any, number: int) -> None:
-        expected = index.checksum_at.get(number)
-        if expected is not None and checksum_of(packet) != expected:
-            raise DecodeError(
-                f"{self.source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
-                "again; otherwise copy it again."
-            )
 
     def _seek(self, index: VideoIndex, key: int) -> Iterator[tuple[int, Any]]:
         """Moves to the `key`-th keyframe, or to an earlier one if the container cannot seek to it.
@@ -287,6 +267,69 @@ class PictureDecoder:
         """Opens the file again, to read from the first packet in any container."""
         self.close()
         self._open()
+
+
+def decoder_options(codec: str, *, pictures: bool) -> dict[str, str]:
+    """FFmpeg's options of a decoder that exports vectors; if no pictures are wanted, it skips what only they need."""
+    if pictures:
+        return _EXPORT_VECTORS
+    return _EXPORT_VECTORS | _ONLY_VECTORS | ({"lowres": str(_SHRINK_BITS)} if codec in _SHRINKING_CODECS else {})
+
+
+def decoded_size(index: VideoIndex, *, pictures: bool) -> tuple[int, int]:
+    """(width, height) in pixels of the frames that a decoder with these options gives."""
+    bits = _SHRINK_BITS if not pictures and index.codec in _SHRINKING_CODECS else 0
+    return -(-index.width >> bits), -(-index.height >> bits)
+
+
+def decode_packet(context: Any, packet: Any, number: int | None, source: Source) -> list[tuple[int, Any]]:
+    """Decodes one packet; its number goes through the decoder in the place of the timestamp.
+
+    Args:
+        context: the decoder.
+        packet: None flushes the decoder.
+        number: of the packet in the file; None with the packet None.
+        source: of the file, for messages.
+
+    Returns:
+        (number of its packet, frame) for each frame that the decoder gives.
+
+    Raises:
+        DecodeError: the packet is damaged.
+    """
+    if packet is not None:
+        packet.pts = packet.dts = number
+    try:
+        frames = context.decode(packet)
+    except av.error.EOFError:
+        return []
+    except (av.FFmpegError, OSError, ValueError) as error:
+        where = "its end" if number is None else f"packet {number}"
+        raise DecodeError(
+            f"{source}: {where} cannot be decoded: {reason(error)}. Copy the file again, or repair it with `ffmpeg -i`."
+        ) from error
+    numbered = [(frame.pts, frame) for frame in frames]
+    return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
+
+
+def check_keyframe(index: VideoIndex, packet: Any, number: int, source: Source) -> None:
+    """Compares a packet with its checksum in the index; packets that are not keyframes have none.
+
+    Args:
+        index: of the file.
+        packet: as it was read.
+        number: of the packet in the file.
+        source: of the file, for messages.
+
+    Raises:
+        DecodeError: the packet is another one.
+    """
+    expected = index.checksum_at.get(number)
+    if expected is not None and checksum_of(packet) != expected:
+        raise DecodeError(
+            f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
+            "again; otherwise copy it again."
+        )
 
 
 def vectors_of(frame: Any) -> Vectors:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from videokd.bitstream.source import Source
 from videokd.codec.colours import Colours, difference_of_planes, planes_of
-from videokd.codec.container import PictureDecoder, vectors_of
+from videokd.codec.container import vectors_of
 from videokd.codec.index import VideoIndex
+from videokd.codec.indexed_decoder import Decoder
 from videokd.codec.motion import Chain, Follower, Rows, Vectors
 from videokd.codec.residual import difference, gather
 from videokd.errors import DecodeError, NeedsTranscoding
@@ -88,7 +89,7 @@ class Cursor:
     """
 
     def __init__(
-        self, decoder: PictureDecoder, index: VideoIndex, gop: int, colours: Colours, follower: Follower | None
+        self, decoder: Decoder, index: VideoIndex, gop: int, colours: Colours, follower: Follower | None
     ) -> None:
         self._index = index
         self._source = decoder.source

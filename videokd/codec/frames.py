@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from videokd.codec.colours import Colours
-from videokd.codec.container import PictureDecoder, vectors_of
+from videokd.codec.container import vectors_of
 from videokd.codec.cursor import MOST_PENDING, Decoded
 from videokd.codec.index import VideoIndex
+from videokd.codec.indexed_decoder import Decoder
 from videokd.errors import DecodeError, NeedsTranscoding
 from videokd.types import Frame
 
@@ -37,7 +38,7 @@ _PADDING = (7, 17, 18, 19)
 
 
 def decode_frames(
-    decoder: PictureDecoder, index: VideoIndex, colours: Colours, *, first: int, vectors: bool, pictures: bool
+    decoder: Decoder, index: VideoIndex, colours: Colours, *, first: int, vectors: bool, pictures: bool
 ) -> Iterator[Frame]:
     """Decodes frames in display order.
 

@@ -4,23 +4,62 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 from zlib import crc32
 
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, DecodeError
 from videokd.types import Gop
 
 # Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
 _READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
 # Fields that are not written at their default, and that older manifests do not have
-_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": ()}
+_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": (), "places": None}
 
 
 def checksum_of(packet: Any) -> int:
     """CRC-32 of a packet's content."""
     return crc32(packet)
+
+
+@dataclass(frozen=True)
+class PacketPlaces:
+    """Where the bytes of a file's packets are, and what its decoder needs from the header: enough to read it without a demuxer.
+
+    Args:
+        sizes: of each packet in file order, in bytes.
+        runs: (packet, byte) where packets begin to lie one after the other: of the first, and of each that does not begin where
+            the one before it ends.
+        extradata: the configuration of the decoder that the container has, in base64.
+        tag: the container's name of the codec, four characters, by which FFmpeg knows encoders whose errors it corrects.
+
+    Raises:
+        DecodeError: sizes or runs are not possible.
+    """
+
+    sizes: tuple[int, ...] = field(repr=False)
+    runs: tuple[tuple[int, int], ...] = field(repr=False)
+    extradata: str = field(repr=False)
+    tag: str
+
+    def __post_init__(self) -> None:
+        whole = {*map(type, self.sizes), *(type(number) for run in self.runs for number in run)} == {int}
+        packets = [run[0] for run in self.runs if len(run) == 2]
+        rising = packets[:1] == [0] and packets == sorted(set(packets)) and len(packets) == len(self.runs)
+        if not (self.sizes and whole and rising and min(self.sizes) > 0):
+            raise DecodeError("its index has impossible places of packets. Index the file again.")
+
+    def following(self, first: int) -> Iterator[tuple[int, int]]:
+        """(byte, size) of a packet and of each one after it, by the number of the first."""
+        number, byte = self.runs[bisect_right(self.runs, first, key=lambda run: run[0]) - 1]
+        byte += sum(self.sizes[number:first])
+        jumps = dict(self.runs)
+        for number in range(first, len(self.sizes)):
+            byte = jumps.get(number, byte)
+            yield byte, self.sizes[number]
+            byte += self.sizes[number]
 
 
 @dataclass(frozen=True)
@@ -44,6 +83,7 @@ class VideoIndex:
         checksums: CRC-32 of each keyframe's packet, which identifies it after a seek; empty in older manifests.
         duration: seconds from the first frame to the end of the last; 0 if that is num_frames / frame_rate.
         times: for each frame in display order, when it is shown, in seconds; empty if frames are evenly spaced.
+        places: of the packets' bytes; None in older manifests, and where the file can only be read with a demuxer.
     """
 
     codec: str
@@ -60,6 +100,7 @@ class VideoIndex:
     checksums: tuple[int, ...] = ()
     duration: float = 0.0
     times: tuple[float, ...] = ()
+    places: PacketPlaces | None = None
 
     @property
     def duration_seconds(self) -> float:
@@ -180,6 +221,10 @@ class VideoIndex:
             if name in values:
                 values[name] = tuple(values[name])
         values["keyframes"] = tuple(map(tuple, values["keyframes"]))
+        if "places" in values:
+            places = dict(values["places"])
+            runs = tuple(map(tuple, places.pop("runs", ())))
+            values["places"] = PacketPlaces(tuple(places.pop("sizes", ())), runs, **places)
         return cls(**values)
 
 

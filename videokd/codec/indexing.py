@@ -19,6 +19,7 @@ from videokd.bitstream.picture_types import UNNAMED, picture_type
 from videokd.bitstream.source import Openable, Source
 from videokd.codec.container import PictureDecoder
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
+from videokd.codec.indexed_decoder import with_places
 from videokd.errors import DecodeError, NeedsTranscoding
 
 # Seconds by which decoding times may go back: those that a container makes up do, by a few pictures
@@ -275,8 +276,10 @@ def index_video(path: Openable | Source, *, limits: Limits = DEFAULT_LIMITS) -> 
         DecodeError: the file cannot be read, is cut short, exceeds a limit, or no frame of it can be decoded.
     """
     decoder, index = open_indexed(path, limits=limits)
-    decoder.close()
-    return index
+    try:
+        return with_places(index, decoder)
+    finally:
+        decoder.close()
 
 
 def open_indexed(given: Openable | Source, *, limits: Limits) -> tuple[PictureDecoder, VideoIndex]:

@@ -115,19 +115,33 @@ def open_container(given: Openable | Source, limits: Limits = DEFAULT_LIMITS) ->
     try:
         stream = _video_track(container, source)
         context = stream.codec_context
-        if max(context.width, context.height) > limits.side:
-            raise DecodeError(
-                f"{source} has pictures of {context.width}×{context.height} pixels (accepted: up to {limits.side} either way). "
-                "If the file is not damaged, open it with limits=Limits(side=…)."
-            )
+        check_side(source, context.width, context.height, limits)
     except BaseException:
         container.close()
         raise
+    set_up(context, limits)
+    return container, stream
+
+
+def check_side(source: Source, width: int, height: int, limits: Limits) -> None:
+    """Checks the size of pictures, in pixels.
+
+    Raises:
+        DecodeError: they are too large.
+    """
+    if max(width, height) > limits.side:
+        raise DecodeError(
+            f"{source} has pictures of {width}×{height} pixels (accepted: up to {limits.side} either way). "
+            "If the file is not damaged, open it with limits=Limits(side=…)."
+        )
+
+
+def set_up(context: Any, limits: Limits, *, flags: str = "") -> None:
+    """Sets what every decoder needs: one thread, the limit of pictures, and FFmpeg's flags, with further ones as "+name"."""
     context.thread_type = "NONE"
     context.thread_count = 1
     # Without "unaligned", FFmpeg rounds the left crop of H.264 to a number of pixels that suits vector instructions
-    context.options = {"flags": "+unaligned", "max_pixels": str(limits.side**2)}
-    return container, stream
+    context.options = {"flags": f"+unaligned{flags}", "max_pixels": str(limits.side**2)}
 
 
 def _name_or_file(source: Source) -> Any:

@@ -10,10 +10,11 @@ import numpy as np
 
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.colours import Colours
-from videokd.codec.container import MOTION_CODECS, PictureDecoder
+from videokd.codec.container import MOTION_CODECS
 from videokd.codec.cursor import Cursor, Decoded
 from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
+from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
 from videokd.codec.motion import Follower, motion_of_chain, motion_of_frame
 from videokd.codec.residual import difference
@@ -52,6 +53,7 @@ class VideoReader:
     ) -> None:
         self.source = source_of(path)
         self.index: VideoIndex
+        self._decoder: Decoder
         self._closed = False
         self._colours = Colours()
         self._cursor: Cursor | None = None
@@ -62,7 +64,7 @@ class VideoReader:
             self._decoder, self.index = open_indexed(self.source, limits=limits)
         else:
             check_index(index, self.source, limits)
-            self._decoder, self.index = PictureDecoder(self.source, limits=limits), index
+            self._decoder, self.index = open_decoder(self.source, index, limits=limits), index
         _keep_freed_memory(self.index)
 
     def __repr__(self) -> str:

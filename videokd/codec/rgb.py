@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.colours import Colours
-from videokd.codec.container import PictureDecoder
 from videokd.codec.cursor import Decoded
 from videokd.codec.index import Limits, VideoIndex
+from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
 from videokd.errors import DecodeError
 
@@ -45,11 +45,12 @@ def read_rgb(
         raise DecodeError(
             f"{source}: frames {list(frame_numbers)} (accepted: one or more numbers from 0 on). Correct them."
         )
+    decoder: Decoder
     if index is None:
         decoder, index = open_indexed(source, limits=limits)
     else:
         check_index(index, source, limits)
-        decoder = PictureDecoder(source, limits=limits)
+        decoder = open_decoder(source, index, limits=limits)
     try:
         if max(frame_numbers) >= index.num_frames:
             raise DecodeError(
@@ -61,7 +62,7 @@ def read_rgb(
     return np.stack([found[number] for number in frame_numbers])
 
 
-def _decode_frames(decoder: PictureDecoder, index: VideoIndex, numbers: list[int]) -> dict[int, Frames]:
+def _decode_frames(decoder: Decoder, index: VideoIndex, numbers: list[int]) -> dict[int, Frames]:
     """The frames of rising numbers; decoding continues unless a later keyframe is nearer to the next frame."""
     wanted = {index.packets[number]: number for number in numbers}
     colours, size = Colours(), decoder.frame_size(index)

@@ -1,0 +1,229 @@
+"""Reading by the places of packets gives what reading with a demuxer gives, and damage gives an error."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import videokd
+from tests.codec.test_reader import KINDS, digest
+from videokd.codec.index import Limits, PacketPlaces, VideoIndex
+from videokd.codec.indexed_decoder import IndexedDecoder
+from videokd.codec.indexing import index_video
+from videokd.codec.rgb import read_rgb
+from videokd.errors import DecodeError
+from videokd.transcoding.mp4_writer import Encoding
+from videokd.transcoding.transcode import transcode
+
+#: Kinds of clips that can be read in this way; the others have B-frames, other codecs, or packets that are not whole in the file
+WITH_PLACES = {"mpeg4", "mpeg4-avi", "mpeg4-raw", "mpeg4-4mv-qpel", "h264", "h264-slices", "h264-raw", "odd-size"}
+ALL = ("iframe", "motion", "residual", "frame")
+
+
+def without_places(index: VideoIndex) -> VideoIndex:
+    return VideoIndex.from_json(replace(index, places=None).to_json())
+
+
+def check_both_ways(path: Path, index: VideoIndex) -> None:
+    """All positions in order, at random, in fresh readers, only motion, relative to the position before, and as RGB."""
+    old = without_places(index)
+    with videokd.open(path, index=index) as new, videokd.open(path, index=old) as other, videokd.open(path) as scanned:
+        assert isinstance(new._decoder, IndexedDecoder)
+        for accumulate in (True, False):
+            for streams in (ALL, ("motion", "residual"), ("motion",), ("iframe",)):
+                readers = [v.iterate(streams=streams, accumulate=accumulate) for v in (new, other, scanned)]
+                for a, b, c in zip(*readers, strict=True):
+                    assert digest(a) == digest(b) == digest(c)
+        for a, b in zip(new.frames(pictures=True), other.frames(pictures=True), strict=True):
+            assert (a.number, a.seconds, a.type) == (b.number, b.seconds, b.type)
+            assert np.array_equal(a.vectors, b.vectors)
+            assert np.array_equal(a.picture, b.picture)
+    places = [(gop.index, position) for gop in index.gops for position in range(gop.num_positions)]
+    np.random.default_rng(0).shuffle(places)
+    with videokd.open(path, index=index) as new, videokd.open(path, index=old) as other:
+        for gop, position in places:
+            a, b = (v.read(gop=gop, position=position, streams=ALL) for v in (new, other))
+            assert digest(a) == digest(b)
+    for streams in (ALL, ("motion",), ("iframe",)):
+        for gop, position in places[:4]:
+            with videokd.open(path, index=index) as new, videokd.open(path, index=old) as other:
+                a, b = (v.read(gop=gop, position=position, streams=streams) for v in (new, other))
+                assert digest(a) == digest(b)
+    numbers = np.random.default_rng(1).permutation(index.num_frames)[:9].tolist()
+    assert np.array_equal(read_rgb(path, numbers, index=index), read_rgb(path, numbers, index=old))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_ways_give_the_same(kind: str, make_clip) -> None:
+    path = make_clip(**KINDS[kind])
+    index = VideoIndex.from_json(index_video(path).to_json())
+    assert (index.places is not None) == (kind in WITH_PLACES)
+    if index.places is not None:
+        check_both_ways(path, index)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "h264"])
+def test_prepared_real_clips(codec: str, shared: Path, tmp_path: Path) -> None:
+    for name in ("v_ApplyEyeMakeup_g01_c01.avi", "SOX5yA1l24A.mp4"):
+        path = tmp_path / f"{name}.mp4"
+        transcode(shared / "clips" / name, path, Encoding(codec, short_side=128))
+        check_both_ways(path, VideoIndex.from_json(index_video(path).to_json()))
+
+
+def remuxed(source: Path, path: Path, options: dict[str, str]) -> Path:
+    with av.open(str(source)) as one, av.open(str(path), "w", options=options) as other:
+        stream = other.add_stream_from_template(one.streams.video[0])
+        for packet in one.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                other.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "frag_keyframe+empty_moov"}, {"movflags": "faststart"}])
+@pytest.mark.parametrize("container", ["mp4", "mkv", "mov", "avi"])
+def test_containers(container: str, options: dict[str, str], make_clip, tmp_path: Path) -> None:
+    path = remuxed(make_clip("mpeg4"), tmp_path / f"clip.{container}", options)
+    index = index_video(path)
+    assert index.places is not None
+    check_both_ways(path, index)
+
+
+def test_no_demuxer_is_opened(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_clip("mpeg4")
+    index = index_video(path)
+    monkeypatch.setattr(av, "open", None)
+    with videokd.open(path, index=index) as video:
+        assert video.read(gop=1, position=5).residual.any()
+
+
+def test_bytes_and_file_objects(make_clip) -> None:
+    path = make_clip("mpeg4")
+    index, data = index_video(path), path.read_bytes()
+    assert index_video(data) == index_video(io.BytesIO(data)) == index
+    with videokd.open(path, index=index) as video:
+        expected = [digest(streams) for streams in video.iterate()]
+    for source in (data, io.BytesIO(data)):
+        with videokd.open(source, index=index) as video:
+            assert isinstance(video._decoder, IndexedDecoder)
+            assert [digest(streams) for streams in video.iterate()] == expected
+    with (
+        videokd.open(io.BytesIO(data[:-3000]), index=index) as video,
+        pytest.raises(DecodeError, match="<BytesIO> cannot be read as a video"),  # its tables were at the end
+    ):
+        video.read(gop=2, position=5)
+
+
+def test_manifests_of_earlier_versions_are_read_with_a_demuxer(make_clip) -> None:
+    path = make_clip("mpeg4")
+    index = index_video(path)
+    values = json.loads(index.to_json())
+    del values["places"]
+    old = VideoIndex.from_json(json.dumps(values))
+    assert old == replace(index, places=None)
+    assert json.loads(old.to_json()) == values
+    with videokd.open(path, index=old) as video:
+        assert not isinstance(video._decoder, IndexedDecoder)
+
+
+def places_of(index: VideoIndex) -> PacketPlaces:
+    assert index.places is not None
+    return index.places
+
+
+def test_places_follow_from_sizes_and_runs(make_clip) -> None:
+    places = places_of(index_video(make_clip("mpeg4", container="avi")))
+    assert len(places.runs) == len(places.sizes) == 30
+    assert [byte for byte, _ in places.following(0)] == [byte for _, byte in places.runs]
+    places = PacketPlaces((5, 6, 7, 8), ((0, 100), (2, 300)), "", "mp4v")
+    assert list(places.following(0)) == [(100, 5), (105, 6), (300, 7), (307, 8)]
+    assert list(places.following(3)) == [(307, 8)]
+    assert list(places.following(1)) == [(105, 6), (300, 7), (307, 8)]
+    assert list(places.following(4)) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [
+        ((), ()),
+        ((), ((0, 5),)),
+        ((5, 0), ((0, 5),)),
+        ((5, -1), ((0, 5),)),
+        ((5, 1.5), ((0, 5),)),
+        ((5, "7"), ((0, 5),)),
+        ((5, True), ((0, 5),)),
+        ((5, 7), ()),
+        ((5, 7), ((1, 5),)),
+        ((5, 7), ((0,),)),
+        ((5, 7), ((0, 5), (0, 6))),
+        ((5, 7), ((0, None),)),
+    ],
+)
+def test_impossible_places_are_refused(sizes: tuple, runs: tuple) -> None:
+    with pytest.raises(DecodeError, match="impossible places of packets"):
+        PacketPlaces(sizes, runs, "", "mp4v")
+
+
+def test_a_file_that_was_cut_off_or_replaced(make_clip, tmp_path: Path) -> None:
+    whole = remuxed(make_clip("mpeg4"), tmp_path / "whole.mp4", {"movflags": "faststart"})
+    index, data, path = index_video(whole), whole.read_bytes(), tmp_path / "cut.mp4"
+    first = next(places_of(index).following(12))[0]
+    path.write_bytes(data[: first + 2000])
+    with videokd.open(path, index=index) as video:
+        video.read(gop=0, position=11)
+        with pytest.raises(DecodeError, match=r"cut\.mp4 ends before packet \d+ does.*Copy the file again"):
+            video.read(gop=1, position=11)
+        with pytest.raises(DecodeError, match="ends before packet 24"):
+            video.read(gop=2, position=0, streams=("iframe",))
+        video.read(gop=0, position=3)
+    path.write_bytes(make_clip("mpeg4", seed=7).read_bytes())
+    with videokd.open(path, index=index) as video, pytest.raises(DecodeError, match="packet 0 is not the one"):
+        video.read(gop=0, position=1)
+    path.write_bytes(b"text, not a video\n" * 100)
+    with videokd.open(path, index=index) as video, pytest.raises(DecodeError, match=r"cut\.mp4 is a text file"):
+        video.read(gop=0, position=1)
+    path.unlink()
+    with pytest.raises(DecodeError, match="is not there"):
+        videokd.open(path, index=index)
+
+
+def test_other_damage_of_the_index(make_clip) -> None:
+    path = make_clip("mpeg4")
+    index = index_video(path)
+    places = places_of(index)
+    with pytest.raises(DecodeError, match=r"has 30 packets, and places of 29\. Index it again"):
+        videokd.open(path, index=replace(index, places=replace(places, sizes=places.sizes[1:])))
+    for changed in (replace(places, extradata="!"), replace(places, tag="mp4"), replace(places, extradata=7)):
+        with (
+            videokd.open(path, index=replace(index, places=changed)) as video,
+            pytest.raises(DecodeError, match="no decoder configuration"),
+        ):
+            video.read(gop=0, position=1)
+    with pytest.raises(DecodeError, match=r"has pictures of 128×96 pixels \(accepted: up to 100"):
+        videokd.open(path, index=index, limits=Limits(side=100))
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "h264"])
+def test_lying_places_give_an_error_or_a_picture(kind: str, make_clip) -> None:
+    path = make_clip(**KINDS[kind])
+    index, rng = index_video(path), np.random.default_rng(0)
+    places, outcomes = places_of(index), set()
+    for _ in range(60):
+        sizes, byte = list(places.sizes), places.runs[0][1]
+        number = int(rng.integers(30))
+        sizes[number] = int(rng.choice([1, sizes[number] - 1, sizes[number] + 1, 10**6, 10**12, 10**30, 2**63]))
+        runs = ((0, byte), (number, int(rng.choice([0, 1, byte - 1, byte + 7, -5, 10**9, 2**62])))) if number else ()
+        lying = replace(places, sizes=tuple(sizes), runs=runs or ((0, byte - 3),))
+        with videokd.open(path, index=replace(index, places=lying)) as video:
+            for gop in (0, 2, 1):
+                try:
+                    outcomes.add(str(video.read(gop=gop, position=5).residual.shape))
+                except DecodeError as error:
+                    outcomes.add(str(error).split()[0].rstrip(":"))
+    assert outcomes == {"(96, 128, 3)", str(path)}
