@@ -142,7 +142,7 @@ def shuffle_packets(source: Path, target: Path, rng: np.random.Generator) -> Non
         packets = [bytes(packet) for packet in given.demux(stream) if packet.size]
         for number, at in enumerate(rng.integers(0, len(packets), len(packets))):
             data = packets[int(at) if rng.random() < 0.5 else number]
-            packet = av.Packet(flip_bits(bytearray(data), rng) if rng.random() < 0.2 else data)
+            packet: Any = av.Packet(flip_bits(bytearray(data), rng) if rng.random() < 0.2 else data)
             packet.pts = packet.dts = number
             packet.time_base, packet.stream = stream.time_base, copy
             packet.is_keyframe = bool(rng.random() < 0.3)

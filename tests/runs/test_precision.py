@@ -38,10 +38,8 @@ def gpu(request, monkeypatch):
 
 
 def formats():
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        cudnn = torch.backends.cudnn
-        return [part.fp32_precision for part in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)]
-    return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+    cudnn = torch.backends.cudnn
+    return [part.fp32_precision for part in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)]
 
 
 @pytest.mark.parametrize("gpu", ["ampere"], indirect=True)
@@ -80,9 +78,9 @@ def test_float32_on_cuda_is_ieee_but_for_tf32_and_nothing_is_left_behind():
     before = formats()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name, accepted in (("fp32", ("ieee", False)), ("bf16", ("ieee", False)), ("tf32", ("tf32", True))):
+        for name, accepted in (("fp32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")):
             with suppress(KeyboardInterrupt), Precision(name, CUDA).in_effect():
-                assert all(each in accepted for each in formats())
+                assert formats() == [accepted] * 3
                 # the compiler of some versions reads the old names, which PyTorch refuses where they differ from the new ones
                 assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (name == "tf32")
                 assert torch.get_float32_matmul_precision() == ("high" if name == "tf32" else "highest")

@@ -78,7 +78,7 @@ class _StreamInput(nn.Module):
         self.shift.copy_(-mean / std)
 
     def forward(self, values: Tensor) -> Tensor:
-        # copied as uint8 and widened there; addcmul and not mul_ and add_: torch.export in 2.6 refuses what changes in place
+        # copied as uint8, which is a quarter of the bytes, and widened there
         wide = values.to(self.scale.device, non_blocking=True).to(self.scale.dtype)
         normalised: Tensor = self.norm(torch.addcmul(self.shift, wide, self.scale))
         return normalised

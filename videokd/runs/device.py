@@ -151,26 +151,22 @@ def pick_precision(name: PrecisionName, device: torch.device) -> Precision:
     return Precision(instead.get(name, name), device)  # type: ignore[arg-type]
 
 
+def _float32_products() -> list[Any]:
+    """What PyTorch computes in float32 on CUDA with a choice of formats: matrix products, convolutions, recurrent layers."""
+    cudnn: Any = torch.backends.cudnn  # typed without its parts
+    return [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+
+
 def _float32_formats() -> list[str]:
-    """How CUDA computes float32 matrix products, convolutions and recurrent layers: ieee, tf32, or none, which is PyTorch's default."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if parts := _since_2_9():
-        return [part.fp32_precision for part in parts]
-    return ["tf32" if allowed else "ieee" for allowed in (matmul.allow_tf32, cudnn.allow_tf32, cudnn.allow_tf32)]
+    """ieee, tf32, or none, which is PyTorch's default, in the order of `_float32_products`."""
+    return [products.fp32_precision for products in _float32_products()]
 
 
 def _set_float32_formats(formats: Sequence[str]) -> None:
-    with warnings.catch_warnings():  # PyTorch 2.9 and later say that these names are old
+    with warnings.catch_warnings():  # that these names are old
         warnings.simplefilter("ignore")
-        # Set also where there are new ones: PyTorch refuses to read the old ones, as its compiler did until 2.13, where they differ.
+        # PyTorch refuses to read the old names, as its compiler does, where they differ from the new ones.
         torch.backends.cuda.matmul.allow_tf32 = formats[0] == "tf32"
         torch.backends.cudnn.allow_tf32 = formats[1] == "tf32"
-    for part, chosen in zip(_since_2_9(), formats, strict=False):
-        part.fp32_precision = chosen
-
-
-def _since_2_9() -> list[Any]:
-    """What has `fp32_precision`, in the order of `_float32_formats`; empty before PyTorch 2.9."""
-    cudnn = torch.backends.cudnn
-    parts = [torch.backends.cuda.matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)]
-    return [part for part in parts if hasattr(part, "fp32_precision")]
+    for products, chosen in zip(_float32_products(), formats, strict=True):
+        products.fp32_precision = chosen

@@ -152,8 +152,7 @@ def _compile(students: Students, target: TeacherTarget | None, *, mode: str | No
     networks = [*students.members.values(), *students.exits.values(), *(target.networks if target else ())]
     # Networks of one class share their code, and PyTorch's limit is for each piece of code: beyond it, it stops compiling.
     config: Any = torch._dynamo.config
-    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
-    for limit in (name, f"accumulated_{name}"):
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(config, limit, max(getattr(config, limit), _VARIANTS * len(networks)))
     for network in networks:
         network.compile(mode=mode)
