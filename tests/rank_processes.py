@@ -7,6 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+#: The package to test, whatever is installed.
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_ranks(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen[str]]:
@@ -18,11 +22,12 @@ def start_ranks(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen[str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    together = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    together |= {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
             [sys.executable, *command],
-            env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -66,8 +66,14 @@ def test_all_ranks_see_the_flags_and_numbers_of_all(two):
     for results in two[1]:
         assert results["any_of"] == (True, False, True)
         assert results["gathered"] == [10, 11]
+        assert results["agree"] == [True, False]
+        assert results["total"] == [2, 10]
+        assert results["in_turns"] == [f"item {number}" for number in range(5)]
+        assert results["running_mean"].tolist() == [1.0, 1.0]
     assert Ranks().any_of(True, False) == (True, False)
     assert Ranks().gather(4) == [4]
+    assert Ranks().agree("anything")
+    assert Ranks().total([3, 4]) == [3, 4]
 
 
 def test_ranks_and_steps_draw_different_numbers_and_always_the_same(two):
@@ -100,9 +106,10 @@ def test_one_process_needs_no_group(monkeypatch):
             assert ranks.is_first
             ranks.barrier()
         assert not torch.distributed.is_initialized()
-    layer = nn.Linear(2, 2)
-    assert Ranks().wrap(layer) is layer
-    with exchange_after(layer, last=False):
+    students = load_script().new_students(seed=0)
+    assert Ranks().wrap(students) == {None: students}
+    assert Ranks().wrap(students, ("a", "b")) == {"a": students, "b": students}
+    with exchange_after(students, last=False):
         pass
 
 
@@ -147,15 +154,55 @@ def test_batch_norm_is_synchronised_on_cuda_and_keeps_activations(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.distributed.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    device = torch.device("cuda", 0)
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=0,
+        world_size=1,
+        device_id=device,
+    )
     try:
         students = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.BatchNorm2d(4)).cuda()
         parameters = list(students.parameters())
         # Two ranks in name: the wrapper asks the group, which has one
-        wrapped = Ranks(0, 2, torch.device("cuda", 0)).wrap(students)
+        ranks = Ranks(0, 2, device)
+        wrapped = ranks.wrap(students)[None]
         assert sum(isinstance(module, nn.SyncBatchNorm) for module in students.modules()) == 2
         assert all(a is b for a, b in zip(students.parameters(), parameters, strict=True))
         wrapped(torch.randn(2, 3, 4, 4, device="cuda")).sum().backward()
         assert (students[1](torch.randn(2, 4, 4, 4, device="cuda")) >= 0).all()
+        assert ranks.any_of(True, False) == (True, False)
+        assert ranks.mean({"a": torch.tensor(4.0, device="cuda")})["a"].item() == 2.0
+        ranks.copy_buffers(students)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", ["plain", "both"])
+def test_wrapped_students_on_cuda_take_the_steps_of_unwrapped_ones(case):
+    """One process in a group: SyncBatchNorm, a wrapper per student, accumulation and exits with NCCL."""
+    script = load_script()
+    pieces, alternating = script.CASES[case]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    device = torch.device("cuda", 0)
+    alone, _ = script.train(Ranks(device=device), pieces=pieces, alternating=alternating)
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1, device_id=device
+    )
+    try:
+        wrapped, _ = script.train(GroupOfOne(device=device), pieces=pieces, alternating=alternating)
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, expected in alone.state_dict().items():
+        torch.testing.assert_close(wrapped.state_dict()[name], expected, rtol=1e-9, atol=1e-9)
+
+
+class GroupOfOne(Ranks):
+    """Wraps as for several ranks."""
+
+    def wrap(self, students, rounds=(None,)):
+        return Ranks(0, 2, self.device).wrap(students, rounds)

@@ -62,19 +62,25 @@ def share_of(batch: Batch, target: Target, ranks: Ranks) -> tuple[Batch, Target]
     return own, Target(target.fused[mine], features=features)
 
 
+def moved(target: Target, device: torch.device) -> Target:
+    features = {name: values.to(device) for name, values in target.features.features.items()}
+    return Target(target.fused.to(device), features=TeacherFeatures(features, target.features.weights))
+
+
 def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, list[dict[str, float]]]:
     students = new_students(seed=ranks.rank)  # ranks differ until they are wrapped
     update = Update(
         students,
         Objective(alpha=0.5, beta=1.0, temperature=2.0, feature_weight=0.5),
         optim=OptimSettings(name="sgd", lr=0.05, weight_decay=0.0, accumulate=pieces),
-        precision=Precision("fp32", torch.device("cpu")),
+        precision=Precision("fp32", ranks.device),
         order="alternate" if alternating else "simultaneous",
         ranks=ranks,
     )
     logged = []
     for step in range(STEPS):
         batch, target = share_of(*whole_batch(step), ranks)
+        batch, target = batch.to(ranks.device), moved(target, ranks.device)
         updated = update(batch, batch.label, target, rate=0.05)
         logged.append({name: part.item() for name, part in ranks.mean(updated.parts).items()})
     return students, logged
@@ -98,6 +104,14 @@ def main(folder: Path) -> None:
         results["any"] = [ranks.any(ranks.rank == 1), ranks.any(False)]
         results["any_of"] = ranks.any_of(ranks.rank == 1, False, ranks.is_first)
         results["gathered"] = ranks.gather(10 + ranks.rank)
+        results["agree"] = [ranks.agree("same"), ranks.agree(f"rank {ranks.rank}")]
+        results["total"] = ranks.total([1, 10 * ranks.rank])
+        own = iter([f"item {number}" for number in range(ranks.rank, 5, 2)])
+        results["in_turns"] = list(ranks.in_turns(own, 5))
+        norm = nn.BatchNorm2d(2)
+        norm(torch.full((1, 2, 2, 2), 10.0 * (ranks.rank + 1)))
+        ranks.copy_buffers(norm)
+        results["running_mean"] = norm.running_mean
         ranks.seed_step(3, 5)
         results["drawn"] = torch.rand(4)
 

@@ -115,7 +115,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ClipDataset, *, batch_size: int, workers: int, device: torch.device | None = None
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device | None = None,
+    turn: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Batches of every clip once, in order; none of no clips.
 
@@ -124,6 +129,7 @@ def evaluation_batches(
         batch_size: clips of a batch; the last one may have fewer.
         workers: as for `training_batches`.
         device: where they go next: for CUDA they come in page-locked memory, for asynchronous copies.
+        turn: (r, n): only the r-th batch and every n-th from there, those of one of n processes that take turns.
 
     Raises:
         VideoKDError: a clip cannot be loaded.
@@ -131,6 +137,7 @@ def evaluation_batches(
     """
     count = len(dataset)
     chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
+    chunks = chunks[turn[0] :: turn[1]]
     pinned = device is not None and device.type == "cuda"
     return _loaded(dataset, workers=min(_number_of(workers), len(chunks)), pin_memory=pinned, batch_sampler=chunks)
 

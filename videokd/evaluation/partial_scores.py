@@ -43,6 +43,17 @@ class PartialScores:
         self._saved = self.num_done
         self._last_saved = time.monotonic()
 
+    @classmethod
+    def of_run(cls, run: Path, *, key: str, num_videos: int) -> PartialScores:
+        """What an interrupted evaluation of a run has scored.
+
+        Args:
+            run: the run's folder.
+            key: "scores" of `videokd.evaluation.protocol.keys_of`.
+            num_videos: of the whole evaluation.
+        """
+        return cls(run / ".partial-scores" / key, num_videos=num_videos)
+
     @property
     def num_done(self) -> int:
         """Videos whose logits are known."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +36,11 @@ from videokd.evaluation.results import (
     scores_name,
     write_results,
 )
-from videokd.evaluation.scores import Scores, load_scores, save_scores
+from videokd.evaluation.scores import Scores, save_scores
 from videokd.messages import say
 from videokd.models.students import Students
 from videokd.runs.device import Precision
+from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import TrainedRun
 from videokd.training.validate import predict_batches
 
@@ -172,9 +173,6 @@ def _role(name: str, run: TrainedRun) -> str:
     return "students fused" if name == "fused" else run.role
 
 
-_PARTIAL = ".partial-scores"
-
-
 def keys_of(
     run: TrainedRun, dataset: ClipDataset, precision: Precision, *, settings: Mapping[str, object]
 ) -> dict[str, str]:
@@ -265,37 +263,19 @@ def say_accuracies(results: Results) -> None:
         say(f"{results.run}: {name}: top-1{part} {100 * top1.value:.1f}% ({interval}), chance {chance:.1f}%")
 
 
-def finished_scores(run: Path, results: Results, dataset: ClipDataset) -> dict[str, Scores] | None:
-    """The scores of a finished evaluation.
+@dataclass(frozen=True)
+class Loading:
+    """How clips to be scored are loaded.
 
     Args:
-        run: the run's folder.
-        results: of the evaluation.
-        dataset: the clips to score.
-
-    Returns:
-        {network: scores}; None where files are missing, damaged or of other clips.
+        batch_size: videos at a time.
+        workers: processes that load videos.
+        ranks: those of torchrun, which take batches in turns.
     """
-    try:
-        scores = load_scores(run, results)
-    except DataError:
-        return None
-    ids = tuple(clip.video_id for clip in dataset.clips)
-    labels = [clip.label for clip in dataset.clips]
-    same = all(each.video_ids == ids and each.labels.tolist() == labels for each in scores.values())
-    known = results.scores_sha256 is not None and list(scores) == list(results.entries)
-    return scores if same and known else None
 
-
-def partial_scores(run: Path, *, key: str, num_videos: int) -> PartialScores:
-    """What an interrupted evaluation has scored.
-
-    Args:
-        run: the run's folder.
-        key: "scores" of `keys_of`.
-        num_videos: of the whole evaluation.
-    """
-    return PartialScores(run / _PARTIAL / key, num_videos=num_videos)
+    batch_size: int
+    workers: int
+    ranks: Ranks = Ranks()
 
 
 def score(
@@ -303,9 +283,7 @@ def score(
     dataset: ClipDataset,
     precision: Precision,
     partial: PartialScores,
-    *,
-    batch_size: int,
-    workers: int,
+    loading: Loading,
 ) -> dict[str, Scores]:
     """One row of logits a video: the mean over its views.
 
@@ -316,33 +294,29 @@ def score(
         dataset: the clips, as the protocol sees them.
         precision: of the networks.
         partial: what has been scored before; the rest is added to it.
-        batch_size: videos at a time.
-        workers: processes that load videos.
+        loading: how videos are loaded, and by whom.
 
     Returns:
         {network: scores}, and "fused" if there are several; where students have exits, `student:exit1` and so on, and
-        `student:ensemble`, too.
+        `student:ensemble`, too. Empty on all ranks but the first.
 
     Raises:
         DataError: a network's logits are not finite.
     """
-    students, title, done = run.students, run.path.name, partial.num_done
+    title, ranks = run.path.name, loading.ranks
+    done, *_ = ranks.gather(partial.num_done)  # as the first rank says: others may find less on their machine
     if done:
         say(f"{title}: resumes after {done} of {len(dataset)} videos")
-    rest = replace(dataset, clips=dataset.clips[done:])
-    batches = evaluation_batches(rest, batch_size=batch_size, workers=workers, device=precision.device)
-    predictions = predict_batches(students, batches, precision, num_views=dataset.num_views, with_exits=True)
-    total = -(-len(dataset) // batch_size)
-    progress = tqdm(
-        predictions, initial=done // batch_size, total=total, desc=f"{title}: evaluate", unit="batch", disable=None
-    )
     try:
-        for logits, _ in progress:
-            partial.add({name: values.numpy() for name, values in logits.items()})
+        for logits in _predictions(run, dataset, precision, loading, done=done):
+            if ranks.is_first:
+                partial.add({name: values.numpy() for name, values in logits.items()})
     finally:
         partial.flush()
+    if not ranks.is_first:
+        return {}
     rows = partial.rows()
-    if len(students.specs) == 1:
+    if len(run.students.specs) == 1:
         del rows["fused"]
     labels = np.array([clip.label for clip in dataset.clips], dtype=np.int64)
     ids = tuple(clip.video_id for clip in dataset.clips)
@@ -350,6 +324,25 @@ def score(
         return with_ensembles({name: Scores(values, labels, ids) for name, values in rows.items()})
     except DataError as error:
         raise DataError(f"{title}: {error}. Train it again with a lower rate, or pass `--precision fp32`.") from error
+
+
+def _predictions(
+    run: TrainedRun, dataset: ClipDataset, precision: Precision, loading: Loading, *, done: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """{network: logits} of all batches that are not done, in order, on every rank."""
+    batches = evaluation_batches(
+        replace(dataset, clips=dataset.clips[done:]),
+        batch_size=loading.batch_size,
+        workers=loading.workers,
+        device=precision.device,
+        turn=(loading.ranks.rank, loading.ranks.num_ranks),
+    )
+    own = predict_batches(run.students, batches, precision, num_views=dataset.num_views, with_exits=True)
+    total, missing = (-(-videos // loading.batch_size) for videos in (len(dataset), len(dataset) - done))
+    name, hidden = f"{run.path.name}: evaluate", None if loading.ranks.is_first else True
+    shared = loading.ranks.in_turns(own, missing)
+    for logits, _ in tqdm(shared, initial=total - missing, total=total, desc=name, unit="batch", disable=hidden):
+        yield logits
 
 
 def one_video(dataset: ClipDataset, device: torch.device) -> dict[str, torch.Tensor]:

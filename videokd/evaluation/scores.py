@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from videokd.datasets.manifest import Clip
 from videokd.errors import DataError
 from videokd.evaluation.partial_scores import read_arrays
 from videokd.evaluation.results import Results, scores_name
@@ -233,3 +234,25 @@ def load_scores(folder: Path, results: Results) -> dict[str, Scores]:
                 f"number). Run `videokd evaluate {folder}` again."
             )
     return found
+
+
+def finished_scores(run: Path, results: Results, clips: Sequence[Clip]) -> dict[str, Scores] | None:
+    """The scores of a finished evaluation.
+
+    Args:
+        run: the run's folder.
+        results: of the evaluation.
+        clips: to score.
+
+    Returns:
+        {network: scores}; None where files are missing, damaged or of other clips.
+    """
+    try:
+        scores = load_scores(run, results)
+    except DataError:
+        return None
+    ids = tuple(clip.video_id for clip in clips)
+    labels = [clip.label for clip in clips]
+    same = all(each.video_ids == ids and each.labels.tolist() == labels for each in scores.values())
+    known = results.scores_sha256 is not None and list(scores) == list(results.entries)
+    return scores if same and known else None

@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Sequence
 
 from videokd.recipes.command_line import parse
-from videokd.recipes.evaluation_run import Evaluate, evaluate
+from videokd.recipes.evaluation_run import Evaluate, evaluate_shared
+from videokd.runs.device import pick_device
+from videokd.runs.ranks import join_ranks
 
 
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Evaluate, arguments, verb="evaluate", positional=("run",))
-    evaluate(settings, command="videokd evaluate " + shlex.join(arguments))
+    with join_ranks(pick_device(settings.device)) as ranks:
+        evaluate_shared(settings, command="videokd evaluate " + shlex.join(arguments), ranks=ranks)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from videokd.datasets.manifest import read_manifest
-from videokd.errors import ConfigError
+from videokd.datasets.manifest import Manifest, read_manifest
+from videokd.errors import ConfigError, DataError
 from videokd.evaluation.examples import choose_examples, draw_examples
 from videokd.evaluation.overlap import Seen, unseen_clips
+from videokd.evaluation.partial_scores import PartialScores
 from videokd.evaluation.protocol import (
+    Loading,
     finished_results,
-    finished_scores,
     keys_of,
     measure_networks,
-    partial_scores,
     pictures_are_there,
     protocol_clips,
     protocol_dataset,
@@ -24,10 +25,12 @@ from videokd.evaluation.protocol import (
     write_evaluation,
 )
 from videokd.evaluation.results import Results, ScoredPart, results_name, versions_now
+from videokd.evaluation.scores import finished_scores
 from videokd.messages import say
 from videokd.runs.device import Precision, pick_device, pick_precision
 from videokd.runs.memory import out_of_memory_in_a_line
-from videokd.runs.run_folder import check_same_classes, load_run
+from videokd.runs.ranks import Ranks
+from videokd.runs.run_folder import TrainedRun, check_same_classes, load_run
 from videokd.runs.run_settings import Distill, Teach
 from videokd.runs.settings import Device, PrecisionName
 from videokd.runs.trained_on import tested_clips
@@ -90,34 +93,38 @@ class Evaluate:
 
 def evaluate(settings: Evaluate, *, command: str) -> Results:
     """Evaluates every network of a run, and all of them fused; returns what results.json holds."""
-    precision = pick_precision(settings.precision, pick_device(settings.device))
+    results = evaluate_shared(settings, command=command, ranks=Ranks(device=pick_device(settings.device)))
+    assert results is not None, "there is no other rank"
+    return results
+
+
+def evaluate_shared(settings: Evaluate, *, command: str, ranks: Ranks) -> Results | None:
+    """As `evaluate`, the videos shared by the ranks; None on all but the first, which leave once all videos are scored."""
+    precision = pick_precision(settings.precision, ranks.device)
     with precision.in_effect(), out_of_memory_in_a_line(lambda: _too_large(settings, precision)):
-        return _evaluate(settings, precision, command=command)
+        return _evaluate(settings, precision, ranks, command=command)
 
 
-def _evaluate(settings: Evaluate, precision: Precision, *, command: str) -> Results:
+def _evaluate(settings: Evaluate, precision: Precision, ranks: Ranks, *, command: str) -> Results | None:
     part = settings.part
-    run = load_run(settings.run)
-    manifest = read_manifest(settings.manifest or run.settings.manifest)
-    check_same_classes(run, manifest)
+    run, manifest = _run_and_manifest(settings)
     run.students.to(precision.device)
 
     split = settings.split or run.settings.split
     clips = protocol_clips(manifest, run, part=part, split=split)
     clips, num_trained_on = unseen_clips(run, clips, part=part, seen=settings.seen)
     dataset = protocol_dataset(run, manifest, clips, views=settings.views, num_segments=settings.num_segments)
-
     made_from = keys_of(run, dataset, precision, settings=settings.beside_scores)
+    _check_same(ranks, run.path, made_from["scores"])
     before = finished_results(run.path, part=part, key=made_from["scores"])
-    scores = finished_scores(run.path, before, dataset) if before is not None else None
-    if before and scores and before.made_from == made_from and pictures_are_there(run.path, before):
-        say(f"{run.path.name}: already evaluated on {before.created}. Delete {results_name(part)} to measure again.")
-        say_accuracies(before)
-        return before
-
-    partial = partial_scores(run.path, key=made_from["scores"], num_videos=len(clips))
-    if scores is None:
-        scores = score(run, dataset, precision, partial, batch_size=settings.batch_size, workers=settings.workers)
+    scores = finished_scores(run.path, before, clips) if before is not None else None
+    partial = PartialScores.of_run(run.path, key=made_from["scores"], num_videos=len(clips))
+    if ranks.any(scores is None):
+        scores = score(run, dataset, precision, partial, Loading(settings.batch_size, settings.workers, ranks))
+    elif before and before.made_from == made_from and pictures_are_there(run.path, before):
+        return _said_again(before, part)
+    if scores is None or not ranks.is_first:
+        return None
     entries, early_exit = measure_networks(run, scores, dataset, precision, timed_videos=settings.timed_videos)
     shown = choose_examples(scores.get("fused", next(iter(scores.values()))), clips, count=settings.pictures)
 
@@ -147,6 +154,28 @@ def _too_large(settings: Evaluate, precision: Precision) -> str:
     if settings.batch_size == 1:
         return f"{found} A single video is too large: pass fewer `--num_segments`, or `--views quick`."
     return f"{found} Run `videokd evaluate {settings.run}` with `--batch_size {settings.batch_size // 2}`."
+
+
+def _said_again(results: Results, part: str) -> Results:
+    say(f"{results.run}: already evaluated on {results.created}. Delete {results_name(part)} to measure again.")
+    say_accuracies(results)
+    return results
+
+
+def _run_and_manifest(settings: Evaluate) -> tuple[TrainedRun, Manifest]:
+    run = load_run(settings.run)
+    manifest = read_manifest(settings.manifest or run.settings.manifest)
+    check_same_classes(run, manifest)
+    return run, manifest
+
+
+def _check_same(ranks: Ranks, run: Path, key: str) -> None:
+    """Refuses to share an evaluation where ranks have read different weights or clips."""
+    if not ranks.agree(key):
+        raise DataError(
+            f"{run}: processes found different weights or clips in it, or compute in different precisions (accepted: the same for all). Wait until nothing is training there, keep it on "
+            "a file system that all machines share, then try again."
+        )
 
 
 def evaluate_after_training(settings: Teach | Distill) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +17,11 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, VideoKDError
+from videokd.models.students import Students
+from videokd.types import Batch, StudentOutput
+
+_T = TypeVar("_T")
 
 # While the first rank evaluates or reads a slow disk, the others wait for it.
 _TIMEOUT = timedelta(hours=2)
@@ -65,31 +71,44 @@ class Ranks:
             )
         return batch_size // self.num_ranks
 
-    def wrap(self, students: nn.Module, *, alternating: bool = False) -> nn.Module:
-        """The module to run forward from now on, whose gradients are averaged over the ranks.
+    def wrap(self, students: Students, rounds: Sequence[str | None] = (None,)) -> dict[str | None, nn.Module]:
+        """The modules to run forward from now on, whose gradients are averaged over the ranks.
 
-        One wrapper holds all students. The first rank's weights and buffers are copied to the others. BatchNorm is
-        synchronised on CUDA; on CPUs each rank has its own statistics, and the first one's are kept. State dicts, EMA and
-        parameter groups are still those of the students, which the wrapper does not copy.
+        The first rank's weights and buffers are copied to the others. BatchNorm is synchronised on CUDA; on CPUs each rank has its
+        own statistics, and the first one's are kept. State dicts, EMA and parameter groups are still those of the students, which
+        the wrappers do not copy.
 
         Args:
-            students: on its device, and not compiled yet.
-            alternating: whether a backward pass may reach some of the students only.
+            students: on their device, and not compiled yet.
+            rounds: the students whose gradients a backward pass computes: None for all of them together, or one after the other, each
+                by its name. Each has a wrapper, which waits for the gradients of its own students only.
 
         Returns:
-            A wrapper; the students themselves for a single process.
+            {round: wrapper}, called like the students; the students themselves for a single process.
         """
         if self.num_ranks == 1:
-            return students
-        if self.device.type == "cuda":
+            return dict.fromkeys(rounds, students)
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
             # timm's and not PyTorch's, which would drop the activation of BatchNormAct2d; both keep the parameters
             convert_sync_batchnorm(students)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(
-            students,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            find_unused_parameters=alternating,
-            gradient_as_bucket_view=True,
-        )
+        return {
+            only: DistributedDataParallel(
+                students if only is None else _OneStudent(students, only),
+                device_ids=[self.device] if on_cuda else None,
+                broadcast_buffers=not on_cuda,  # those of synchronised BatchNorms are the same everywhere
+                gradient_as_bucket_view=True,
+            )
+            for only in rounds
+        }
+
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Copies the first rank's buffers to the others, before all of them look at clips with the same networks."""
+        if self.num_ranks > 1:
+            for buffer in module.buffers():
+                values = buffer.detach().contiguous()
+                dist.broadcast(values, 0)
+                buffer.copy_(values)
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over the ranks of scalars such as the parts of a loss, in one exchange.
@@ -113,21 +132,46 @@ class Ranks:
         return self.any_of(flag)[0]
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
-        """For each of several flags, whether it is set on any rank, in one exchange."""
+        """For each of several flags, whether it is set on any rank, in one exchange, for which no device is waited for."""
         if self.num_ranks == 1:
             return flags
-        numbers = torch.tensor([float(flag) for flag in flags], device=self.device)
+        numbers = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
         return tuple(number > 0 for number in numbers.tolist())
 
     def gather(self, number: int) -> list[int]:
         """The number that each rank gives, in the order of the ranks, on all of them."""
+        return self.total([number if rank == self.rank else 0 for rank in range(self.num_ranks)])
+
+    def agree(self, text: str) -> bool:
+        """Whether all ranks give the same text."""
+        return len(set(self.gather(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)))) == 1
+
+    def total(self, numbers: Sequence[int]) -> list[int]:
+        """The sums of numbers over the ranks, each of which gives as many."""
         if self.num_ranks == 1:
-            return [number]
-        numbers = torch.zeros(self.num_ranks, dtype=torch.int64, device=self.device)
-        numbers[self.rank] = number
-        dist.all_reduce(numbers)
-        return [int(each) for each in numbers.tolist()]
+            return list(numbers)
+        summed = torch.tensor(numbers)
+        dist.all_reduce(summed)
+        return [int(number) for number in summed.tolist()]
+
+    def in_turns(self, own: Iterator[_T], count: int) -> Iterator[_T]:
+        """What all ranks produce in turns, in order, on each of them.
+
+        Args:
+            own: this rank's items: number `rank` of all, and every `num_ranks`-th from there.
+            count: of all ranks' items together.
+
+        >>> list(Ranks().in_turns(iter("abc"), 3))
+        ['a', 'b', 'c']
+        """
+        if self.num_ranks == 1:
+            yield from own
+            return
+        for first in range(0, count, self.num_ranks):
+            gathered: list[Any] = [None] * self.num_ranks
+            dist.all_gather_object(gathered, next(own) if first + self.rank < count else None)
+            yield from gathered[: count - first]
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seeds PyTorch's generators for a step, so that dropout differs between steps and between ranks.
@@ -154,11 +198,25 @@ class Ranks:
             self.any(False)
 
 
+class _OneStudent(nn.Module):
+    """One student of several, so that a wrapper waits for its gradients only; called like all of them."""
+
+    def __init__(self, students: Students, name: str) -> None:
+        super().__init__()
+        groups = (students.members, students.exits, students.adapters)
+        self.parts = nn.ModuleList(group[name] for group in groups if name in group)
+        self._students = (students,)  # not a module of this one, as which it would bring the others' parameters
+
+    def forward(self, batch: Batch, *, only: str, with_features: bool) -> dict[str, StudentOutput]:
+        outputs: dict[str, StudentOutput] = self._students[0](batch, only=only, with_features=with_features)
+        return outputs
+
+
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
     """This process's place among those that `torchrun` started; while it lasts, they can talk to each other.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK. NCCL connects CUDA devices, gloo everything else. Without these variables, or with
+    Reads RANK, WORLD_SIZE and LOCAL_RANK. NCCL connects CUDA devices, gloo everything else, and the processes themselves. Without these variables, or with
     one process, there is nothing to join.
 
     Args:
@@ -166,6 +224,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: the variables do not fit each other, or there are more processes than CUDA devices on this machine.
+        VideoKDError: another process has ended while this one waited for it.
 
     >>> with join_ranks(torch.device("cpu")) as ranks:
     ...     ranks
@@ -192,12 +251,36 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    nccl = device.type == "cuda" and dist.is_nccl_available()
-    dist.init_process_group("nccl" if nccl else "gloo", rank=rank, world_size=num_ranks, timeout=_TIMEOUT)
-    try:
+    with _group(rank, num_ranks, device):
         yield Ranks(rank, num_ranks, device)
+
+
+@contextmanager
+def _group(rank: int, num_ranks: int, device: torch.device) -> Iterator[None]:
+    nccl = device.type == "cuda" and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        rank=rank,
+        world_size=num_ranks,
+        timeout=_TIMEOUT,
+        device_id=device if nccl else None,
+    )
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise VideoKDError(
+            f"process {rank}: another process of this run has ended; its own message, if it had the time for one, says why. The same command "
+            "resumes from the last checkpoint."
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an exchange failed, and not the computation."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def exchange_after(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:

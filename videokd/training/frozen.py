@@ -61,14 +61,15 @@ def learn_head(state: RunState, network: Network, clips: TrainingClips, *, sessi
     device = session.precision.device
     fitted = fit_head(network.classifier, features.to(device), label.to(device), [clip.group for _, clip in parts])
     with Recorder(session, state.students, first_step=0, total_steps=1) as recorder:
-        validation = validate(state.students, clips.held_out, session.precision, workers=clips.workers)
+        validation = validate(
+            state.students, clips.held_out, session.precision, workers=clips.workers, ranks=session.ranks
+        )
         progress.step = 1
         state.end_epoch(validation, patience=0, ranks=session.ranks)
         recorder.values(0, 0, _of_head(fitted))
         recorder.epoch(0, 0, 1, validation)
     state.save()
-    if session.ranks.is_first:
-        say(f"{session.folder.path}: {_in_words(fitted, num_clips=len(label), num_views=features.shape[1])}")
+    say(f"{session.folder.path}: {_in_words(fitted, num_clips=len(label), num_views=features.shape[1])}")
 
 
 def stored_features(clips: JoinedClips, network: Network, session: Session, *, title: str) -> Tensor:

@@ -78,15 +78,15 @@ def learn(
             recorder.step(progress.step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
             progress.step += 1
 
-            stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes))
             ends_epoch = progress.step % clips.steps_per_epoch == 0
-            if ends_epoch:
-                _end_epoch(state, clips, recorder, optim=optim, session=session)
-            elif stopping or overdue:
+            stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes, validates=ends_epoch))
+            if stopping or overdue:
                 recorder.flush()
                 state.save()
             if stopping:
                 raise KeyboardInterrupt
+            if ends_epoch:
+                _end_epoch(state, clips, recorder, optim=optim, session=session)
 
 
 def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSettings, precision: Precision) -> Progress:
@@ -130,7 +130,12 @@ def _end_epoch(
     piece = -(-session.ranks.share(clips.batch_size) // optim.accumulate)
     with state.averaged(), _uncompiled() if optim.compile else nullcontext():
         validation = validate(
-            state.students, clips.held_out, session.precision, workers=clips.workers, most_clips=piece
+            state.students,
+            clips.held_out,
+            session.precision,
+            workers=clips.workers,
+            most_clips=piece,
+            ranks=session.ranks,
         )
         state.end_epoch(validation, patience=optim.early_stop, ranks=session.ranks)
     progress = state.progress

@@ -149,11 +149,13 @@ class RunState:
         """Whether no step has changed weights without being counted: then there is something sound to save."""
         return self.update.num_begun == self.progress.step - self._first_step
 
-    def is_overdue(self, minutes: float) -> bool:
+    def is_overdue(self, minutes: float, *, validates: bool = False) -> bool:
         """Whether the last checkpoint, or the start, is that many minutes ago by the first rank's clock; with 0, never.
 
-        False on all other ranks: the first one tells them, so that all save after the same step.
+        False on all other ranks: the first one tells them, so that all save after the same step. Ahead of a validation, which may take
+        longer than whoever stops the run waits, one minute is enough.
         """
+        minutes = min(minutes, 1.0) if validates else minutes
         return self._ranks.is_first and 0 < 60 * minutes <= time.perf_counter() - self._started
 
     def save(self) -> None:

@@ -68,12 +68,12 @@ class Update:
     ) -> None:
         self._students, self._objective, self._precision = students, objective, precision
         channels_last(students.to(precision.device))
-        self._wrapped = (ranks or Ranks()).wrap(students, alternating=order == "alternate")
         self._pieces, self._clip_norm = optim.accumulate, optim.clip_norm
         self._scaler = precision.scaler()
         #: Steps that have changed weights, or begun to, since the start.
         self.num_begun = 0
         rounds: tuple[str | None, ...] = (None,) if order == "simultaneous" else tuple(students.specs)
+        self._wrapped = (ranks or Ranks()).wrap(students, rounds)
         self._optimizers = {
             only: build_optimizer(
                 students.parameter_groups(
@@ -136,7 +136,7 @@ class Update:
         targets = [None] * len(pieces) if target is None else target.split(self._pieces)
         for number, (piece, truth, goal) in enumerate(zip(pieces, truths, targets, strict=True), start=1):
             share = len(piece) / len(batch)
-            with exchange_after(self._wrapped, last=number == len(pieces)):
+            with exchange_after(self._wrapped[only], last=number == len(pieces)):
                 with self._precision.autocast():
                     outputs = self._forward(piece, only=only)
                 total, of_piece = self._loss(outputs, goal, truth, only=only)
@@ -171,8 +171,8 @@ class Update:
     def _outputs(self, piece: Batch, *, only: str | None) -> dict[str, StudentOutput]:
         needs_features = self._objective.needs_features
         if only is None:
-            return self._wrapped(piece, with_features=needs_features)  # type: ignore[no-any-return]
-        outputs = self._wrapped(piece, only=only, with_features=needs_features)
+            return self._wrapped[None](piece, with_features=needs_features)  # type: ignore[no-any-return]
+        outputs = self._wrapped[only](piece, only=only, with_features=needs_features)
         if self._objective.beta:
             # peers are forwarded again in every round; their BatchNorms count the batch only in their own round
             with torch.no_grad(), untouched_batch_norm(self._students):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from videokd.distill.fusion import fuse
 from videokd.errors import VideoKDError
 from videokd.models.students import Students
 from videokd.runs.device import Precision
+from videokd.runs.ranks import Ranks
 from videokd.types import Batch
 
 _EVALUATION_BATCH = 16
@@ -25,6 +27,7 @@ def validate(
     *,
     workers: int,
     most_clips: int = _EVALUATION_BATCH,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """{"val/top1": of the fused prediction, "val/<student>": of each, if there are several}, as fractions.
 
@@ -34,17 +37,21 @@ def validate(
         precision: number format and device.
         workers: processes that load clips.
         most_clips: as many as fit into the memory in training fit in validation too.
+        ranks: those of torchrun, which share the clips.
     """
     if held_out is None:
         return {}
-    hits: dict[str, int] = {}
+    ranks.copy_buffers(students)
+    hits = dict.fromkeys((*students.specs, "fused"), 0)
+    own = replace(held_out, clips=held_out.clips[ranks.rank :: ranks.num_ranks])
     batches = evaluation_batches(
-        held_out, batch_size=min(most_clips, _EVALUATION_BATCH), workers=workers, device=precision.device
+        own, batch_size=min(most_clips, _EVALUATION_BATCH), workers=workers, device=precision.device
     )
     for logits, label in predict_batches(students, batches, precision):
         for name, values in logits.items():
-            hits[name] = hits.get(name, 0) + int((values.argmax(1) == label).sum())
-    shares = {name: count / len(held_out) for name, count in hits.items()}
+            hits[name] += int((values.argmax(1) == label).sum())
+    counts = ranks.total([*hits.values()])
+    shares = {name: count / len(held_out) for name, count in zip(hits, counts, strict=True)}
     fused = {"val/top1": shares.pop("fused")}
     return fused if len(shares) == 1 else fused | {f"val/{name}": share for name, share in shares.items()}
 
