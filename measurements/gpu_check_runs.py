@@ -305,6 +305,18 @@ class Runs:
         speeds = [line["samples_per_second"] for line in logged(self._out / "compiled") if "samples_per_second" in line]
         return f"no limit was hit; clips a second in the first and the last step: {speeds[0]:.1f}, {speeds[-1]:.0f}"
 
+    def cuda_graphs(self) -> dict[str, float]:
+        """Everything on, compiled with CUDA graphs, ends at losses near those of the same run without compiling."""
+        extra = ("--objective.target_loss=dist",)
+        run_verb(*self._distill("graphs", "bf16", "alternate", extra), "--optim.compile=reduce-overhead")
+        losses = {
+            name: [line["loss/total"] for line in logged(self._out / name) if "loss/total" in line]
+            for name in ("whole", "graphs")
+        }
+        difference = max(abs(a - b) / abs(a) for a, b in zip(losses["whole"], losses["graphs"], strict=True))
+        assert difference < 0.1, losses
+        return {"largest relative difference of a loss": difference}
+
     def synchronisations(self) -> dict[str, float]:
         """Where the host waits for the device while a run with everything on trains: {file:line: times a step}.
 
