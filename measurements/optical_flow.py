@@ -17,7 +17,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.rgb import read_rgb
 from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Clip
-from videokd.datasets.view import Pictures
+from videokd.datasets.view import Pictures, apply_crops
 from videokd.types import STREAMS, StreamSpec
 
 Flow = Callable[[np.ndarray, np.ndarray, None], np.ndarray]
@@ -72,5 +72,12 @@ def as_a_stream(method: str = "dis-fast") -> Iterator[None]:
             found["flow"] = [np.concatenate(fields, axis=2).astype(np.int16) - _ZERO for fields in stacks]
         return found
 
-    with patch.dict(STREAMS, {"flow": FLOW}), patch.object(ClipDataset, "_read", read):
+    def decoded(self: ClipDataset, clip: Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        index = VideoIndex.from_json(clip.index)
+        view = self.view(index, rng)
+        pictures = self._read(clip, index, self._stream_names, view.segments)
+        return apply_crops(pictures, view.crops, of=view.size, inputs=self._inputs)
+
+    changed = patch.multiple(ClipDataset, _read=read, _decoded=decoded)
+    with patch.dict(STREAMS, {"flow": FLOW}), changed:
         yield

@@ -108,7 +108,10 @@ def test_an_index_of_another_file(make_clip) -> None:
         list(video.iterate())
     with (
         videokd.open(short, index=index_video(path)) as video,
-        pytest.raises(videokd.DecodeError, match=r"(frame \d+|packet \d+).* cannot be decoded"),
+        pytest.raises(
+            videokd.DecodeError,
+            match=r"(frame \d+|packet \d+).* cannot be decoded|packet 12 is not the one|ends before packet",
+        ),
     ):
         list(video.iterate())
 

@@ -208,7 +208,8 @@ def open_decoder(source: Source, index: VideoIndex, *, limits: Limits = DEFAULT_
     Raises:
         DecodeError: the file cannot be opened.
     """
-    if index.places is not None and index.codec in INDEXED_CODECS:
+    # Without checksums of keyframes, another file would not be recognised
+    if index.places is not None and index.checksums and index.codec in INDEXED_CODECS:
         return IndexedDecoder(source, index, index.places, limits=limits)
     return PictureDecoder(source, limits=limits)
 

@@ -8,6 +8,7 @@ I_0(a_t(p)) = I_0(a_{t−1}(p − d_t(p))), so it is copied block by block, and 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ _WORD = np.uint64(4)
 _PIXEL = np.uint64(3)
 
 
+@lru_cache(maxsize=8)
 def start_chain(height: int, width: int) -> Chain:
-    """The chain at position 0: every pixel comes from itself, and is valid.
+    """The chain at position 0: every pixel comes from itself, and is valid. All who ask share it: never write to it.
 
     >>> start_chain(2, 3).tolist()
     [[0, 1, 2], [65536, 65537, 65538]]

@@ -16,7 +16,7 @@ from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
-from videokd.codec.motion import Follower, motion_of_chain, motion_of_frame
+from videokd.codec.motion import Chain, Follower, motion_of_chain, motion_of_frame
 from videokd.codec.residual import difference
 from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.types import Frame, Gop, Streams
@@ -198,13 +198,43 @@ class VideoReader:
             raise ConfigError(f"{self.source} is closed (accepted: an open reader). Read inside its `with` block.")
         return wanted
 
+    def decoded_at(self, gop: int, position: int, streams: tuple[str, ...]) -> tuple[Decoded, Decoded, Chain | None]:
+        """What `read` computes accumulated streams from, for those who need only a part of the picture.
+
+        Args:
+            gop: number of the GOP, from 0.
+            position: in that GOP.
+            streams: as for `read`; what they do not need may be wrong.
+
+        Returns:
+            The I-frame, the frame, and the chain of vectors between them (uint32 [H, W], see motion.py), valid until the next call.
+
+        Raises:
+            ConfigError, DecodeError: as for `read`.
+        """
+        wanted = self._check(streams)
+        try:
+            self._set_output(wanted)
+            if wanted == _ONLY_IFRAME:
+                iframe = self._only_iframe(gop)
+                return iframe, iframe, None
+            chained = not wanted.isdisjoint(_CHAINED)
+            cursor = self._cursor_at(gop, position, chained=chained, warping=False)
+            return cursor.first, cursor.current, cursor.chain() if chained else None
+        except BaseException:
+            self._cursor = None  # an error may leave it between two frames
+            raise
+
+    def _set_output(self, wanted: frozenset[str]) -> None:
+        # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
+        pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
+        if self._decoder.set_output(pictures=pictures):
+            self._cursor = None
+
     def _read(self, gop: int, position: int, wanted: frozenset[str], accumulate: bool) -> Streams:
         self._turn = None
         try:
-            # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
-            pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
-            if self._decoder.set_output(pictures=pictures):
-                self._cursor = None
+            self._set_output(wanted)
             if wanted == _ONLY_IFRAME:
                 return Streams(gop=gop, position=position, iframe=self._only_iframe(gop).image())
             chained = accumulate and not wanted.isdisjoint(_CHAINED)

@@ -34,32 +34,36 @@ def gather(reference: Rows, chain: Chain, warped: Rows) -> None:
 @compiled
 def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no cover (compiled)
     """Gathers eight pixels at a time where they come from eight side by side (see above)."""
-    height, width = chain.shape
-    # Numba checks a signed index for negative values, but not an unsigned one
     flat, stride = reference.reshape(-1), np.uint64(reference.shape[1])
-    moved = warped.reshape(-1)
-    for y in range(height):
-        sources, start = chain[y], np.uint64(y * width)
-        for x in range(0, width - 7, 8):
-            left = np.uint64(x)
-            first = sources[left] & _SOURCE
-            apart = np.uint32(0)
-            for i in range(8):
-                apart |= (sources[left + np.uint64(i)] & _SOURCE) ^ (first + np.uint32(i))
-            if apart == 0:
-                move_8_pixels(moved, _PIXEL * (start + left), flat, _byte_of(first, stride))
-            else:
-                _gather_pixels(flat, sources, moved, stride, start, x, x + 8)
-        _gather_pixels(flat, sources, moved, stride, start, width & ~7, width)
+    for y in range(chain.shape[0]):
+        gather_row(flat, stride, chain[y], warped[y])
+
+
+@compiled
+def gather_row(flat: Rows, stride: np.uint64, sources: Chain, moved: Rows) -> None:  # pragma: no cover (compiled)
+    """Gathers a row, or a part of one: `flat` is the reference with rows of `stride` bytes, uint32 [W] → uint8 [3·W]."""
+    width = len(sources)
+    for x in range(0, width - 7, 8):
+        # Numba checks a signed index for negative values, but not an unsigned one
+        left = np.uint64(x)
+        first = sources[left] & _SOURCE
+        apart = np.uint32(0)
+        for i in range(8):
+            apart |= (sources[left + np.uint64(i)] & _SOURCE) ^ (first + np.uint32(i))
+        if apart == 0:
+            move_8_pixels(moved, _PIXEL * left, flat, _byte_of(first, stride))
+        else:
+            _gather_pixels(flat, sources, moved, stride, x, x + 8)
+    _gather_pixels(flat, sources, moved, stride, width & ~7, width)
 
 
 @compiled
 def _gather_pixels(
-    flat: Rows, sources: Chain, moved: Rows, stride: np.uint64, start: np.uint64, left: int, right: int
+    flat: Rows, sources: Chain, moved: Rows, stride: np.uint64, left: int, right: int
 ) -> None:  # pragma: no cover (compiled)
     """Gathers the pixels of one row from `left` to `right`, one by one."""
     for x in range(left, right):
-        to, at = _PIXEL * (start + np.uint64(x)), _byte_of(sources[x], stride)
+        to, at = _PIXEL * np.uint64(x), _byte_of(sources[x], stride)
         moved[to] = flat[at]
         moved[to + np.uint64(1)] = flat[at + np.uint64(1)]
         moved[to + np.uint64(2)] = flat[at + np.uint64(2)]

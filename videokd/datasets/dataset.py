@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from videokd.codec.index import VideoIndex
@@ -22,6 +23,7 @@ from videokd.datasets.view import (
     central_crop,
     first_position_of,
     random_crop,
+    read_inputs,
     read_pictures,
     sample_positions,
     ten_crops,
@@ -117,10 +119,9 @@ class ClipDataset(Dataset[Sample]):
         clip = self.clips[number]
         try:
             rng = np.random.default_rng(seed())
-            raw, view = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
+            streams = self._cached(clip, rng) if self.cache is not None else self._decoded(clip, rng)
         except DataError as error:
             raise DataError(f"{self.manifest.root / clip.path}: {error}") from error
-        streams = apply_crops(raw, view.crops, of=view.size, inputs=self._inputs, quantised=self.cache is not None)
         return Sample(streams, clip.label, clip.video_id, number)
 
     @property
@@ -139,7 +140,7 @@ class ClipDataset(Dataset[Sample]):
             index: the clip's index.
             rng: randomness of a training view.
         """
-        lengths = [gop.num_positions for gop in index.gops]
+        lengths = [len(packets) for packets in index.anchors]
         return self._view_of(lengths, first_position_of(self._stream_names), (index.width, index.height), rng)
 
     def _view_of(
@@ -156,14 +157,14 @@ class ClipDataset(Dataset[Sample]):
             crops = ten_crops(*size, flip=flip) if self.views == "full" else (central_crop(*size),)
         return View(segments, crops, size)
 
-    def _decoded(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], View]:
-        """{stream: pictures} in the streams' own units, and the view that they are of."""
+    def _decoded(self, clip: Clip, rng: np.random.Generator) -> dict[str, npt.NDArray[np.uint8]]:
+        """The inputs of a view, from the clip's file."""
         index = VideoIndex.from_json(clip.index)
-        view = self.view(index, rng)
-        return self._read(clip, index, self._stream_names, view.segments), view
+        with open_video(self.manifest.root / clip.path, index=index) as video:
+            return read_inputs(video, self.view(index, rng), self._inputs)
 
-    def _cached(self, clip: Clip, rng: np.random.Generator) -> tuple[dict[str, Pictures], View]:
-        """{stream: pictures} from the cache, small and quantised, and the view that they are of.
+    def _cached(self, clip: Clip, rng: np.random.Generator) -> dict[str, npt.NDArray[np.uint8]]:
+        """The inputs of a view, from the cache, which holds small quantised pictures.
 
         Crops are drawn in the clip's own pixels, so that a cache of another size shows the same part of the picture.
         """
@@ -177,7 +178,8 @@ class ClipDataset(Dataset[Sample]):
         )
         view = self._view_of([self.cache.num_positions], 0, (clip.width, clip.height), rng)
         places = [position for _, position in view.segments]
-        return {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}, view
+        pictures = {name: [pictures[place] for place in places] for name, pictures in pictures_of.items()}
+        return apply_crops(pictures, view.crops, of=view.size, inputs=self._inputs, quantised=True)
 
     def _read(
         self, clip: Clip, index: VideoIndex, streams: tuple[str, ...], positions: Sequence[tuple[int, int]]

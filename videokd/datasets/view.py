@@ -17,6 +17,7 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from videokd.codec.reader import VideoReader
+from videokd.datasets.direct_crops import DIRECT, crop_directly
 from videokd.errors import DataError
 from videokd.types import STREAMS, StreamSpec
 
@@ -169,11 +170,15 @@ def apply_crop(
     Returns:
         uint8 [S, C, height, width]; in memory the channels of a pixel lie side by side (`channels_last`).
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    packed = _cut_and_packed(values, crop, spec, quantised)  # [P, crop height, crop width, n · C]
-    resized = transforms.resize(torch.from_numpy(packed).permute(0, 3, 1, 2), [height, width], antialias=True)
+    packed = _cut_and_packed(values, crop, spec, quantised)
+    return _resized(packed, len(values), spec.channels, (size, size) if isinstance(size, int) else size)
+
+
+def _resized(packed: npt.NDArray[np.uint8], count: int, channels: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Quantised crops, [P, crop height, crop width, n · C], as the input of a network: [count, C, height, width]."""
+    resized = transforms.resize(torch.from_numpy(packed).permute(0, 3, 1, 2), list(size), antialias=True)
     pictures: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [P, height, width, n · C]
-    return _unpacked(pictures, len(values), spec.channels).transpose(0, 3, 1, 2)
+    return _unpacked(pictures, count, channels).transpose(0, 3, 1, 2)
 
 
 def apply_crops(
@@ -238,6 +243,43 @@ def read_pictures(
     return {name: [getattr(each, field) for each in read] for name, field in fields.items()}
 
 
+def read_inputs(
+    video: VideoReader, view: View, inputs: Mapping[str, tuple[str, int]]
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """Reads what a view shows, as `read_pictures` and `apply_crops` do; of a single crop, no more than the crop is computed.
+
+    Args:
+        video: an open video.
+        view: its `size` is that of the video.
+        inputs: {key: (stream, side of the result in pixels)}.
+
+    Returns:
+        {key: uint8 [crops · S, C, side, side]}, one crop after the other, in `channels_last` order.
+
+    Raises:
+        DecodeError: the video cannot be read.
+    """
+    streams = tuple(dict.fromkeys(stream for stream, _ in inputs.values()))
+    if len(view.crops) != 1 or not DIRECT.issuperset(streams):
+        pictures = read_pictures(video, streams, view.segments)
+        return apply_crops(pictures, view.crops, of=view.size, inputs=inputs)
+    packed = _cropped_directly(video, streams, view)
+    return {
+        key: _resized(packed[stream], len(view.segments), STREAMS[stream].channels, (size, size))
+        for key, (stream, size) in inputs.items()
+    }
+
+
+def _cropped_directly(video: VideoReader, streams: Sequence[str], view: View) -> dict[str, npt.NDArray[np.uint8]]:
+    """{stream: quantised crops [P, crop height, crop width, n · C]}."""
+    crop, count = view.crops[0], len(view.segments)
+    packed = {name: _empty(count, crop, STREAMS[name].channels) for name in streams}
+    for number, place in enumerate(view.segments):
+        targets = {name: _target(packed[name], number, STREAMS[name].channels) for name in streams}
+        crop_directly(video, targets, place, (crop.left, crop.top), crop.flip)
+    return packed
+
+
 def _position_in_span(allowed: np.ndarray, low: int, high: int, rng: np.random.Generator | None) -> int:
     """A member of `allowed` in [low, high): a random one, or without `rng` or where there is none, the nearest to the middle."""
     middle = (low + max(high - 1, low)) / 2
@@ -262,15 +304,12 @@ def _position_in_span(allowed: np.ndarray, low: int, high: int, rng: np.random.G
 # The indices of the copy are unsigned, because for signed ones Numba also tests whether they count from the end.
 def _cut_and_packed(values: Pictures, crop: Crop, spec: StreamSpec, quantised: bool) -> npt.NDArray[np.uint8]:
     """The quantised crop of each picture, n pictures in one: [P, crop height, crop width, n · C]."""
-    per_array = _pictures_per_array(spec.channels)
-    packed = np.empty((-(-len(values) // per_array), crop.height, crop.width, per_array * spec.channels), np.uint8)
-    if len(values) % per_array:
-        packed[-1] = 0  # the last one has fewer pictures
+    packed = _empty(len(values), crop, spec.channels)
     unchanged = quantised or (values[0].dtype == np.uint8 and spec.gain == 1 and spec.offset == 0)
     zero, gain = (spec.offset, 1.0) if quantised else (0, spec.gain)
     gains = np.array(spec.flip_signs if crop.flip else (1,) * spec.channels, np.float32) * np.float32(gain)
     for number, picture in enumerate(values):
-        target, start = packed[number // per_array], number % per_array * spec.channels
+        target, start = _target(packed, number, spec.channels)
         if unchanged and not crop.flip:
             part = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
             target[..., start : start + spec.channels] = part
@@ -278,6 +317,21 @@ def _cut_and_packed(values: Pictures, crop: Crop, spec: StreamSpec, quantised: b
             rows = np.ascontiguousarray(picture).reshape(len(picture), -1)  # [H, W · C]
             _quantise(rows, (crop.left, crop.top), (zero, gains, spec.offset), crop.flip, target, start)
     return packed
+
+
+def _empty(count: int, crop: Crop, channels: int) -> npt.NDArray[np.uint8]:
+    """Memory for the crops of some pictures: [P, crop height, crop width, n · C]."""
+    per_array = _pictures_per_array(channels)
+    packed = np.empty((-(-count // per_array), crop.height, crop.width, per_array * channels), np.uint8)
+    if count % per_array:
+        packed[-1] = 0  # the last one has fewer pictures
+    return packed
+
+
+def _target(packed: npt.NDArray[np.uint8], number: int, channels: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """Where a picture's crop is: its array, and its first channel there."""
+    per_array = _pictures_per_array(channels)
+    return packed[number // per_array], number % per_array * channels
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], count: int, channels: int) -> npt.NDArray[np.uint8]:
