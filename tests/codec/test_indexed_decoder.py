@@ -13,11 +13,13 @@ import pytest
 
 import videokd
 from tests.codec.test_reader import KINDS, digest
+from tests.codec.test_traps import write
+from tests.conftest import moving_texture
 from videokd.codec.index import Limits, PacketPlaces, VideoIndex
 from videokd.codec.indexed_decoder import IndexedDecoder
 from videokd.codec.indexing import index_video
 from videokd.codec.rgb import read_rgb
-from videokd.errors import DecodeError
+from videokd.errors import ConfigError, DecodeError
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import transcode
 
@@ -118,6 +120,74 @@ def test_bytes_and_file_objects(make_clip) -> None:
         pytest.raises(DecodeError, match="<BytesIO> cannot be read as a video"),  # its tables were at the end
     ):
         video.read(gop=2, position=5)
+
+
+def test_a_decoder_is_kept_for_the_next_file_of_the_same_configuration(
+    make_clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videokd.codec.indexed_decoder._SPARE", spare := {})
+    one, other = make_clip("mpeg4", seed=0), make_clip("mpeg4", seed=3, step=(-2, 5))
+    indexes = {path: index_video(path) for path in (one, other)}
+    assert all(places_of(index).steady for index in indexes.values())
+    expected = {}
+    for path, index in indexes.items():
+        with videokd.open(path, index=without_places(index)) as video:
+            expected[path] = [digest(video.read(gop=gop, position=7, streams=ALL)) for gop in (1, 0)]
+    spare.clear()
+    contexts = []
+    for path in (one, other, other, one):
+        with videokd.open(path, index=indexes[path]) as video:
+            assert [digest(video.read(gop=gop, position=7, streams=ALL)) for gop in (1, 0)] == expected[path]
+            contexts.append(video._decoder._context)
+            assert not spare
+            with videokd.open(other, index=indexes[other]) as second:  # one decoder serves one reader
+                assert digest(second.read(gop=1, position=7, streams=ALL)) == expected[other][0]
+                assert second._decoder._context is not video._decoder._context
+    assert len({id(context) for context in contexts}) < 4
+    assert len(spare) == 1
+
+
+def test_decoders_that_may_have_learned_something_are_not_kept(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videokd.codec.indexed_decoder._SPARE", spare := {})
+    path = make_clip("mpeg4")
+    index = index_video(path)
+    spare.clear()
+    unsteady = replace(index, places=replace(places_of(index), steady=False))
+    with videokd.open(path, index=unsteady) as video:
+        video.read(gop=0, position=3)
+    assert not spare
+    with videokd.open(path, index=index) as video:
+        for streams in (("motion",), ALL):
+            video.read(gop=0, position=3, streams=streams)
+    assert len(spare) == 2  # one for motion alone
+    spare.clear()
+    lying = replace(places_of(index), sizes=(*places_of(index).sizes[:3], 1, *places_of(index).sizes[4:]))
+    with videokd.open(path, index=replace(index, places=lying)) as video, pytest.raises(DecodeError):
+        list(video.iterate())
+    assert not spare
+
+
+def test_nothing_is_read_after_closing(make_clip) -> None:
+    path = make_clip("mpeg4")
+    index = index_video(path)
+    with videokd.open(path, index=index) as video:
+        frames = video.frames()
+        next(frames)
+    with pytest.raises(ConfigError, match="is closed"):
+        list(frames)
+
+
+def test_a_file_whose_headers_change_is_not_steady(tmp_path: Path) -> None:
+    """An encoder's name that only the first packet has, and parameter sets that are not in the container's header."""
+    frames = moving_texture(24, 96, 128)
+    joined = b""
+    for params in ("cabac=0:qp=20", "cabac=1:qp=34"):
+        options = {"x264-params": f"bframes=0:ref=1:scenecut=0:keyint=6:min-keyint=6:{params}"}
+        joined += write(tmp_path / "part.h264", frames, options=options).read_bytes()
+    (tmp_path / "joined.h264").write_bytes(joined)
+    places = index_video(tmp_path / "joined.h264").places
+    assert places is None or not places.steady
+    assert places_of(index_video(tmp_path / "part.h264")).steady
 
 
 def test_manifests_of_earlier_versions_are_read_with_a_demuxer(make_clip) -> None:

@@ -34,6 +34,7 @@ class PacketPlaces:
             the one before it ends.
         extradata: the configuration of the decoder that the container has, in base64.
         tag: the container's name of the codec, four characters, by which FFmpeg knows encoders whose errors it corrects.
+        steady: whether no packet changes what a decoder knows from extradata and tag.
 
     Raises:
         DecodeError: sizes or runs are not possible.
@@ -43,6 +44,7 @@ class PacketPlaces:
     runs: tuple[tuple[int, int], ...] = field(repr=False)
     extradata: str = field(repr=False)
     tag: str
+    steady: bool = False
 
     def __post_init__(self) -> None:
         whole = {*map(type, self.sizes), *(type(number) for run in self.runs for number in run)} == {int}

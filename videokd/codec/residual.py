@@ -41,7 +41,14 @@ def _gather(reference: Rows, chain: Chain, warped: Rows) -> None:  # pragma: no 
 
 @compiled
 def gather_row(flat: Rows, stride: np.uint64, sources: Chain, moved: Rows) -> None:  # pragma: no cover (compiled)
-    """Gathers a row, or a part of one: `flat` is the reference with rows of `stride` bytes, uint32 [W] → uint8 [3·W]."""
+    """Gathers a row, or a part of one.
+
+    Args:
+        flat: uint8, RGB: the reference, its rows one after the other.
+        stride: bytes of a row of the reference.
+        sources: uint32 [W], a part of a chain (see motion.py).
+        moved: uint8 [3·W], RGB; written.
+    """
     width = len(sources)
     for x in range(0, width - 7, 8):
         # Numba checks a signed index for negative values, but not an unsigned one
