@@ -16,7 +16,7 @@ import torch
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
-from videokd.datasets.view import apply_crops, central_crop, first_position_of, read_pictures, sample_positions
+from videokd.datasets.view import View, central_crop, first_position_of, read_inputs, sample_positions
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, DecodeError
 from videokd.files import csv_text
@@ -177,10 +177,9 @@ def _cropped_streams(video: VideoReader, students: Students, *, num_segments: in
     lengths = [gop.num_positions for gop in video.gops]
     first_position = first_position_of(students.streams)
     positions = sample_positions(lengths, num_segments=num_segments, first_position=first_position)
-    pictures = read_pictures(video, students.streams, positions)
     main_size, size = students.input_size, (video.width, video.height)
     inputs = {key: stream_and_size(key, main_size=main_size) for key in students.inputs_at(main_size)}
-    cropped = apply_crops(pictures, (central_crop(*size),), of=size, inputs=inputs)
+    cropped = read_inputs(video, View(positions, (central_crop(*size),), size), inputs)
     return {name: torch.from_numpy(values)[None] for name, values in cropped.items()}  # [1, S, C, H, W]
 
 
