@@ -297,3 +297,15 @@ def test_lying_places_give_an_error_or_a_picture(kind: str, make_clip) -> None:
                 except DecodeError as error:
                     outcomes.add(str(error).split()[0].rstrip(":"))
     assert outcomes == {"(96, 128, 3)", str(path)}
+
+
+@pytest.mark.parametrize("types", ["IPPIP", "PIPSPIP", "II", "P", "IBPbI-P"])
+def test_anchors_are_the_i_and_p_frames_from_each_i_frame_on(types: str) -> None:
+    index = VideoIndex("mpeg4", 16, 16, 25.0, len(types), types, (), (), (), ())
+    numbers = [n for n, kind in enumerate(types) if kind in "IPS"]
+    starts = [n for n, kind in enumerate(types) if kind == "I"]
+    expected = [
+        tuple(n for n in numbers if sum(start <= n for start in starts) == gop + 1) for gop in range(len(starts))
+    ]
+    assert index.anchors == tuple(expected)
+    assert [index.frame_number(n) for n in numbers] == [n - types[:n].count("-") for n in numbers]

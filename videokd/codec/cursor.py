@@ -161,7 +161,7 @@ class Cursor:
     def _frame_at(self, position: int) -> Decoded:
         """The frame at one position; frames of later positions that the decoder gives first are kept for later."""
         packet = self._index.anchors[self.gop][position]
-        shown = self._index.frame_numbers[packet]
+        shown = self._index.frame_number(packet)
         while packet not in self._pending:
             number, frame = next(self._decoded, (None, None))
             if number is None:

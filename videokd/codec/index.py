@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 from zlib import crc32
 
@@ -121,6 +122,9 @@ class VideoIndex:
     @cached_property
     def anchors(self) -> tuple[tuple[int, ...], ...]:
         """For each GOP, the packets of its positions: the I-frame and the P-frames up to the next I-frame."""
+        if set(self.types) <= set("IPS"):  # as in prepared clips: the same, faster
+            starts = [packet for packet, kind in enumerate(self.types) if kind == "I"]
+            return tuple(tuple(range(*ends)) for ends in pairwise([*starts, len(self.types)]))
         gops: list[list[int]] = []
         for packet, kind in enumerate(self.types):
             if kind == "I":
@@ -142,6 +146,10 @@ class VideoIndex:
         """{packet: number of its frame in display order} of the packets with a picture."""
         pictures = [packet for packet, kind in enumerate(self.types) if kind != "-"]
         return dict(zip(pictures, self.display or range(len(pictures)), strict=True))
+
+    def frame_number(self, packet: int) -> int:
+        """The number in display order of the frame of a packet with a picture."""
+        return packet if not self.display and "-" not in self.types else self.frame_numbers[packet]
 
     def start_of(self, packet: int) -> int:
         """The last keyframe at or before a packet, as its number in `keyframes`."""
