@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,12 @@ _T = TypeVar("_T")
 
 # While the first rank evaluates or reads a slow disk, the others wait for it.
 _TIMEOUT = timedelta(hours=2)
+# What copies the first rank's buffers in each step; the older name warns where there is the newer one.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,14 @@ class Ranks:
         if on_cuda:
             # timm's and not PyTorch's, which would drop the activation of BatchNormAct2d; both keep the parameters
             convert_sync_batchnorm(students)  # type: ignore[no-untyped-call]
+        # buffers of synchronised BatchNorms are the same everywhere without being copied
+        options: dict[str, Any] = {_SYNC_BUFFERS: False} if on_cuda else {}
         return {
             only: DistributedDataParallel(
                 students if only is None else _OneStudent(students, only),
                 device_ids=[self.device] if on_cuda else None,
-                broadcast_buffers=not on_cuda,  # those of synchronised BatchNorms are the same everywhere
                 gradient_as_bucket_view=True,
+                **options,
             )
             for only in rounds
         }
