@@ -94,7 +94,7 @@ def run_checks(report: Report, runs: Runs) -> None:
     report.check("frozen teacher, student on stored targets", runs.stored_targets)
     report.check("out of memory says what to do", runs.out_of_memory, needs_cuda=True)
     report.check("torch.compile, three students and teachers", runs.compiled, needs_cuda=True)
-    report.check("CUDA graphs (reduce-overhead), everything on", runs.cuda_graphs, needs_cuda=True)
+    report.check("CUDA graphs (reduce-overhead)", runs.cuda_graphs, needs_cuda=True)
     report.check("where the host waits for the device", runs.synchronisations, needs_cuda=True)
     report.check("clips a second of the loader", runs.loader_speed)
     report.check("ms a step, one change at a time", partial(step_times, runs.scale))

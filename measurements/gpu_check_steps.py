@@ -31,8 +31,8 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
     timed = _Timed(device, scale.repeats)
     on_device = batch_of(given).to(device)
 
-    def step(precision: Name = "bf16", *, compiled: bool = False) -> Step:
-        return Bench(given, on_device, Precision(precision, device), compiled=compiled).step(3, taught=True)
+    def step(precision: Name = "bf16") -> Step:
+        return Bench(given, on_device, Precision(precision, device), compiled=False).step(3, taught=True)
 
     on_cuda: Sequence[Name] = ("fp32", "tf32", "bf16", "fp16")
     on_cpu: Sequence[Name] = ("fp32", "bf16")
@@ -47,7 +47,6 @@ def _times_of(shape: TimedStep, scale: Scale) -> dict[str, float]:
             timed(f"bf16, {changed}", other)
         if scale.device == "cuda":
             timed.in_a_row(step())
-            timed("bf16, compiled", step(compiled=True))
     with cudnn_benchmark(False):
         timed("bf16, cuDNN does not try its algorithms", step())
     return timed.found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "measurements" / "gpu_check.py"
@@ -40,3 +42,12 @@ def test_a_check_that_fails_is_told_and_the_others_run(tmp_path: Path) -> None:
     report = json.loads((out / "gpu_check.json").read_text(encoding="utf-8"))
     good = [each["ok"] for each in report["checks"].values()]
     assert good == [True, False, True], "predict finds no run to export; the loader needs the clips only"
+
+
+def test_every_folder_with_a_gpu_test_is_named(load_measurement: Callable[[str], ModuleType]) -> None:
+    marked = {
+        path.relative_to(ROOT).parts[1]
+        for path in (ROOT / "tests").glob("*/test_*.py")
+        if "pytest.mark.gpu" in path.read_text(encoding="utf-8")
+    }
+    assert {f"tests/{folder}" for folder in marked} == set(load_measurement("gpu_check_runs").GPU_TESTS)

@@ -174,3 +174,22 @@ def test_ema_refuses_wrong_arguments():
     state = EMA(nn.Linear(3, 2), decay=0.9).state_dict()
     with pytest.raises(DataError, match=r"another architecture: weight is \[2, 3\] instead of \[2, 2\]"):
         EMA(nn.Linear(2, 2), decay=0.9).load_state_dict(state)
+
+
+def test_fused_sgd_begins_with_momentum_zero_and_steps_like_the_plain_one() -> None:
+    """PyTorch's own buffers are uninitialised after a first step that a gradient scaler leaves out."""
+    found = []
+    for fused in (False, True):
+        weight = nn.Parameter(torch.ones(4))
+        optimizer = build_optimizer([{"params": [weight]}], name="sgd", learning_rate=0.1, fused=fused)
+        if fused:
+            assert torch.equal(optimizer.state[weight]["momentum_buffer"], torch.zeros(4))
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        for factor in (float("inf"), 1.0, 2.0):
+            optimizer.zero_grad()
+            scaler.scale((weight * factor).sum()).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found)

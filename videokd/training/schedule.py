@@ -120,8 +120,22 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(scaled, lr=learning_rate, eps=epsilon, weight_decay=0.0, fused=one_kernel)
     if name == "sgd":
-        return torch.optim.SGD(scaled, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=one_kernel)
+        sgd = torch.optim.SGD(scaled, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=one_kernel)
+        if fused and momentum:
+            _start_momentum_at_zero(sgd)
+        return sgd
     raise ConfigError(f"optimizer is {name!r} (accepted: adam, adamw, sgd). Choose one of them.")
+
+
+def _start_momentum_at_zero(sgd: torch.optim.SGD) -> None:
+    """Gives fused SGD its buffers before its first step, which then does what it would do without them.
+
+    PyTorch would allocate them uninitialised and fill them in the first step; where a gradient scaler has that step left out,
+    because gradients are not finite yet, what lay in the memory would become the momentum (seen in fp16 with PyTorch 2.11).
+    """
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
