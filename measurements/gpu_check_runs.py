@@ -29,7 +29,6 @@ from videokd.preparation.synthetic import generate
 from videokd.runs.checkpoint import load_checkpoint
 from videokd.types import Batch
 
-
 #: Folders of the tests that are marked so; a test compares this with the marks.
 GPU_TESTS = tuple(f"tests/{folder}" for folder in ("datasets", "distill", "models", "runs", "training"))
 
