@@ -40,7 +40,7 @@ def check_frames(path: Path, *, pictures: bool) -> None:
     with videokd.open(path) as video:
         frames = list(video.frames(pictures=pictures))
         assert [frame.number for frame in frames] == list(range(video.num_frames)) == list(range(len(expected)))
-        assert video._decoder._pictures is (pictures or video.index.in_order_only)
+        assert video._decoder._pictures is (pictures or video.index.vectors_need_pictures)
         starts = {gop.frame_numbers[0]: gop.start_seconds for gop in video.gops}
         assert all(abs(frames[number].seconds - seconds) < 1 / video.frame_rate for number, seconds in starts.items())
         assert sorted(frame.seconds for frame in frames) == [frame.seconds for frame in frames]

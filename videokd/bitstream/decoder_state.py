@@ -143,8 +143,10 @@ def _mpeg4_headers(data: bytes) -> Entries:
     """The layer's headers, and the encoder's name, before the first picture (ISO/IEC 14496-2 section 6.2.2)."""
     for unit in map(_first_unit, heads(data.partition(_MPEG4_VOP)[0], _LONGEST_SET)):
         code = unit[0] if unit else 0
-        if 0x20 <= code <= 0x2F or (code == 0xB2 and unit[1:].startswith(_MPEG4_ENCODERS)):
+        if 0x20 <= code <= 0x2F:
             yield code, unit
+        elif code == 0xB2 and unit[1:].startswith(_MPEG4_ENCODERS):
+            yield (code, unit[1:5]), unit  # FFmpeg remembers several encoders: XviD also calls itself DivX
 
 
 def _mpeg12_headers(data: bytes) -> Entries:

@@ -2,7 +2,7 @@
 
 Only the few bits that an index needs are read: picture types, whether other pictures refer to a picture, and what decides
 whether a chain of motion vectors is exact. For anything unusual (fields, mixed slices, several pictures in a packet) the
-functions return None, and the caller decodes instead.
+functions return None, and the caller decodes instead, but for "packed" MPEG-4, which header_reader.py follows.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Sequence:
         interlaced: whether pictures may be coded as two fields.
         global_motion: MPEG-4: whether there are sprites or global motion compensation, for which FFmpeg exports no vectors.
         time_bits: MPEG-4: the length of vop_time_increment, in bits.
+        ticks: MPEG-4: units of vop_time_increment in a second.
+        delayed: MPEG-4: whether the header states that I- and P-pictures are shown after the B-pictures that follow them (low_delay 0).
         crop: H.264: pixels (left, top) that are coded but not shown.
         disposable_p_frames: whether a P-frame that no frame refers to comes before another, which then refers to an earlier one.
     """
@@ -69,6 +71,8 @@ class Sequence:
     interlaced: bool = False
     global_motion: bool = False
     time_bits: int = 0
+    ticks: int = 0
+    delayed: bool = False
     crop: tuple[int, int] = (0, 0)
     disposable_p_frames: bool = False
 
@@ -166,8 +170,10 @@ def _mpeg4_layer(bits: Bits) -> Sequence | None:
         bits.take(3)
     if bits.take(4) == 15:
         bits.take(16)
+    delayed = False
     if bits.take(1):
-        bits.take(3)
+        bits.take(2)
+        delayed = not bits.take(1)
         if bits.take(1):
             bits.take(79)
     if bits.take(2):
@@ -182,7 +188,9 @@ def _mpeg4_layer(bits: Bits) -> Sequence | None:
     interlaced = bool(bits.take(1))
     bits.take(1)
     sprite = bits.take(1 if version == 1 else 2)
-    return Sequence(interlaced=interlaced, global_motion=bool(sprite), time_bits=time_bits)
+    return Sequence(
+        interlaced=interlaced, global_motion=bool(sprite), time_bits=time_bits, ticks=resolution, delayed=delayed
+    )
 
 
 def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
@@ -211,6 +219,12 @@ def mpeg4_picture(packet: bytes, time_bits: int) -> str | None:
         raise IndexError("header ends early")
     coded = bits >> left & 1
     return _MPEG4_VOP_TYPES[bits >> 8 * len(head) - 2] if coded else None
+
+
+def end_of_first_vop(packet: bytes) -> int:
+    """Where the second picture of an MPEG-4 packet begins; 0 if it has only one."""
+    first = packet.find(_MPEG4_VOP)
+    return max(packet.find(_MPEG4_VOP, first + 4), 0) if first >= 0 else 0
 
 
 def mpeg12_sequence(packet: bytes) -> Sequence | None:

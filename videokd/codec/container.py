@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 
+from videokd.bitstream.headers import end_of_first_vop
 from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
@@ -154,9 +155,7 @@ class PictureDecoder:
         frames = []
         if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
             for _ in range(2):
-                copy = av.Packet(len(keyframe))  # av.Packet(keyframe) would lack the padding that FFmpeg reads
-                copy.update(keyframe)
-                decoded = self._decode(copy, _APPENDED)
+                decoded = self._decode(_padded(keyframe), _APPENDED)
                 frames += [entry for entry in decoded if entry[0] != _APPENDED]
                 if not any(number == _APPENDED and picture_type(frame) == "B" for number, frame in decoded):
                     break
@@ -180,14 +179,8 @@ class PictureDecoder:
         Raises:
             DecodeError: a packet is damaged, or the file is not the one that the index describes.
         """
-        first, types = index.keyframes[key][0], index.types
-        keyframe = None
-        for number, packet in self._seek(index, key):
-            if number >= len(types):
-                raise DecodeError(f"{self.source} has more packets than its index knows. Index it again.")
-            if number < first or (types[number] == "b" and number not in also):
-                continue
-            check_keyframe(index, packet, number, self.source)
+        types, keyframe = index.types, None
+        for number, packet in self._wanted_packets(index, key, also):
             if keyframe is None:
                 keyframe = bytes(packet)
             for entry in self.feed(packet, number):
@@ -196,6 +189,29 @@ class PictureDecoder:
         for entry in self.flush(keyframe):
             if types[entry[0]] in "IPS" or entry[0] in also:
                 yield entry
+
+    def _wanted_packets(self, index: VideoIndex, key: int, also: frozenset[int]) -> Iterator[tuple[int, Any]]:
+        """(number, packet) from a keyframe to the end, without B-frames to which nothing refers, except those in `also`.
+
+        In a "packed" file (see header_reader.py), a P-frame's packet is cut behind it, so that the decoder does not keep the B-frame;
+        if a B-frame before the next P-frame is wanted, all of them are decoded.
+        """
+        first, types = index.keyframes[key][0], index.types
+        decoded_to = -1
+        for number, packet in self._seek(index, key):
+            if number >= len(types):
+                raise DecodeError(f"{self.source} has more packets than its index knows. Index it again.")
+            if number < first or (types[number] == "b" and number not in also and number > decoded_to):
+                continue
+            check_keyframe(index, packet, number, self.source)
+            if index.codec == "mpeg4" and types[number] != "b" and types.startswith("b", number + 1):
+                end = end_of_first_vop(bytes(packet))
+                last = index.last_of_run(number + 1)
+                if end and also.isdisjoint(range(number + 1, last + 1)):
+                    yield number, _padded(bytes(packet)[:end])
+                    continue
+                decoded_to = last if end else decoded_to
+            yield number, packet
 
     def decode_keyframe(self, index: VideoIndex, key: int) -> Any:
         """Decodes a single keyframe, and flushes the decoder.
@@ -330,6 +346,13 @@ def check_keyframe(index: VideoIndex, packet: Any, number: int, source: Source) 
             f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
             "again; otherwise copy it again."
         )
+
+
+def _padded(data: bytes) -> Any:
+    """A packet with the zeros after it that FFmpeg's decoders need: av.Packet(data) lacks them."""
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet
 
 
 def vectors_of(frame: Any) -> Vectors:

@@ -170,10 +170,24 @@ class VideoIndex:
     def _key_packets(self) -> list[int]:
         return [key[0] for key in self.keyframes]
 
+    def last_of_run(self, packet: int) -> int:
+        """The last of the B-frames that follow each other from a packet on, to which nothing refers."""
+        while self.types.startswith("b", packet + 1):
+            packet += 1
+        return packet
+
     @property
     def in_order_only(self) -> bool:
         """Whether decoding must start at the start of the file, because the decoder depends on all that came before."""
         return self.keyframes[0][1:] == (None, None, None)
+
+    @property
+    def vectors_need_pictures(self) -> bool:
+        """Whether vectors may be wrong if the decoder skips what only pixels need: where it corrects the errors of an old encoder.
+
+        In MPEG-4 such corrections change pixels, never how vectors are read.
+        """
+        return self.in_order_only and self.codec != "mpeg4"
 
     @cached_property
     def packets(self) -> dict[int, int]:

@@ -166,12 +166,20 @@ def index_from_headers(decoder: PictureDecoder) -> VideoIndex | None:
         kind = known.read(data, keyframe=packet.is_keyframe)
         if kind is None or not collected.plain or (number == 0 and (kind != "I" or not packet.is_keyframe)):
             return None
-        types.append("B" if kind == "b" and collected.changes_state else kind)
+        if kind == "b" and collected.changes_state:
+            if known.is_delayed:
+                return None  # what FFmpeg keeps of a "packed" file must be passed over as a whole
+            kind = "B"
+        types.append(kind)
     collected.check_length()
     if known.sequence is None or known.sequence.interlaced:
         return None
-    stamps = [stamp[0] for stamp in collected.stamps]
-    display = _display_order(types, stamps, delayed=decoder.context.name != "h264")
+    shown = [(kind, stamp[0]) for kind, stamp in zip(types, collected.stamps, strict=True) if kind != "-"]
+    kinds, stamps = [kind for kind, _ in shown], [stamp for _, stamp in shown]
+    if known.is_delayed:
+        display: list[int] | None = _delayed_order(kinds)
+    else:
+        display = _display_order(kinds, stamps, delayed=decoder.context.name != "h264")
     sequence = replace(known.sequence, global_motion="S" in types, disposable_p_frames=_has_disposable_p_frame(types))
     return None if display is None else collected.index("".join(types).replace("p", "P"), display, sequence)
 

@@ -173,7 +173,7 @@ class VideoReader:
         number = 0
         while number < self.num_frames:
             self._check(("motion",) if vectors else ("frame",))
-            self._decoder.set_output(pictures=pictures or self.index.in_order_only)
+            self._decoder.set_output(pictures=pictures or self.index.vectors_need_pictures)
             self._cursor = None
             turn = self._turn = object()
             for frame in decode_frames(
@@ -227,7 +227,7 @@ class VideoReader:
 
     def _set_output(self, wanted: frozenset[str]) -> None:
         # Where a decoder corrects an old encoder's errors, vectors may depend on pictures
-        pictures = self.index.in_order_only or not wanted.isdisjoint(_FROM_PICTURES)
+        pictures = self.index.vectors_need_pictures or not wanted.isdisjoint(_FROM_PICTURES)
         if self._decoder.set_output(pictures=pictures):
             self._cursor = None
 
