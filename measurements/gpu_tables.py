@@ -19,7 +19,8 @@ def gpu_check_table(results: Results) -> list[str]:
         "### On a GPU",
         "",
         f"{machine['gpu']}, {machine['cores']} CPU cores, PyTorch {versions['torch']}: {good} of {len(checks)} checks passed, in "
-        f"{sum(each['seconds'] for each in checks.values()) / 60:.1f} minutes. `measurements/gpu_check.py --out runs/gpu_check` does the same on yours.",
+        f"{sum(each['seconds'] for each in checks.values()) / 60:.1f} minutes. `measurements/gpu_check.py --out runs/gpu_check` does the same on yours."
+        f" {results.get('note', '')}".rstrip(),
         "",
     ]
     rows = [

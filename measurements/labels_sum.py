@@ -190,7 +190,7 @@ def summary(cells: Cells) -> dict[str, Any]:
     return {
         "made": next(iter(some_cell.values()))["made"],
         "cells": len(cells),
-        "clips": clips,
+        "clips": {labels: clips[labels] for labels in GROUPS_WITH_LABELS if labels in clips},
         "choice": {key: choice[key] for key in ("chosen", "how", "smallest_detectable", "file")},
         "rows": [row for row in (accuracy(cells, run) for run in runs) if row],
         "comparisons": [found for found in (difference(cells, *each) for each in asked) if found],
