@@ -1,4 +1,4 @@
-"""Does everything work on this GPU, and how fast? One command on a machine with a CUDA device, at most 8 minutes.
+"""Does everything work on this GPU, and how fast? One command on a machine with a CUDA device, about ten minutes.
 
     .venv/bin/python measurements/gpu_check.py --out runs/gpu_check
 

@@ -138,6 +138,8 @@ def test_a_switch_may_have_a_third_choice(capsys: pytest.CaptureFixture[str]) ->
     assert "compile: reduce-overhead" in print_config(capsys, "teach", "--optim.compile", "reduce-overhead")
     assert main(["teach", "--optim.compile=max"]) == 2
     assert "--optim.compile is max (accepted: false, true, reduce-overhead)" in capsys.readouterr().err
+    assert main(["teach", "--optim.compile", "max"]) == 2
+    assert "--optim.compile is max (accepted: false, true, reduce-overhead)" in capsys.readouterr().err
     assert main(["teach", "--optim.compile=1"]) == 2
     with pytest.raises(SystemExit):
         main(["teach", "--help"])

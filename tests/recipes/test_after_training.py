@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_runs import STUDENTS, TINY
+from tests.small_runs import STUDENTS, TINY, teach_motion
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
 
@@ -34,13 +34,7 @@ def test_accuracy_with_interval_and_chance(prepared: Path, tmp_path: Path, capsy
 def test_a_teacher_is_tested_too_and_may_be_tested_later(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "teach",
-        "--stream=motion",
-        "--backbone=test_resnet",
-        f"--manifest={prepared}",
-        f"--out={tmp_path / 'run'}",
-    ]
+    command = teach_motion(prepared, tmp_path / "run")
     assert main([*command, *TINY, "--optim.epochs=1"]) == 0
     assert not (tmp_path / "run" / "results.json").exists()
     assert main([*command, *TINY, "--optim.epochs=1", "--test=quick"]) == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.recipes.test_verbs import refused
-from tests.small_runs import STUDENTS, TINY
+from tests.small_runs import STUDENTS, TINY, teach_motion
 from videokd.__main__ import main
 from videokd.models.students import Students
 from videokd.runs.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def test_the_steps_before_are_saved_and_the_run_goes_on_in_pieces(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    command = [*teach_motion(prepared, run), *TINY]
     with monkeypatch.context() as patch:
         raise_in_call(patch, Update, "_backward", call=2)
         line = refused(capsys, *command)
@@ -72,7 +72,7 @@ def test_a_validation_that_finds_no_memory_is_done_when_the_run_resumes(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={run}", *TINY]
+    command = [*teach_motion(prepared, run), *TINY]
     command += ["--optim.epochs=1"]
     with monkeypatch.context() as patch:
         raise_in_call(patch, loop, "validate", call=1)
@@ -90,13 +90,7 @@ def test_a_validation_that_finds_no_memory_is_done_when_the_run_resumes(
 def test_clips_that_do_not_fit_one_by_one(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "teach",
-        "--stream=motion",
-        "--backbone=test_resnet",
-        f"--manifest={prepared}",
-        f"--out={tmp_path / 'run'}",
-    ]
+    command = teach_motion(prepared, tmp_path / "run")
     raise_in_call(monkeypatch, Update, "_backward", call=1)
     line = refused(capsys, *command, *TINY, "--optim.accumulate=64")
     assert "A single clip is too large" in line

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.recipes.test_verbs import refused
-from tests.small_runs import TINY
+from tests.small_runs import TINY, teach_motion
 from videokd.__main__ import main
 from videokd.datasets.dataset import JoinedClips
 from videokd.datasets.manifest import Manifest
@@ -138,7 +138,7 @@ def test_other_weights_have_targets_of_their_own(prepared: Path, teacher_runs: d
     cache = tmp_path / "cache"
     assert distill(prepared, {"motion": teacher_runs["motion"]}, cache, tmp_path / "a") == 0
     other = tmp_path / "other"
-    command = ["teach", "--stream=motion", "--backbone=test_resnet", f"--manifest={prepared}", f"--out={other}"]
+    command = teach_motion(prepared, other)
     assert main([*command, *TINY, "--seed=3"]) == 0
     count = len(written(cache))
     assert distill(prepared, {"motion": other}, cache, tmp_path / "b") == 0

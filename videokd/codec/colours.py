@@ -101,25 +101,25 @@ def difference_of_planes(planes: Planes, warped: Rows) -> npt.NDArray[np.int16]:
 
 
 @compiled
-def scaled_16(value: np.int16, factor: int) -> np.int16:  # pragma: no cover (compiled)
+def _scaled_16(value: np.int16, factor: int) -> np.int16:  # pragma: no cover (compiled)
     """The upper half of the product of two 16-bit numbers: one vector instruction (pmulhw) for many."""
     return np.int16((np.int32(value) * np.int32(factor)) >> np.int32(16))
 
 
 @compiled
-def clipped(value: np.int16) -> np.int16:  # pragma: no cover (compiled)
+def _clipped(value: np.int16) -> np.int16:  # pragma: no cover (compiled)
     """The value, limited to 0 to 255."""
     return min(max(value, _ZERO), _MOST)
 
 
 @compiled
-def luma(value: np.uint8) -> np.int16:  # pragma: no cover (compiled)
+def _luma(value: np.uint8) -> np.int16:  # pragma: no cover (compiled)
     """What Y adds to each of R, G and B."""
-    return scaled_16(np.int16(np.int16(value) * np.int16(8) - np.int16(128)), _Y)
+    return _scaled_16(np.int16(np.int16(value) * np.int16(8) - np.int16(128)), _Y)
 
 
 @compiled
-def chroma_of_row(
+def _chroma_of_row(
     u: npt.NDArray[np.uint8],
     v: npt.NDArray[np.uint8],
     red: npt.NDArray[np.int16],
@@ -130,8 +130,8 @@ def chroma_of_row(
     for i in range(np.uint64(len(red) // 2)):
         from_u = np.int16(np.int16(u[i]) * np.int16(8) - np.int16(1024))
         from_v = np.int16(np.int16(v[i]) * np.int16(8) - np.int16(1024))
-        to_red, to_blue = scaled_16(from_v, _V_TO_R), scaled_16(from_u, _U_TO_B)
-        to_green = np.int16(scaled_16(from_u, _U_TO_G) + scaled_16(from_v, _V_TO_G))
+        to_red, to_blue = _scaled_16(from_v, _V_TO_R), _scaled_16(from_u, _U_TO_B)
+        to_green = np.int16(_scaled_16(from_u, _U_TO_G) + _scaled_16(from_v, _V_TO_G))
         left, right = _TWO * i, _TWO * i + _ONE
         red[left], red[right] = to_red, to_red
         green[left], green[right] = to_green, to_green
@@ -146,13 +146,13 @@ def _convert(y: Any, u: Any, v: Any, rows: Rows) -> None:  # pragma: no cover (c
     red, green, blue = chroma[0], chroma[1], chroma[2]
     for row in range(rows.shape[0]):
         if row & 1 == 0:
-            chroma_of_row(u[row >> 1], v[row >> 1], red, green, blue)
+            _chroma_of_row(u[row >> 1], v[row >> 1], red, green, blue)
         values, result = y[row], rows[row]
         for x in range(np.uint64(width)):
-            light, to = luma(values[x]), _THREE * x
-            result[to] = np.uint8(clipped(np.int16(light + red[x])))
-            result[to + _ONE] = np.uint8(clipped(np.int16(light + green[x])))
-            result[to + _TWO] = np.uint8(clipped(np.int16(light + blue[x])))
+            light, to = _luma(values[x]), _THREE * x
+            result[to] = np.uint8(_clipped(np.int16(light + red[x])))
+            result[to + _ONE] = np.uint8(_clipped(np.int16(light + green[x])))
+            result[to + _TWO] = np.uint8(_clipped(np.int16(light + blue[x])))
 
 
 @compiled
@@ -165,10 +165,10 @@ def _convert_and_subtract(
     red, green, blue = chroma[0], chroma[1], chroma[2]
     for row in range(warped.shape[0]):
         if row & 1 == 0:
-            chroma_of_row(u[row >> 1], v[row >> 1], red, green, blue)
+            _chroma_of_row(u[row >> 1], v[row >> 1], red, green, blue)
         values, subtrahend, result = y[row], warped[row], residual[row]
         for x in range(np.uint64(width)):
-            light, to = luma(values[x]), _THREE * x
-            result[to] = clipped(np.int16(light + red[x])) - np.int16(subtrahend[to])
-            result[to + _ONE] = clipped(np.int16(light + green[x])) - np.int16(subtrahend[to + _ONE])
-            result[to + _TWO] = clipped(np.int16(light + blue[x])) - np.int16(subtrahend[to + _TWO])
+            light, to = _luma(values[x]), _THREE * x
+            result[to] = _clipped(np.int16(light + red[x])) - np.int16(subtrahend[to])
+            result[to + _ONE] = _clipped(np.int16(light + green[x])) - np.int16(subtrahend[to + _ONE])
+            result[to + _TWO] = _clipped(np.int16(light + blue[x])) - np.int16(subtrahend[to + _TWO])

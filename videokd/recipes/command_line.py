@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError
@@ -127,8 +127,7 @@ def _split(settings: type[Any], arguments: Sequence[str], *, verb: str) -> _Give
                 continue
             hint = setting_type(settings, name)
             if not given:
-                choices = ("true", "false", *map(str, get_args(hint)))
-                switched_on = is_switch(hint) and (not waiting or waiting[0] not in choices)
+                switched_on = is_switch(hint) and not _next_is_its_value(hint, waiting)
                 if not switched_on and not waiting:
                     raise ConfigError(f"{token} has no value.")
                 value = "true" if switched_on else waiting.pop(0)
@@ -136,6 +135,13 @@ def _split(settings: type[Any], arguments: Sequence[str], *, verb: str) -> _Give
         except ConfigError as error:
             raise ConfigError(f"{verb}: {error} See `videokd {verb} --help`.") from error
     return _Given(asks, configs, options, values)
+
+
+def _next_is_its_value(hint: Any, waiting: Sequence[str]) -> bool:
+    """Whether the next word is the value of a switch: true or false; any word but an option where it has values of its own too."""
+    if not waiting:
+        return False
+    return waiting[0] in ("true", "false") if hint is bool else not waiting[0].startswith("-")
 
 
 def _positional_options(

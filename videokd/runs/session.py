@@ -101,30 +101,29 @@ def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses
         if ranks.is_first:
             remove_unfinished(run.path)
             known = _check_same_clips(run, uses)
-            _say_what_changes(run, settings)
+            before, now = run.settings_before(), flat_settings(settings)
+            _say_what_changes(run, before, now)
             run.prepare(
-                settings, may_differ=_may_differ(run, settings, known=known, same_start=known and bool(uses.initial))
+                settings, may_differ=_may_differ(before, now, known=known, same_start=known and bool(uses.initial))
             )
             uses.write(run.path)
         ranks.barrier()
         yield
 
 
-def _say_what_changes(run: RunFolder, settings: Mapping[str, Any]) -> None:
+def _say_what_changes(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """One line where the steps to come differ a little from those before."""
     name = "optim.accumulate"
-    before, now = run.settings_before().get(name), flat_settings(settings).get(name)
-    if before is not None and before != now:
+    if name in before and before[name] != now.get(name):
         say(
-            f"{run.path}: {name} is {now}, and was {before}: the mean gradient of a batch stays the same, but BatchNorms, and losses that compare "
+            f"{run.path}: {name} is {now.get(name)}, and was {before[name]}: the mean gradient of a batch stays the same, but BatchNorms, and losses that compare "
             "the clips of a batch (dist, relation_weight), now see other pieces of it."
         )
 
 
-def _may_differ(run: RunFolder, settings: Mapping[str, Any], *, known: bool, same_start: bool) -> set[str]:
+def _may_differ(before: Mapping[str, Any], now: Mapping[str, Any], *, known: bool, same_start: bool) -> set[str]:
     """Names of settings that a resumed run may change: where its clips are known by content, their place is one of them."""
-    names = {"manifest", "unlabelled", *(f"teachers.{name}" for name in settings.get("teachers", ()))}
-    before, now = run.settings_before(), flat_settings(settings)
+    names = {"manifest", "unlabelled", *(name for name in now if name.startswith("teachers."))}
     if same_start:
         names |= {name for name in now if name == "init" or name.endswith(".init")}
     same = {name for name in (*names, "data.cache") if _same_path(before.get(name), now.get(name))}
