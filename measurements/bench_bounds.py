@@ -28,6 +28,7 @@ from torch import nn
 from record import CODEC_STREAMS
 from videokd.datasets.manifest import Manifest
 from videokd.distill.objective import Objective
+from videokd.jobs.workers import Workers
 from videokd.models.backbone import Network
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
@@ -36,7 +37,6 @@ from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.synthetic import generate
-from videokd.preparation.workers import Workers
 from videokd.runs.device import Precision, pick_device, seed_everything
 from videokd.runs.ranks import Ranks
 from videokd.runs.run_folder import RunFolder

@@ -38,12 +38,12 @@ from videokd.datasets.batches import collate, training_batches
 from videokd.datasets.dataset import ClipDataset
 from videokd.datasets.manifest import Manifest
 from videokd.datasets.order import EpochBatches
+from videokd.jobs.workers import Workers
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_clip import ClipTask, prepare_clip
 from videokd.preparation.prepare_dataset import prepare
 from videokd.preparation.synthetic import generate
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.types import STREAMS
 

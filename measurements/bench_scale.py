@@ -26,11 +26,11 @@ from record import RESULTS, provenance, write
 from timing import P
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.files import sha256_of
+from videokd.jobs.workers import Workers
 from videokd.preparation.checks import check_clips
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode, transcode
 

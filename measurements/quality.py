@@ -41,10 +41,10 @@ from videokd.evaluation.metrics import paired_difference, top1
 from videokd.evaluation.results import as_plain
 from videokd.evaluation.scores import Scores, align
 from videokd.files import write_whole
+from videokd.jobs.workers import Workers
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.recipes.evaluation_run import Evaluate, evaluate
 from videokd.recipes.teach import teach
 from videokd.runs.run_settings import Teach

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from videokd.errors import VideoKDError
-from videokd.preparation.workers import interrupts_held_back
+from videokd.jobs.workers import interrupts_held_back
 
 
 def workers(jobs: int) -> Pool:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from videokd.datasets.manifest import Manifest
+from videokd.jobs.workers import Workers
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode
 

@@ -32,7 +32,7 @@ STACK = (
     ("runs",),
     ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
-    ("bitstream", "stopping"),
+    ("bitstream", "stopping", "jobs"),
     ("messages", "config", "types", "files"),
     ("errors",),
 )

@@ -17,7 +17,7 @@ from videokd import __main__
 from videokd.__main__ import main
 from videokd.errors import DataError, printable
 from videokd.files import as_cell, from_cell
-from videokd.preparation.checks import read_failures, write_failures
+from videokd.jobs.failures import read_failures, write_failures
 from videokd.preparation.groups_file import GroupsFile
 
 

@@ -14,10 +14,10 @@ from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.datasets.near_duplicates import near_duplicates
 from videokd.errors import DataError
+from videokd.jobs.workers import Workers
 from videokd.preparation.folders import unlabelled_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode, transcode
 

@@ -14,9 +14,9 @@ import pytest
 from tests.recipes.test_prepare import run_alone
 from tests.small_datasets import listing, write_clip
 from videokd.errors import DataError, DecodeError
+from videokd.jobs.workers import Workers
 from videokd.preparation import prepare_clip
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode
 

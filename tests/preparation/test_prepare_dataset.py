@@ -19,12 +19,12 @@ from tests.small_datasets import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError
+from videokd.jobs.workers import Workers
 from videokd.preparation import prepare_clip, prepare_dataset
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import merge, prepare
 from videokd.preparation.shards import Shard
 from videokd.preparation.verification import verify
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 
 SMALL = Encoding(short_side=32)
@@ -248,7 +248,7 @@ from videokd.transcoding.mp4_writer import Encoding
 from videokd.preparation.folders import folder_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
+from videokd.jobs.workers import Workers
 
 if __name__ == "__main__":
     source, out, side = sys.argv[1:]

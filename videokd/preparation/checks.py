@@ -5,7 +5,6 @@ No clip is missing, nothing is in training and test at once, and the encoding do
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ import numpy.typing as npt
 from videokd.codec.index import VideoIndex
 from videokd.datasets.manifest import Clip
 from videokd.datasets.splits import NUM_SPLITS, Splits
-from videokd.files import csv_text, from_cell, write_whole
+from videokd.jobs.failures import write_csv
 from videokd.preparation.clip_names import grouping_clue, grouping_warning, part_names_warning
 from videokd.preparation.groups_file import GroupsFile
 from videokd.preparation.listing import Listing
 
-FAILURES_NAME = "failures.csv"
 FINDINGS_NAME = "findings.csv"
 _PLAN_COLUMNS = ("path", "label", "class_name", "group", "split1", "split2", "split3")
 
@@ -136,30 +134,7 @@ def write_plan(listing: Listing, path: Path | str) -> Path:
         DataError: the file cannot be written.
     """
     rows = ((c.path.as_posix(), c.label, c.class_name, c.group, *c.splits) for c in listing.clips)
-    return _write_csv(path, _PLAN_COLUMNS, rows)
-
-
-def write_failures(path: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Writes the path and reason of each file that failed; if none failed, the CSV file is removed.
-
-    Args:
-        path: the CSV file.
-        failed: (path, reason) of each.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    path.unlink(missing_ok=True)
-    if failed:
-        _write_csv(path, ("path", "reason"), failed)
-
-
-def read_failures(path: Path) -> list[tuple[str, str]]:
-    """The rows that `write_failures` wrote: (path, reason) of each; none where there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(from_cell(row["path"]), from_cell(row["reason"])) for row in csv.DictReader(file)]
+    return write_csv(path, _PLAN_COLUMNS, rows)
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
@@ -174,7 +149,7 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """
     path.unlink(missing_ok=True)
     if findings:
-        _write_csv(path, ("check", "what", "detail"), ((f.check, f.what, f.detail) for f in findings))
+        write_csv(path, ("check", "what", "detail"), ((f.check, f.what, f.detail) for f in findings))
 
 
 def class_accuracy(
@@ -333,7 +308,3 @@ def _histograms(rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> npt
     counts = np.zeros((rows.max() + 1, bins.max() + 1))
     np.add.at(counts, (rows, bins), 1)
     return counts
-
-
-def _write_csv(path: Path | str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    return write_whole(path, csv_text([names, *rows]).encode("utf-8", "backslashreplace"))

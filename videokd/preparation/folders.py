@@ -8,10 +8,11 @@ from pathlib import Path
 
 from videokd.datasets.splits import Splits
 from videokd.errors import ConfigError, DataError
+from videokd.jobs.video_files import videos_in
 from videokd.preparation.folder_parts import DividedTree, did_you_mean, divided_tree
 from videokd.preparation.groups import DEFAULT_GROUP, default_group, pattern_rule, splits_by_group
 from videokd.preparation.groups_file import GroupsFile
-from videokd.preparation.listing import ListedClip, check_classes, checked_root, folders_in, listed_clips, videos_in
+from videokd.preparation.listing import ListedClip, check_classes, checked_root, folders_in, listed_clips
 from videokd.preparation.official import ucf101_splits
 from videokd.types import NO_LABEL
 

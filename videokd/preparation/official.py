@@ -8,9 +8,10 @@ from pathlib import Path
 
 from videokd.datasets.splits import NUM_SPLITS, Part, Splits
 from videokd.errors import DataError
+from videokd.jobs.video_files import videos_in
 from videokd.preparation.folder_parts import did_you_mean
 from videokd.preparation.groups import default_group
-from videokd.preparation.listing import ListedClip, checked_root, folders_in, listed_clips, videos_in
+from videokd.preparation.listing import ListedClip, checked_root, folders_in, listed_clips
 
 _UCF101_NAME = re.compile(r"v_(?P<name>\w+)_g(?P<group>\d+)_c\d+", re.IGNORECASE)
 _UCF101_GROUPS = range(1, 26)

@@ -6,26 +6,20 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
-
-from tqdm import tqdm
+from typing import Any, Literal, get_args
 
 from videokd.datasets.manifest import Clip, Manifest, listed_ids
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import held
-from videokd.preparation.checks import (
-    FAILURES_NAME,
-    FINDINGS_NAME,
-    check_clips,
-    read_failures,
-    write_failures,
-    write_findings,
-)
-from videokd.preparation.listing import ListedClip, Listing, unreadable_folders
+from videokd.jobs.failures import FAILURES_NAME, read_failures, write_failures
+from videokd.jobs.video_files import unreadable_folders
+from videokd.jobs.workers import Workers, with_bar
+from videokd.preparation.checks import FINDINGS_NAME, check_clips, write_findings
+from videokd.preparation.listing import ListedClip, Listing
 from videokd.preparation.prepare_clip import (
     ClipTask,
     RowValues,
@@ -35,12 +29,9 @@ from videokd.preparation.prepare_clip import (
     reusable_values,
 )
 from videokd.preparation.shards import SHARDS_FOLDER, complete_shards
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 
 OnError = Literal["fail", "skip"]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _ROWS = ".rows"
 _VIDEOS = "videos"
@@ -179,28 +170,6 @@ def writing_alone(out: Path, *, shared: bool = False) -> AbstractContextManager[
         "--shard i/n). Wait until it is done, or choose another --out."
     )
     return held(out / _ROWS / "lock", refusal=refusal, shared=shared)
-
-
-def with_bar(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: Workers, *, what: str, done: int
-) -> Iterator[tuple[Task, Result | DecodeError]]:
-    """The outcomes of tasks, with a progress bar on stderr if that is a terminal.
-
-    Args:
-        function: see `Workers.outcomes`.
-        tasks: see `Workers.outcomes`.
-        workers: where the work is done.
-        what: the bar's title.
-        done: number of clips that were done before; the bar starts there.
-
-    Yields:
-        As `Workers.outcomes`.
-    """
-    disabled = not sys.stderr.isatty()
-    with tqdm(total=done + len(tasks), initial=done, desc=what, unit="clip", disable=disabled) as bar:
-        for outcome in workers.outcomes(function, tasks):
-            yield outcome
-            bar.update()
 
 
 def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:

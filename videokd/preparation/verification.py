@@ -10,9 +10,9 @@ from videokd.codec.indexing import index_video
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.errors import DataError, DecodeError
 from videokd.files import sha256_of
-from videokd.preparation.checks import FAILURES_NAME, write_failures
-from videokd.preparation.prepare_dataset import row_of, with_bar, writing_alone
-from videokd.preparation.workers import Workers
+from videokd.jobs.failures import FAILURES_NAME, write_failures
+from videokd.jobs.workers import Workers, with_bar
+from videokd.preparation.prepare_dataset import row_of, writing_alone
 
 
 def verify(out: Path | str, source_root: Path | str, *, workers: Workers | None = None) -> int:

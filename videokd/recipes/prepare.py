@@ -10,15 +10,17 @@ from typing import Any, Literal
 
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError
+from videokd.jobs.failures import FAILURES_NAME
+from videokd.jobs.video_files import ignored_files
+from videokd.jobs.workers import Workers
 from videokd.messages import say
-from videokd.preparation.checks import FAILURES_NAME, FINDINGS_NAME, check_listing, write_plan
+from videokd.preparation.checks import FINDINGS_NAME, check_listing, write_plan
 from videokd.preparation.folders import folder_layout, unlabelled_layout
-from videokd.preparation.listing import Listing, ignored_files
+from videokd.preparation.listing import Listing
 from videokd.preparation.official import HMDB51_CLIPS, UCF101_CLIPS, hmdb51_layout, ucf101_layout
 from videokd.preparation.prepare_dataset import merge, prepare
 from videokd.preparation.shards import Shard
 from videokd.preparation.verification import verify
-from videokd.preparation.workers import Workers
 from videokd.recipes.command_line import parse
 from videokd.transcoding.mp4_writer import Encoding
 

@@ -8,12 +8,15 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
+
+from tqdm import tqdm
 
 from videokd.errors import ConfigError, DataError, DecodeError, VideoKDError
 
@@ -78,6 +81,28 @@ class Workers:
             return _on_ray(function, tasks, self.jobs, self.address)
         jobs = min(self.jobs or _num_cpus(), len(tasks))
         return _in_processes(function, tasks, jobs) if jobs > 1 else ((t, _attempt(function, t)) for t in tasks)
+
+
+def with_bar(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: Workers, *, what: str, done: int
+) -> Iterator[tuple[Task, Result | DecodeError]]:
+    """The outcomes of tasks, with a progress bar on stderr if that is a terminal.
+
+    Args:
+        function: see `Workers.outcomes`.
+        tasks: see `Workers.outcomes`.
+        workers: where the work is done.
+        what: the bar's title.
+        done: number of clips that were done before; the bar starts there.
+
+    Yields:
+        As `Workers.outcomes`.
+    """
+    disabled = not sys.stderr.isatty()
+    with tqdm(total=done + len(tasks), initial=done, desc=what, unit="clip", disable=disabled) as bar:
+        for outcome in workers.outcomes(function, tasks):
+            yield outcome
+            bar.update()
 
 
 def _attempt(function: Callable[[Task], Result], task: Task) -> Result | DecodeError:

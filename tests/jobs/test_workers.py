@@ -15,8 +15,8 @@ import pytest
 from tests.small_datasets import digests, listing, write_clip
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.jobs.workers import Workers
 from videokd.preparation.prepare_dataset import prepare
-from videokd.preparation.workers import Workers
 from videokd.transcoding.mp4_writer import Encoding
 
 SMALL = Encoding(short_side=32)
@@ -117,7 +117,7 @@ def deadly(task: tuple[int, str]) -> int:
 
 @pytest.mark.slow
 def test_a_deadly_task_costs_its_bundle_nothing(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videokd.preparation.workers._BUNDLES_PER_CPU", 2)
+    monkeypatch.setattr("videokd.jobs.workers._BUNDLES_PER_CPU", 2)
     tasks = [(number, str(tmp_path)) for number in range(30)]
     outcomes = dict(Workers("ray", address=cluster.address).outcomes(deadly, tasks))
     assert len(outcomes) == 30

@@ -2,8 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.small_datasets import write_clip
-from videokd.preparation.listing import ignored_files, unreadable_folders, videos_in
+from videokd.jobs.video_files import ignored_files, unreadable_folders, videos_in
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("hop/a_g1_.mp4", "hop/a_g2_.mp4", "run/b_g1_.mp4", "run/b_g2_.mp4"):
+        write_clip(tmp_path / "in" / name)
+    return tmp_path / "in"
 
 
 def test_links_to_folders_are_followed_but_not_upwards(root: Path, tmp_path: Path) -> None:
