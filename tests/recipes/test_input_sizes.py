@@ -69,7 +69,7 @@ def test_an_export_predicts_as_its_members_alone(run: Path, prepared: Path, tmp_
     students, manifest = load_students(tmp_path / "students"), Manifest.read(prepared)
     assert students.input_size == 56
     clip = manifest.file(manifest.clips[0])
-    streams, _ = read_streams(clip, students)
+    streams, _, _ = read_streams(clip, students)
     assert sorted(streams) == ["iframe", "iframe@24", "motion@24"]
     with torch.no_grad():
         together = students.logits(streams)

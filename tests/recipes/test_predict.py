@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -14,11 +16,13 @@ from tests.conftest import MakeClip
 from videokd.__main__ import main
 from videokd.codec import container
 from videokd.codec.reader import open_video
+from videokd.datasets.view import apply_crop, central_crop
 from videokd.errors import DataError, DecodeError
-from videokd.evaluation.prediction import read_streams
+from videokd.evaluation.prediction import Transcode, read_streams
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import save_students
+from videokd.types import STREAMS
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def test_a_file_is_opened_and_indexed_once(
 
 def test_segments_are_the_middles_of_the_clip(make_clip: MakeClip, students: Students) -> None:
     path = make_clip("mpeg4", num_frames=24)
-    streams, _ = read_streams(path, students, num_segments=2)
+    streams, _, _ = read_streams(path, students, num_segments=2)
     assert {name: tuple(values.shape) for name, values in streams.items()} == {
         "iframe": (1, 2, 3, 32, 32),
         "motion": (1, 2, 2, 32, 32),
@@ -60,16 +64,81 @@ def test_segments_are_the_middles_of_the_clip(make_clip: MakeClip, students: Stu
     assert (streams["iframe"][0, 1].float() - seen[0]).abs().max() <= 1
 
 
-def test_long_gops_are_transcoded_where_that_is_allowed(
-    make_clip: MakeClip, students: Students, tmp_path: Path
-) -> None:
+def only_motion() -> Students:
+    specs = {"motion": NetworkSpec(("motion",), "test_resnet", 3, 32)}
+    return build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
+
+
+@pytest.mark.parametrize("transcode", ["auto", "never"])
+def test_long_gops_are_cut(transcode: Transcode, make_clip: MakeClip, students: Students) -> None:
+    path = make_clip("mpeg4", num_frames=48, gop=250)
+    streams, seconds, route = read_streams(path, students, num_segments=4, transcode=transcode)
+    assert (route, seconds["transcode"]) == ("cut GOPs", 0)
+    with open_video(path) as video:  # the middles of four spans, one of each 12 frames
+        frames = [video.read(gop=0, position=at, streams=("frame",)).frame for at in (0, 12, 24, 36)]
+        uncut = video.read(gop=0, position=5, streams=("motion",)).motion
+        video.cut_gops(12)
+        moved = [video.read(gop=gop, position=5, streams=("motion",)).motion for gop in range(4)]
+    assert np.array_equal(moved[0], uncut)
+    for at, (frame, motion) in enumerate(zip(frames, moved, strict=True)):
+        for name, picture in (("iframe", frame), ("motion", motion)):
+            assert picture is not None
+            expected = apply_crop([picture], central_crop(128, 96), spec=STREAMS[name], size=32)[0]
+            assert np.array_equal(streams[name][0, at].numpy(), expected)
+
+
+def test_students_of_motion_alone_see_long_gops_transcoded(make_clip: MakeClip, students: Students) -> None:
     path = make_clip("mpeg4", num_frames=30, gop=30)
-    as_it_is, seconds = read_streams(path, students, num_segments=2, transcode="never")
-    transcoded, longer = read_streams(path, students, num_segments=2)
-    assert seconds["transcode"] == 0 < longer["transcode"]
-    assert as_it_is["iframe"].shape == transcoded["iframe"].shape
-    assert torch.equal(as_it_is["iframe"][0, 0], as_it_is["iframe"][0, 1])  # one GOP has one I-frame
-    assert not torch.equal(transcoded["iframe"][0, 0], transcoded["iframe"][0, 1])
+    _, seconds, route = read_streams(path, only_motion())
+    assert (route, seconds["transcode"] > 0) == ("transcoded", True)
+    assert read_streams(path, only_motion(), transcode="never")[2] == "cut GOPs"
+    assert read_streams(path, students, transcode="always")[2] == "transcoded"
+    assert read_streams(make_clip("mpeg4", num_frames=24), only_motion())[2] == "as it is"
+
+
+@pytest.mark.parametrize(
+    ("clip", "route"),
+    [
+        ({"codec": "mpeg4", "num_frames": 24}, "as it is"),
+        ({"codec": "mpeg4", "gop": 250, "size": (120, 80)}, "cut GOPs"),
+        ({"codec": "libx264", "gop": 250, "b_frames": 3}, "cut GOPs"),
+        ({"codec": "libx264", "gop": 12, "options": (("refs", "1"), ("sc_threshold", "0"))}, "as it is"),
+        ({"codec": "mpeg4", "gop": 6, "size": (120, 80)}, "as it is"),
+        ({"codec": "mpeg4", "gop": 5}, "transcoded"),
+        ({"codec": "mpeg4", "gop": 1}, "transcoded"),
+        ({"codec": "mpeg4", "gop": 250, "size": (256, 192)}, "transcoded"),
+        ({"codec": "mpeg4", "gop": 250, "size": (64, 48)}, "transcoded"),
+        ({"codec": "mjpeg", "container": "avi", "pixel_format": "yuvj420p"}, "transcoded"),
+        ({"codec": "libx264", "gop": 250, "pixel_format": "yuv444p"}, "transcoded"),
+    ],
+)
+def test_similar_files_are_not_transcoded(
+    clip: dict[str, Any], route: str, make_clip: MakeClip, students: Students
+) -> None:
+    students.encoding = {"encoding": {"codec": "mpeg4", "gop": 12, "short_side": 96}, "frame_rates": [25.0, 25.0]}
+    prediction = videokd.predict(make_clip(**clip), students)
+    assert (prediction.route, prediction.seconds["transcode"] > 0) == (route, route == "transcoded")
+
+
+def test_clips_of_a_kept_dataset_keep_their_gops(make_clip: MakeClip, students: Students) -> None:
+    students.encoding = {"encoding": {"codec": "mpeg4", "gop": 12}, "keep": True, "frame_rates": [25.0, 25.0]}
+    path = make_clip("libx264", gop=250, b_frames=3)
+    assert [read_streams(path, students, transcode=mode)[2] for mode in ("auto", "never")] == ["as it is"] * 2
+
+
+@pytest.mark.parametrize("rates", [[12.5, 12.5], [50.0, 50.0], [24.0, 30.0]])
+def test_gops_are_cut_to_last_as_long_as_in_training(
+    rates: list[float], make_clip: MakeClip, students: Students
+) -> None:
+    """Of training clips at 12.5 a second, 6 pictures last as long as 12 of this file; at 50, 24."""
+    gop = {12.5: 6, 50.0: 24, 24.0: 12}[rates[0]]
+    path = make_clip("mpeg4", num_frames=48, gop=250)
+    settings = {"encoding": {"codec": "mpeg4", "gop": gop, "short_side": 96}, "frame_rates": rates}
+    expected = read_streams(path, students, num_segments=4, transcode="never")[0]  # GOPs of 12, as by default
+    students.encoding = settings
+    streams, _, route = read_streams(path, students, num_segments=4)
+    assert route == "cut GOPs"
+    assert all(torch.equal(streams[name], values) for name, values in expected.items())
 
 
 @pytest.mark.parametrize("names", [("rgb",), ("rgb", "motion")])
@@ -77,7 +146,7 @@ def test_decoded_frames_are_those_at_the_sampled_positions(make_clip: MakeClip, 
     path = make_clip("mpeg4", num_frames=24)
     specs = {"student": NetworkSpec(names, "test_resnet", 3, 32)}
     seeing = build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
-    streams, _ = read_streams(path, seeing, num_segments=2)
+    streams, _, _ = read_streams(path, seeing, num_segments=2)
     assert {name: values.shape[1] for name, values in streams.items()} == dict.fromkeys(names, 2)
     with open_video(path) as video:
         frame = video.read(gop=1, position=5, streams=("frame",)).frame  # the middle of frames 12 to 23
@@ -103,7 +172,7 @@ def test_students_that_see_the_order_see_as_many_segments_as_in_training(
 ) -> None:
     spec = {"student": NetworkSpec(("motion",), "test_resnet", 3, 32, temporal_shift=shifted)}
     seeing = build_students(spec, PredictionSpec(("wave", "clap", "throw"), 3), seed=0).eval()
-    streams, _ = read_streams(make_clip("mpeg4"), seeing)
+    streams, _, _ = read_streams(make_clip("mpeg4"), seeing)
     assert streams["motion"].shape[1] == expected
 
 

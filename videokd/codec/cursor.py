@@ -139,9 +139,10 @@ class Cursor:
         while (self.gop, self.position) < (gop, position):
             if self.position + 1 == len(self._index.anchors[self.gop]):
                 self.gop, self.position = self.gop + 1, -1
-            self._step(warping=warping)
+            self._step(warping=warping, following=self._follower if self.gop == gop else None)
 
-    def _step(self, *, warping: bool) -> None:
+    def _step(self, *, warping: bool, following: Follower | None) -> None:
+        """Goes one position on; `following`: accumulates the vectors, which is not needed in GOPs that are only passed through."""
         if warping:
             self.warped()
         self.position += 1
@@ -150,12 +151,12 @@ class Cursor:
             self._key = self._index.start_of(self._index.anchors[self.gop][0])
             self.first = self.previous = self.current = decoded
             self._warped_at = -1
-            if self._follower is not None:
-                self._follower.restart()
+            if following is not None:
+                following.restart()
             return
         self.previous, self.current = self.current, decoded
-        if self._follower is not None:
-            self._follower.follow(self.vectors(), warping=warping)
+        if following is not None:
+            following.follow(self.vectors(), warping=warping)
             self._warped_at = self.position if warping else self._warped_at
 
     def _frame_at(self, position: int) -> Decoded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,7 @@ from videokd.types import Gop
 # Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
 _READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
 # Fields that are not written at their default, and that older manifests do not have
-_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": (), "places": None}
+_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": (), "places": None, "cuts": ()}
 
 
 def checksum_of(packet: Any) -> int:
@@ -87,6 +87,7 @@ class VideoIndex:
         duration: seconds from the first frame to the end of the last; 0 if that is num_frames / frame_rate.
         times: for each frame in display order, when it is shown, in seconds; empty if frames are evenly spaced.
         places: of the packets' bytes; None in older manifests, and where the file can only be read with a demuxer.
+        cuts: packets of P-frames that begin a GOP as if they were I-frames (see `cut`).
     """
 
     codec: str
@@ -104,6 +105,7 @@ class VideoIndex:
     duration: float = 0.0
     times: tuple[float, ...] = ()
     places: PacketPlaces | None = None
+    cuts: tuple[int, ...] = ()
 
     @property
     def duration_seconds(self) -> float:
@@ -121,13 +123,14 @@ class VideoIndex:
 
     @cached_property
     def anchors(self) -> tuple[tuple[int, ...], ...]:
-        """For each GOP, the packets of its positions: the I-frame and the P-frames up to the next I-frame."""
+        """For each GOP, the packets of its positions: its first frame and the P-frames up to the next GOP."""
+        cuts = frozenset(self.cuts)
         if set(self.types) <= set("IPS"):  # as in prepared clips: the same, faster
-            starts = [packet for packet, kind in enumerate(self.types) if kind == "I"]
+            starts = [packet for packet, kind in enumerate(self.types) if kind == "I" or packet in cuts]
             return tuple(tuple(range(*ends)) for ends in pairwise([*starts, len(self.types)]))
         gops: list[list[int]] = []
         for packet, kind in enumerate(self.types):
-            if kind == "I":
+            if kind == "I" or packet in cuts:
                 gops.append([packet])
             elif kind in "PS" and gops:
                 gops[-1].append(packet)
@@ -136,10 +139,35 @@ class VideoIndex:
     @cached_property
     def gops(self) -> tuple[Gop, ...]:
         """The GOPs, in order."""
-        return tuple(
-            Gop(index, seconds, tuple(self.frame_numbers[packet] for packet in packets))
-            for index, (seconds, packets) in enumerate(zip(self.seconds, self.anchors, strict=True))
-        )
+        cuts = frozenset(self.cuts)
+        gops: list[Gop] = []
+        of_iframes = iter(self.seconds)
+        for packets in self.anchors:
+            numbers = tuple(self.frame_numbers[packet] for packet in packets)
+            seconds = self.seconds_of(numbers[0]) if packets[0] in cuts else next(of_iframes)
+            gops.append(Gop(len(gops), seconds, numbers))
+        return tuple(gops)
+
+    def cut(self, num_frames: int) -> VideoIndex:
+        """The index with long GOPs cut into "virtual" ones, as if an I-frame stood where each begins.
+
+        A P-frame that is shown `num_frames` or more after the first frame of its GOP begins a new one: at its position 0, its
+        decoded picture takes the I-frame's place, and chains of motion vectors start there. GOPs whose I-frame comes sooner stay
+        as they are. Decoding still starts at the keyframe before.
+
+        Args:
+            num_frames: from the start of one GOP to that of the next, B-frames included; at least 1. Cuts of before are undone.
+        """
+        uncut = replace(self, cuts=())
+        cuts: list[int] = []
+        for packets in uncut.anchors:
+            start = self.frame_numbers[packets[0]]
+            for packet in packets[1:]:
+                number = self.frame_numbers[packet]
+                if number - start >= num_frames:
+                    cuts.append(packet)
+                    start = number
+        return replace(self, cuts=tuple(cuts))
 
     @cached_property
     def frame_numbers(self) -> dict[int, int]:
@@ -241,7 +269,7 @@ class VideoIndex:
     def from_json(cls, text: str) -> VideoIndex:
         """The index that `to_json` wrote."""
         values = json.loads(text)
-        for name in ("display", "seconds", "inexact_because", "crop", "checksums", "times"):
+        for name in ("display", "seconds", "inexact_because", "crop", "checksums", "times", "cuts"):
             if name in values:
                 values[name] = tuple(values[name])
         values["keyframes"] = tuple(map(tuple, values["keyframes"]))

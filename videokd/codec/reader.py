@@ -98,6 +98,22 @@ class VideoReader:
     ) -> None:
         self.close()
 
+    def cut_gops(self, num_frames: int) -> None:
+        """Reads the video from now on as if its GOPs were shorter: long ones are cut into "virtual" GOPs (see `VideoIndex.cut`).
+
+        `gops`, `read` and `iterate` then have more GOPs, and `iframe` is the decoded P-frame where a virtual GOP begins.
+
+        Args:
+            num_frames: from the start of one GOP to that of the next, such as 12, as in prepared clips.
+
+        Raises:
+            ConfigError: `num_frames` is not positive.
+        """
+        if num_frames < 1:
+            raise ConfigError(f"{self.source}: num_frames={num_frames!r:.40} (accepted: 1 or more). Correct it.")
+        self.index = self.index.cut(num_frames)
+        self._cursor = self._iframe = None
+
     def close(self) -> None:
         """Closes the file; reading from a closed reader raises ConfigError."""
         self._closed = True

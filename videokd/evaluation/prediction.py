@@ -27,9 +27,10 @@ from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.training.validate import check_logits
 from videokd.transcoding.training_form import TrainingForm, form_of
 from videokd.transcoding.transcode import transcode as write_transcoded
-from videokd.types import stream_and_size
+from videokd.types import STREAMS, stream_and_size
 
 Transcode = Literal["auto", "always", "never"]
+Route = Literal["as it is", "cut GOPs", "transcoded"]
 _NUM_SEGMENTS = 8
 
 
@@ -55,12 +56,14 @@ class Prediction:
         labels: the most probable first.
         seconds: {"transcode", "read", "network"}: the time each step took; 0 for transcoding where the file needed none.
         exits: {student: the exit it stopped at}, "deepest" for the whole network; empty without a threshold.
+        route: how the file was read: as it is; with its long GOPs cut to the length of training (`VideoIndex.cut`); or transcoded.
     """
 
     path: str
     labels: tuple[RankedLabel, ...]
     seconds: dict[str, float]
     exits: dict[str, str] = field(default_factory=dict)
+    route: Route = "as it is"
 
 
 def predict(
@@ -81,7 +84,9 @@ def predict(
         top: how many labels.
         num_segments: places looked at, one crop each; by default 8, or as many as in training where students see their order.
         transcode: bring the video into the form that the students learned from: never, always, or (auto) where its form is
-            another: codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate.
+            another: codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate. If some student sees pictures
+            (iframe, rgb), auto does not transcode a file that is similar: with motion vectors, upright, at most a quarter larger or
+            smaller. Long GOPs of a file that is not transcoded are cut to the length of training.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
             fused as without a threshold. None: every student computes its whole network.
 
@@ -96,7 +101,7 @@ def predict(
     if not isinstance(students, Students):
         students = load_students(students)
     source = source_of(path)
-    streams, seconds = read_streams(source, students, num_segments=num_segments, transcode=transcode)
+    streams, seconds, route = read_streams(source, students, num_segments=num_segments, transcode=transcode)
     started = time.perf_counter()
     device = next(students.parameters()).device
     exits: dict[str, tuple[str, ...]] = {}
@@ -116,7 +121,7 @@ def predict(
     labels = tuple(
         RankedLabel(students.class_names[i], p) for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)
     )
-    return Prediction(str(source), labels, seconds, {name: exit for name, (exit,) in exits.items()})
+    return Prediction(str(source), labels, seconds, {name: exit for name, (exit,) in exits.items()}, route)
 
 
 def read_streams(
@@ -125,42 +130,36 @@ def read_streams(
     *,
     num_segments: int | None = None,
     transcode: Transcode = "auto",
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, float], Route]:
     """A video as the students see it; arguments and errors as for `predict`.
 
     Returns:
-        {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds.
+        {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds; how the file was read.
     """
     started, source = time.perf_counter(), source_of(path)
     num_segments = num_segments or (students.num_segments if students.sees_order else _NUM_SEGMENTS)
     if transcode not in get_args(Transcode):
         raise ConfigError(f"transcode {transcode!r} (accepted: {', '.join(get_args(Transcode))}). Choose one of these.")
-    streams = None if transcode == "always" else _read_untranscoded(source, students, num_segments, transcode)
-    if streams is not None:
-        return streams, {"transcode": 0.0, "read": time.perf_counter() - started}
+    trained = TrainingForm.from_settings(students.encoding)
+    read = None if transcode == "always" else _read_untranscoded(source, students, trained, num_segments, transcode)
+    if read is not None:
+        return read[0], {"transcode": 0.0, "read": time.perf_counter() - started}, read[1]
     with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
         target = Path(folder) / "clip.mp4"
-        form = TrainingForm.from_settings(students.encoding)
-        write_transcoded(source, target, form.encoding_for(form_of(source).frame_rate))
+        write_transcoded(source, target, trained.encoding_for(form_of(source).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
             streams = _cropped_streams(video, students, num_segments=num_segments)
-    return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}
+    return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}, "transcoded"
 
 
 def _read_untranscoded(
-    source: Source, students: Students, num_segments: int, transcode: Transcode
-) -> dict[str, torch.Tensor] | None:
-    """{stream: uint8 [1, S, C, H, W]}; None where the file must be transcoded first."""
+    source: Source, students: Students, trained: TrainingForm, num_segments: int, transcode: Transcode
+) -> tuple[dict[str, torch.Tensor], Route] | None:
+    """{stream: uint8 [1, S, C, H, W]}, and how they were read; None where the file must be transcoded first."""
     if transcode == "auto":
         try:
-            as_in_training = TrainingForm.from_settings(students.encoding)
-            if as_in_training.differences(form_of(source)):
-                return None
-            with open_video(source) as video:
-                if as_in_training.gop_differences(video.index):
-                    return None
-                return _cropped_streams(video, students, num_segments=num_segments)
+            return _read_if_similar(source, students, trained, num_segments)
         except DecodeError:  # a file that cannot be read at random places may still play; if not, transcoding says why
             return None
     with open_video(source) as video:
@@ -169,7 +168,38 @@ def _read_untranscoded(
                 f"{video.source} is {video.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "
                 "Pass `--transcode auto`."
             )
-        return _cropped_streams(video, students, num_segments=num_segments)
+        route = _cut(video, trained.gop_at(video.num_frames / video.index.duration_seconds))
+        return _cropped_streams(video, students, num_segments=num_segments), route
+
+
+def _read_if_similar(
+    source: Source, students: Students, trained: TrainingForm, num_segments: int
+) -> tuple[dict[str, torch.Tensor], Route] | None:
+    """The same, for a file in the training form or in a similar one."""
+    form = form_of(source)
+    same = not trained.differences(form)
+    similar = _see_pictures(students) and trained.is_similar(form)
+    if not (same or similar):
+        return None
+    with open_video(source) as video:
+        route: Route = "as it is"
+        if not same or trained.gop_differences(video.index):
+            route = _cut(video, trained.gop_at(form.frame_rate))
+            if not (similar and trained.has_similar_gops(video.index, form.frame_rate)):
+                return None
+        return _cropped_streams(video, students, num_segments=num_segments), route
+
+
+def _see_pictures(students: Students) -> bool:
+    """Whether some student sees whole pictures; motion and residuals depend more on the encoder, and on where GOPs begin."""
+    return any(STREAMS[name].first_position == 0 for name in students.streams)
+
+
+def _cut(video: VideoReader, length: int | None) -> Route:
+    """Cuts the GOPs of a video that are longer than in training."""
+    if length is not None:
+        video.cut_gops(length)
+    return "cut GOPs" if video.index.cuts else "as it is"
 
 
 def _cropped_streams(video: VideoReader, students: Students, *, num_segments: int) -> dict[str, torch.Tensor]:
@@ -216,18 +246,18 @@ def _table_lines(predictions: Sequence[Prediction]) -> list[str]:
         seconds = sum(prediction.seconds.values())
         parts = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in prediction.seconds.items())
         exits = "".join(f", {student} by {name}" for student, name in prediction.exits.items())
-        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts}{exits})")
+        lines.append(f"{prediction.path}  ({seconds:.3f} s: {parts}{exits}; {prediction.route})")
         lines += [f"  {100 * label.probability:5.1f} %  {label.name}" for label in prediction.labels]
     return lines
 
 
 def _csv_lines(predictions: Sequence[Prediction]) -> list[str]:
     students = list(predictions[0].exits) if predictions else []
-    columns = ["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds"]
+    columns = ["path", "rank", "label", "probability", "transcode_seconds", "read_seconds", "network_seconds", "route"]
     rows: list[list[object]] = [[*columns, *(f"exit_{student}" for student in students)]]
     for prediction in predictions:
         times = [f"{value:.4f}" for value in prediction.seconds.values()]
         for rank, label in enumerate(prediction.labels, start=1):
             numbers = [rank, label.name, f"{label.probability:.6f}", *times]
-            rows.append([prediction.path, *numbers, *prediction.exits.values()])
+            rows.append([prediction.path, *numbers, prediction.route, *prediction.exits.values()])
     return csv_text(rows).removesuffix("\n").split("\n")

@@ -19,6 +19,9 @@ from videokd.errors import ConfigError, DecodeError
 from videokd.transcoding.mp4_writer import Encoding
 
 _SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a second and a half
+# How much larger or smaller than in training a picture may be: motion is in pixels
+_SIMILAR_SIZE = 0.25
+_EIGHT_BITS = ("yuv420p", "yuvj420p")
 _ENCODED = ("codec", "gop", "quality", "short_side", "resample")
 
 
@@ -166,6 +169,41 @@ class TrainingForm:
             found.append("; ".join(index.inexact_because))
         return tuple(found)
 
+    def is_similar(self, form: FileForm) -> bool:
+        """Whether a file with cut GOPs (`VideoIndex.cut`) is read almost as in training, as far as headers tell.
+
+        Not where clips were kept as they were. Its codec must export motion vectors, its pictures must have square pixels, be upright, of 8 bits and at most a quarter larger or
+        smaller than in training, and its rate must not need resampling.
+        """
+        side = min(form.width, form.height)
+        return (
+            self.gop is not None
+            and form.codec in MOTION_CODECS
+            and form.pixel_format in _EIGHT_BITS
+            and form.pixel_aspect == 1
+            and form.orientation.is_upright
+            and (self.short_side is None or abs(side / self.short_side - 1) <= _SIMILAR_SIZE)
+            and (self.encoding.resample is None or self._nearest_rate(form.frame_rate) is None)
+        )
+
+    def gop_at(self, frame_rate: float) -> int | None:
+        """Pictures of a GOP that lasts as long as in training, at a file's pictures a second (0: not known); None: any length."""
+        nearest = self._nearest_rate(frame_rate)
+        if self.gop is None or nearest is None:
+            return self.gop
+        return _gop_at(self.gop, frame_rate, nearest)
+
+    def has_similar_gops(self, index: VideoIndex, frame_rate: float) -> bool:
+        """Whether cut GOPs are like those of training: with P-frames, and at least half as long on average.
+
+        Args:
+            index: of the file, its GOPs cut.
+            frame_rate: of the file, in pictures a second; 0: not known.
+        """
+        expected = min(self.gop_at(frame_rate) or 1, index.num_frames)
+        long_enough = 2 * index.num_frames >= expected * len(index.anchors)
+        return long_enough and any(len(anchors) > 1 for anchors in index.anchors)
+
     def encoding_for(self, frame_rate: float) -> Encoding:
         """How to transcode a file so that its GOPs last as long as in training.
 
@@ -180,7 +218,7 @@ class TrainingForm:
             return self.encoding
         if frame_rate > nearest:
             return replace(self.encoding, resample=nearest)
-        return replace(self.encoding, gop=max(round(self.encoding.gop * frame_rate / nearest), 2))
+        return replace(self.encoding, gop=_gop_at(self.encoding.gop, frame_rate, nearest))
 
     def _nearest_rate(self, frame_rate: float) -> float | None:
         """The clips' rate that is nearest to a file's; None if the file has one of their rates, or a rate is not known."""
@@ -189,3 +227,8 @@ class TrainingForm:
         lowest, highest = self.frame_rates
         nearest = min(max(frame_rate, lowest), highest)
         return None if abs(frame_rate - nearest) <= _SAME_RATE * nearest else nearest
+
+
+def _gop_at(gop: int, frame_rate: float, nearest: float) -> int:
+    """How many pictures last as long as those of a GOP at the nearest rate of the training clips."""
+    return max(round(gop * frame_rate / nearest), 2)
