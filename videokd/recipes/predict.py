@@ -27,7 +27,9 @@ class Predict:
         top: how many labels to print.
         num_segments: places looked at in each video; by default 8, or as many as in training where students see their order.
         transcode: bring a video into the form that the students learned from: never, always, or (auto) where its form is another:
-            codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate.
+            codec, GOPs, B-frames, size, pixel format and aspect, orientation, or frame rate. If some student sees pictures (iframe,
+            rgb), auto reads a similar file faster, as it is: with motion vectors, upright, at most a quarter larger or smaller. Long
+            GOPs of a file that is not transcoded are cut to the length of training.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; for students that
             were exported with `--exits`. By default every student computes its whole network.
         format: of what is printed.
