@@ -32,7 +32,7 @@ STACK = (
     ("runs",),
     ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
-    ("bitstream", "stopping", "jobs"),
+    ("bitstream", "stopping", "jobs", "kernels"),
     ("messages", "config", "types", "files"),
     ("errors",),
 )

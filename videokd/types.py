@@ -165,7 +165,7 @@ class Streams(_ShapesInRepr):
     Args:
         gop: number of the GOP.
         position: 0 for the I-frame, then 1, 2, … for the P-frames.
-        iframe: uint8 [H, W, 3], RGB: the GOP's first frame.
+        iframe: uint8 [H, W, 3], RGB: the GOP's first frame. Read-only: positions of a GOP share it.
         frame: uint8 [H, W, 3], RGB: the frame at `position`.
         motion: int16 [H, W, 2], (x, y) in pixels; positive x: content moved right.
         residual: int16 [H, W, 3], RGB, in [-255, 255].

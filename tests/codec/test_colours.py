@@ -10,7 +10,7 @@ import pytest
 
 import videokd
 from videokd.codec.colours import Colours, difference_of_planes, planes_of
-from videokd.codec.residual import difference
+from videokd.kernels.residual import difference
 
 SIZES = ((2, 2), (16, 16), (17, 18), (33, 2), (147, 98), (150, 96), (340, 256))
 #: swscale's results depend on the CPU (see colours.py)

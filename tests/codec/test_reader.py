@@ -199,9 +199,29 @@ def test_arrays_belong_to_the_caller(make_clip) -> None:
     with videokd.open(make_clip("mpeg4")) as video:
         first = video.read(gop=0, position=3, streams=("iframe", "motion", "residual", "frame"))
         before = digest(first)
-        first.iframe[:] = 0
-        first.motion[:] = 0
+        for array in (first.motion, first.residual, first.frame, first.valid):
+            array[:] = 0
         assert digest(video.read(gop=0, position=3, streams=("iframe", "motion", "residual", "frame"))) == before
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "h264-default", "full-range"])
+@pytest.mark.parametrize("streams", [("iframe",), ("iframe", "motion", "residual", "frame")])
+def test_a_gop_shares_one_read_only_iframe(kind: str, streams: tuple[str, ...], make_clip) -> None:
+    path = make_clip(**KINDS.get(kind, KINDS["h264"] | {"pixel_format": "yuvj420p", "size": (150, 98)}))
+    with videokd.open(path) as video:
+        every = list(video.iterate(streams=streams))
+        assert len({id(each.iframe) for each in every}) == len(video.gops)
+        again = [video.read(gop=0, position=position, streams=streams).iframe for position in (1, 3)]
+    assert again[0] is again[1]
+    for each in every:
+        with pytest.raises(ValueError, match="read-only"):
+            each.iframe[0, 0] = 0
+    own = every[0].iframe.copy()
+    own[:] = 0
+    assert every[1].iframe.any()
+    if "frame" in streams:
+        every[0].frame[:] = 0  # of position 0: the same picture, but the caller's own
+        assert every[1].iframe.any()
 
 
 def test_an_index_that_is_handed_in_costs_no_scan(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_they_know_what_pictures_show():
     backbone = imagenet_weights(lite(2)).backbone.eval()
     for folder, shown in SHOWN.items():
         with videokd.open(sorted((UCF / folder).glob("*.mp4"))[0]) as video:
-            pixels = torch.from_numpy(video.read(gop=0, position=0).iframe).permute(2, 0, 1)[None] / 255
+            pixels = torch.tensor(video.read(gop=0, position=0).iframe).permute(2, 0, 1)[None] / 255
         picture = torch.nn.functional.interpolate(pixels.float(), size=(224, 224), mode="bilinear", antialias=True)
         with torch.no_grad():
             best = backbone((picture - 0.5) / 0.5).topk(5).indices[0].tolist()

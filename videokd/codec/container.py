@@ -15,9 +15,9 @@ from videokd.bitstream.headers import end_of_first_vop
 from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
-from videokd.codec.motion import NO_VECTORS, Vectors
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DecodeError
+from videokd.kernels.motion import NO_VECTORS, Vectors
 
 #: Codecs whose decoders in FFmpeg export motion vectors.
 MOTION_CODECS = (

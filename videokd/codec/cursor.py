@@ -12,9 +12,9 @@ from videokd.codec.colours import Colours, difference_of_planes, planes_of
 from videokd.codec.container import vectors_of
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexed_decoder import Decoder
-from videokd.codec.motion import Chain, Follower, Rows, Vectors
-from videokd.codec.residual import difference, gather
 from videokd.errors import DecodeError, NeedsTranscoding
+from videokd.kernels.motion import Chain, Follower, Rows, Vectors
+from videokd.kernels.residual import difference, gather
 
 #: Frames that may wait for a frame that the decoder gives later; no codec here reorders more than 16.
 MOST_PENDING = 64
@@ -36,7 +36,7 @@ class Decoded:
         NeedsTranscoding: the frame does not have the size in the index.
     """
 
-    __slots__ = ("_colours", "_rows", "_where", "frame")
+    __slots__ = ("_colours", "_rows", "_shared", "_where", "frame")
 
     def __init__(self, frame: Any, colours: Colours, size: tuple[int, int], source: Source, number: int) -> None:
         if (frame.width, frame.height) != size:
@@ -48,6 +48,7 @@ class Decoded:
         self._colours = colours
         self._where = (source, number)
         self._rows: Rows | None = None
+        self._shared: npt.NDArray[np.uint8] | None = None
 
     def rows(self) -> Rows:
         """uint8 [H, 3·W or a little more], RGB; read-only: others share it.
@@ -75,6 +76,14 @@ class Decoded:
         """uint8 [H, W, 3], RGB; a copy that belongs to the caller."""
         width = self.frame.width
         return self.rows()[:, : 3 * width].copy().reshape(-1, width, 3)
+
+    def shared_image(self) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3], RGB; one read-only array for all who ask."""
+        if self._shared is None:
+            width = self.frame.width
+            self._shared = np.ascontiguousarray(self.rows()[:, : 3 * width]).reshape(-1, width, 3)
+            self._shared.flags.writeable = False
+        return self._shared
 
 
 class Cursor:

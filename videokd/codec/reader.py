@@ -16,9 +16,9 @@ from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
-from videokd.codec.motion import Chain, Follower, motion_of_chain, motion_of_frame
-from videokd.codec.residual import difference
 from videokd.errors import ConfigError, NeedsTranscoding
+from videokd.kernels.motion import Chain, Follower, motion_of_chain, motion_of_frame
+from videokd.kernels.residual import difference
 from videokd.types import Frame, Gop, Streams
 
 READABLE = ("iframe", "motion", "residual", "frame")
@@ -130,7 +130,8 @@ class VideoReader:
             accumulate: motion and residual relative to the GOP's I-frame, or (False) to the position before.
 
         Returns:
-            The streams that were asked for; `valid` comes with motion. The arrays belong to the caller.
+            The streams that were asked for; `valid` comes with motion. The arrays belong to the caller, except `iframe`: the positions of a
+            GOP share one array, which is read-only. `streams.iframe.copy()` can be written to.
 
         Raises:
             ConfigError: an unknown stream, a GOP or position that the video does not have, or a closed reader.
@@ -158,7 +159,7 @@ class VideoReader:
             accumulate: as for `read`.
 
         Yields:
-            The streams at each position.
+            The streams at each position. All positions of a GOP have the same array as `iframe`, which is read-only.
 
         Raises:
             ConfigError, DecodeError: as for `read`.
@@ -252,7 +253,7 @@ class VideoReader:
         try:
             self._set_output(wanted)
             if wanted == _ONLY_IFRAME:
-                return Streams(gop=gop, position=position, iframe=self._only_iframe(gop).image())
+                return Streams(gop=gop, position=position, iframe=self._only_iframe(gop).shared_image())
             chained = accumulate and not wanted.isdisjoint(_CHAINED)
             if position == 0:
                 return self._read_first(gop, wanted, chained)
@@ -297,7 +298,7 @@ class VideoReader:
         return Streams(
             gop=gop,
             position=0,
-            iframe=cursor.first.image() if cursor is not None and "iframe" in wanted else None,
+            iframe=cursor.first.shared_image() if cursor is not None and "iframe" in wanted else None,
             frame=cursor.first.image() if cursor is not None and "frame" in wanted else None,
             motion=np.zeros((*shape, 2), np.int16) if "motion" in wanted else None,
             residual=np.zeros((*shape, 3), np.int16) if "residual" in wanted else None,
@@ -318,7 +319,7 @@ class VideoReader:
         return Streams(
             gop=cursor.gop,
             position=cursor.position,
-            iframe=cursor.first.image() if "iframe" in wanted else None,
+            iframe=cursor.first.shared_image() if "iframe" in wanted else None,
             frame=frame,
             motion=motion,
             residual=residual,

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.block_copies import compiled
-from videokd.codec.motion import Chain, Rows
 from videokd.codec.reader import VideoReader
-from videokd.codec.residual import gather_row
+from videokd.kernels.block_copies import compiled
+from videokd.kernels.motion import Chain, Rows
+from videokd.kernels.residual import gather_row
 from videokd.types import STREAMS
 
 #: Streams that are cropped directly.

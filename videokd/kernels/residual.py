@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.block_copies import compiled, move_8_pixels
-from videokd.codec.motion import Chain, Rows
+from videokd.kernels.block_copies import compiled, move_8_pixels
+from videokd.kernels.motion import Chain, Rows
 
 _SOURCE = np.uint32(0x7FFFFFFF)
 _PIXEL = np.uint64(3)

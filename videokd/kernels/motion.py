@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videokd.codec.block_copies import (
+from videokd.kernels.block_copies import (
     compiled,
     move_8_flags,
     move_8_pixels,

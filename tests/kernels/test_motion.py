@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from videokd.codec.motion import Follower, Vectors, motion_of_chain, motion_of_frame
-from videokd.codec.residual import gather
+from videokd.kernels.motion import Follower, Vectors, motion_of_chain, motion_of_frame
+from videokd.kernels.residual import gather
 
 HEIGHT, WIDTH = 50, 71  # no multiples of a macroblock
 
