@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videokd.codec.motion import Follower
 
 import videokd
 from tests.codec.test_oracles import ALL, SHARED_CLIPS, every_clip, painted
@@ -17,6 +16,7 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
 from videokd.datasets.view import View, central_crop, read_inputs, sample_positions
+from videokd.kernels.motion import Follower
 from videokd.types import Frame, Streams
 
 MakeClip = Callable[..., Path]
