@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videokd.bitstream.source import Source
-from videokd.codec.colours import Colours, difference_of_planes, planes_of
+from videokd.codec.colours import Colours, Planes, difference_of_planes, planes_of
 from videokd.codec.container import vectors_of
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexed_decoder import Decoder
@@ -63,13 +63,17 @@ class Decoded:
                 raise DecodeError(f"{self._where[0]}: frame {self._where[1]}: {error}") from error
         return self._rows
 
+    def planes(self) -> Planes | None:
+        """The frame's planes where RGB is to be converted from them; None where it is converted already, or swscale must do it."""
+        return planes_of(self.frame) if self._rows is None else None
+
     def minus(self, warped: Rows) -> npt.NDArray[np.int16]:
         """int16 [H, W, 3]: this frame minus a picture, uint8 [H, 3·W]; the frame's own RGB is not kept where nothing else needs it.
 
         Raises:
             DecodeError: as for `rows`.
         """
-        planes = planes_of(self.frame) if self._rows is None else None
+        planes = self.planes()
         return difference(self.rows(), warped) if planes is None else difference_of_planes(planes, warped)
 
     def image(self) -> npt.NDArray[np.uint8]:

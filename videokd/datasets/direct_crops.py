@@ -14,6 +14,7 @@ import numpy.typing as npt
 from videokd.codec.reader import VideoReader
 from videokd.kernels.block_copies import compiled
 from videokd.kernels.motion import Chain, Rows
+from videokd.kernels.planar import scaled
 from videokd.kernels.residual import gather_row
 from videokd.types import STREAMS
 
@@ -110,8 +111,8 @@ def _crop_motion(
             source = sources[x]
             right = np.int32(np.int32(left) + np.int32(x) - np.int32(source & _COLUMN))
             down = np.int32(row - np.int32((source >> _SIXTEEN) & _ROW))
-            right = min(max(np.int32(np.float32(right) * gain_x) + offset, zero), most)
-            down = min(max(np.int32(np.float32(down) * gain_y) + offset, zero), most)
+            right = scaled(right, gain_x, offset, zero, most)
+            down = scaled(down, gain_y, offset, zero, most)
             line[x] = np.uint16(right | (down << np.int32(8)))
         for x in range(np.uint64(width)):
             result[x] = line[np.uint64(width) - _ONE - x if flip else x]

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from videokd.codec.reader import VideoReader
 from videokd.datasets.direct_crops import DIRECT, crop_directly
 from videokd.errors import DataError
+from videokd.kernels.planar import scaled
 from videokd.types import STREAMS, StreamSpec
 
 #: Sides of training crops, relative to the picture's short side (Wang et al. 2016, section 3.2; used by CoViAR).
@@ -379,8 +380,8 @@ def _quantise(
         result = results[y]
         line = result if consecutive else buffer
         for i in range(width * channels):
-            scaled = np.int32(np.float32(np.int32(values[i]) - zero) * factors[i]) + np.int32(offset)
-            line[i] = np.uint8(min(max(scaled, np.int32(0)), np.int32(255)))
+            value = np.int32(np.int32(values[i]) - zero)
+            line[i] = scaled(value, factors[i], np.int32(offset), np.int32(0), np.int32(255))
         if consecutive:
             continue
         for channel in range(channels):
