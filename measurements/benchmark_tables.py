@@ -267,3 +267,35 @@ def fuzz_table(results: Results) -> list[str]:
         "",
         source(results, "measurements/fuzz_codec.py"),
     ]
+
+
+def precisions_table(results: Results) -> list[str]:
+    """What bf16 changes where networks only predict."""
+    rows = [
+        (
+            row["run"],
+            f"{row['backbone']}, {row['size']}",
+            " → ".join(f"{value:.1f}" for value in row["top1"]),
+            f"{row['other_label']} of {row['clips']}",
+            f"{row['error']:.3f}",
+            f"{row['faster']:.2f}",
+        )
+        for row in results["rows"]
+    ]
+    head = (
+        "test clips, streams",
+        "backbone, pixels",
+        "top-1 %: fp32 → bf16",
+        "other label",
+        "error / spread of logits",
+        "times faster",
+    )
+    lines = [
+        "### Precision",
+        "",
+        f"The same weights in fp32 and in bf16 (autocast), one core, {results['machine']['processor']}; the error is the root mean square over clips "
+        "and classes, divided by the standard deviation of the logits.",
+        "",
+        *grid(head, rows),
+    ]
+    return [*lines, "", source(results, results["command"])]

@@ -95,6 +95,7 @@ PAGES = (
             ("bench_teaching", labels_tables.teaching_table),
             ("bench_step-cpu", benchmark_tables.step_table),
             ("bench_step-cuda", benchmark_tables.step_table),
+            ("precisions", benchmark_tables.precisions_table),
             ("gpu_check-cuda", gpu_tables.gpu_check_table),
         ),
     ),

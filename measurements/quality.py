@@ -128,7 +128,9 @@ def train(out: Path, quality: int, stream: str, seed: int, epochs: int) -> None:
             optim=OptimSettings(epochs=epochs, weight_decay=0.05),
         )
     )
-    settings = Evaluate(str(run), views="quick", workers=0, batch_size=12, device="cpu", timed_videos=0, pictures=0)
+    settings = Evaluate(
+        str(run), views="quick", workers=0, batch_size=12, device="cpu", precision="fp32", timed_videos=0, pictures=0
+    )
     evaluate(settings, command=f"videokd evaluate {run.name} --views quick")
 
 

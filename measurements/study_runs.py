@@ -191,6 +191,10 @@ def _varied(cell: Cell, run: str, choice: Mapping[str, Any], *, held_out: float)
     return commands
 
 
+#: Results must not depend on which CPU scores
+ON_CPU = ("--device", "cpu", "--precision", "fp32")
+
+
 def perform(command: list[str]) -> Path:
     """Runs `videokd teach` or `videokd distill` in this process; returns the run's folder."""
     verb, *options = command
@@ -202,7 +206,7 @@ def perform(command: list[str]) -> Path:
 def evaluation_command(run: Path, *, part: str = "test", segments: int = TESTED_SEGMENTS) -> list[str]:
     """The command that tests a run."""
     views = ["--views", "quick", "--num_segments", str(segments), "--part", part]
-    return ["evaluate", str(run), *views, "--workers", "0", "--timed_videos", "0", "--pictures", "0", "--device", "cpu"]
+    return ["evaluate", str(run), *views, "--workers", "0", "--timed_videos", "0", "--pictures", "0", *ON_CPU]
 
 
 def scores_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -65,6 +66,29 @@ def test_a_gpu_that_emulates_bf16_computes_in_fp16_and_says_so_once(gpu, capsys)
     assert capsys.readouterr().err == "precision is bf16, which NVIDIA turing does not have: fp16 is used.\n"
     assert pick_precision("tf32", CUDA).name == "fp32"
     assert capsys.readouterr().err == "precision is tf32, which NVIDIA turing does not have: fp32 is used.\n"
+
+
+def test_networks_that_only_predict_compute_in_a_format_that_leaves_their_answers_as_they_are(gpu, capsys):
+    assert pick_precision("auto", CUDA, training=False).name == {"ampere": "tf32", "turing": "fp32"}[gpu]
+    assert pick_precision("auto", CPU, training=False).name == "fp32"
+    assert pick_precision("bf16", CPU, training=False).name == "bf16"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_prepared_network_computes_the_same_within_its_format():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 3)).eval()
+    pictures = torch.rand(2, 3, 9, 9)
+    with torch.no_grad():
+        expected = network(pictures)
+        for name, tolerance in (("fp32", 1e-5), ("bf16", 2e-2)):
+            precision = Precision(name, CPU)
+            prepared = precision.prepared(copy.deepcopy(network))
+            assert prepared[0].weight.dtype == precision.dtype
+            assert prepared[1].weight.dtype == torch.float32
+            assert prepared[0].weight.is_contiguous(memory_format=torch.channels_last)
+            with precision.autocast():
+                torch.testing.assert_close(prepared(pictures).float(), expected, rtol=0, atol=tolerance)
 
 
 def test_a_cpu_has_fp32_and_bf16():

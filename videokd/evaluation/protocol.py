@@ -92,11 +92,12 @@ def measure_networks(
     Returns:
         {network: its entry of results.json}; {student: its early-exit curve}, empty without exits.
     """
-    latency = latency_of(run.students, scores, dataset, precision, videos=timed_videos)
-    entries = {name: _entry_of(name, each, run, dataset, latency.get(name)) for name, each in scores.items()}
-    first_view = {name: values[:1] for name, values in one_video(dataset, precision.device).items()}
-    groups = [clip.group for clip in dataset.clips]
-    curves = early_exit_curves(run.students, scores, first_view, num_views=dataset.num_views, groups=groups)
+    with precision.autocast():
+        latency = latency_of(run.students, scores, dataset, precision, videos=timed_videos)
+        entries = {name: _entry_of(name, each, run, dataset, latency.get(name)) for name, each in scores.items()}
+        first_view = {name: values[:1] for name, values in one_video(dataset, precision.device).items()}
+        groups = [clip.group for clip in dataset.clips]
+        curves = early_exit_curves(run.students, scores, first_view, num_views=dataset.num_views, groups=groups)
     return entries, curves
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from videokd.datasets.manifest import Clip, Manifest, read_manifest
 from videokd.errors import ConfigError
@@ -62,7 +61,7 @@ def distill(settings: Distill) -> RunFolder:
         state = RunState(students, update, session, role="student", ema_decay=optim.ema)
         learn(state, clips, target, optim=optim, session=session)
     if session.ranks.is_first:
-        evaluate_after_training(replace(settings, precision=session.precision.name))
+        evaluate_after_training(settings)
     return session.folder
 
 

@@ -55,7 +55,7 @@ class Evaluate:
         batch_size: videos at a time.
         workers: processes that load videos; -1: as many as there are cores, at most 16.
         device: auto takes CUDA where there is one.
-        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is tf32 on a GPU that has it, fp32 elsewhere.
         timed_videos: how many videos are timed from file to label, one at a time; 0 for none.
         pictures: how many videos' streams are drawn: half of them misclassified videos, if there are enough.
     """
@@ -100,7 +100,7 @@ def evaluate(settings: Evaluate, *, command: str) -> Results:
 
 def evaluate_shared(settings: Evaluate, *, command: str, ranks: Ranks) -> Results | None:
     """As `evaluate`, the videos shared by the ranks; None on all but the first, which leave once all videos are scored."""
-    precision = pick_precision(settings.precision, ranks.device)
+    precision = pick_precision(settings.precision, ranks.device, training=False)
     with precision.in_effect(), out_of_memory_in_a_line(lambda: _too_large(settings, precision)):
         return _evaluate(settings, precision, ranks, command=command)
 
@@ -108,7 +108,7 @@ def evaluate_shared(settings: Evaluate, *, command: str, ranks: Ranks) -> Result
 def _evaluate(settings: Evaluate, precision: Precision, ranks: Ranks, *, command: str) -> Results | None:
     part = settings.part
     run, manifest = _run_and_manifest(settings)
-    run.students.to(precision.device)
+    precision.prepared(run.students)
 
     split = settings.split or run.settings.split
     clips = protocol_clips(manifest, run, part=part, split=split)

@@ -34,7 +34,7 @@ class Predict:
             were exported with `--exits`. By default every student computes its whole network.
         format: of what is printed.
         device: auto takes CUDA where there is one.
-        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
+        precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is tf32 on a GPU that has it, fp32 elsewhere.
     """
 
     files: tuple[str, ...]
@@ -51,8 +51,8 @@ class Predict:
 def main(arguments: Sequence[str]) -> None:
     """The verb: prints the predictions, then names the files that could not be read."""
     settings = parse(Predict, arguments, verb="predict", positional=("files",))
-    precision = pick_precision(settings.precision, pick_device(settings.device))
-    students = load_students(settings.students).to(precision.device)
+    precision = pick_precision(settings.precision, pick_device(settings.device), training=False)
+    students = precision.prepared(load_students(settings.students))
     predictions, failures = [], []
     for file in tqdm(settings.files, unit="video", disable=None if len(settings.files) > 1 else True):
         try:

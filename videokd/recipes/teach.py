@@ -66,5 +66,5 @@ def teach(settings: Teach) -> RunFolder:
         else:
             learn(state, clips, None, optim=optim, session=session)
     if session.ranks.is_first:
-        evaluate_after_training(replace(settings, precision=session.precision.name))
+        evaluate_after_training(settings)
     return session.folder

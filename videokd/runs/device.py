@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from videokd.errors import ConfigError
 from videokd.messages import say
+from videokd.models.backbone import channels_last
+from videokd.models.teachers import keep_weights_in
 from videokd.runs.settings import PrecisionName
+
+NetworkT = TypeVar("NetworkT", bound=torch.nn.Module)
 
 
 def seed_everything(seed: int) -> None:
@@ -103,6 +107,15 @@ class Precision:
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.name in ("bf16", "fp16"))
 
+    def prepared(self, network: NetworkT) -> NetworkT:
+        """A network that will learn no more, to be used within `autocast` only: on the device, its weights laid out and kept for speed.
+
+        Args:
+            network: any module; changed in place.
+        """
+        keep_weights_in(channels_last(network.to(self.device)), self.dtype)
+        return network
+
     def scaler(self) -> torch.amp.GradScaler:
         """A new gradient scaler; it passes everything through but for fp16, so the loop needs no `if`."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
@@ -124,14 +137,19 @@ class Precision:
             _set_float32_formats(before)
 
 
-def pick_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """The precision to compute in; `auto` is bf16 on a CUDA device that has it, fp16 on an older one, and fp32 on a CPU.
+def pick_precision(name: PrecisionName, device: torch.device, *, training: bool = True) -> Precision:
+    """The precision to compute in.
+
+    In training, `auto` is bf16 on a CUDA device that has it, fp16 on an older one, and fp32 on a CPU. Networks that only predict
+    lose accuracy in bf16, some of them visibly (EfficientNet-Lite: docs/measured.md), so there `auto` is tf32 on a CUDA device that has
+    it, and fp32 elsewhere.
 
     CUDA devices before Ampere have neither bf16, which PyTorch then emulates, nor TF32: fp16 and fp32 take their place, and a line says so.
 
     Args:
         name: as in the settings.
         device: from `pick_device`.
+        training: whether networks learn in it.
 
     Raises:
         ConfigError: as for `Precision`.
@@ -141,14 +159,13 @@ def pick_precision(name: PrecisionName, device: torch.device) -> Precision:
     """
     if device.type != "cuda":
         return Precision("fp32" if name == "auto" else name, device)
-    instead = {"auto": "bf16"}
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        instead = {"auto": "fp16", "bf16": "fp16", "tf32": "fp32"}
-        if name in ("bf16", "tf32"):
-            say(
-                f"precision is {name}, which {torch.cuda.get_device_name(device)} does not have: {instead[name]} is used."
-            )
-    return Precision(instead.get(name, name), device)  # type: ignore[arg-type]
+    wanted = ("bf16" if training else "tf32") if name == "auto" else name
+    if wanted not in ("bf16", "tf32") or torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision(wanted, device)
+    instead: Literal["fp16", "fp32"] = "fp16" if wanted == "bf16" else "fp32"
+    if name != "auto":
+        say(f"precision is {name}, which {torch.cuda.get_device_name(device)} does not have: {instead} is used.")
+    return Precision(instead, device)
 
 
 def _float32_products() -> list[Any]:

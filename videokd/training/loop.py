@@ -11,9 +11,7 @@ import torch
 
 from videokd.distill.mixup import GroundTruth, mixup
 from videokd.messages import say
-from videokd.models.backbone import channels_last
 from videokd.models.students import Students
-from videokd.models.teachers import keep_weights_in
 from videokd.runs.device import Precision
 from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.runs.session import Session
@@ -92,7 +90,7 @@ def learn(
 def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSettings, precision: Precision) -> Progress:
     """Brings the teachers to the device, restores the checkpoint, and compiles the networks where that is asked for."""
     for network in target.networks if target else ():
-        keep_weights_in(channels_last(network.to(precision.device)), precision.dtype)
+        precision.prepared(network)
     progress = state.restore()
     if optim.compile:
         _compile(state.students, target, mode=None if optim.compile is True else optim.compile)
