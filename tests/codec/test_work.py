@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import videokd
-from tests.codec.test_reader import KINDS
+from tests.codec.test_reader import KINDS, digest
 from videokd.bitstream.source import Source
 from videokd.codec.colours import Colours, Planes, difference_of_planes
 from videokd.codec.container import PictureDecoder, decode_packet
@@ -144,3 +144,31 @@ def test_an_index_that_is_handed_in_reads_no_packet(make_clip, work: Work, monke
     monkeypatch.setattr(PictureDecoder, "packets", None)
     with videokd.open(path, index=index) as video:
         assert video.num_frames == 30
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_file_without_index_is_read_once_and_gives_the_same_as_a_large_one(
+    kind: str, small: bool, make_clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_clip(**KINDS[kind])
+    with videokd.open(path, index=index_video(path)) as video:
+        places = [(gop.index, position) for gop in video.gops for position in range(gop.num_positions)]
+        expected = {place: digest(video.read(gop=place[0], position=place[1])) for place in places}
+    passes = 0
+    demux = PictureDecoder.packets
+
+    def counted(decoder: PictureDecoder) -> object:
+        nonlocal passes
+        passes += 1
+        return demux(decoder)
+
+    monkeypatch.setattr(PictureDecoder, "packets", counted)
+    if not small:
+        monkeypatch.setattr("videokd.codec.container._MOST_KEPT_BYTES", 0)
+    with videokd.open(path) as video:
+        indexing = passes
+        assert [digest(streams) for streams in video.iterate()] == list(expected.values())
+        np.random.default_rng(0).shuffle(places)
+        assert all(digest(video.read(gop=gop, position=at)) == expected[gop, at] for gop, at in places)
+    assert (passes == indexing) is small

@@ -37,6 +37,8 @@ _VECTOR_WORDS = 20
 # How many keyframes to try to seek to: the wanted one, then those before it; and how many incomplete packets may follow a seek
 _MOST_SEEKS = 3
 _MOST_FRAGMENTS = 4
+# Files up to this size are read once: the packets that indexing read are kept for decoding
+_MOST_KEPT_BYTES = 4 << 20
 _SIDE_DATA: Any = SideDataContainer
 
 
@@ -59,6 +61,9 @@ class PictureDecoder:
         self.limits = limits
         self._pictures = True
         self.seeks = True  # whether seeking works in this file, as far as is known
+        self._kept: tuple[
+            Any, ...
+        ] = ()  # all packets of the file, once it was read from its start to its end, if it is small
         self._open()
 
     def _open(self) -> None:
@@ -108,11 +113,18 @@ class PictureDecoder:
         Raises:
             DecodeError: a packet cannot be read.
         """
+        kept: list[Any] | None = None if self._has_moved else []
         self._has_moved = True
+        room = _MOST_KEPT_BYTES
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size:
+                    room -= packet.size
+                    kept = kept if room >= 0 else None
+                    if kept is not None:
+                        kept.append(packet)
                     yield packet
+            self._kept = tuple(kept or self._kept)
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(
                 f"{self.source} cannot be read to its end: {reason(error)}. Copy the file again."
@@ -249,7 +261,15 @@ class PictureDecoder:
         Returns:
             (number, packet) of every packet that follows.
         """
-        wanted = index.keyframes[key][0]
+        wanted, pts, dts, _ = index.keyframes[key]
+        if self._kept:
+            in_order = pts is dts is None
+            if in_order and self.context.is_open:
+                self.reopen()
+            elif self.context.is_open:
+                self.context.flush_buffers()
+            first = 0 if in_order else wanted
+            return enumerate(self._kept[first:], first)
         for earlier in range(key, max(key - _MOST_SEEKS, -1 if self._has_moved else 0), -1):
             found = self._try_seek(index, earlier, wanted) if self.seeks else None
             if found is not None:
