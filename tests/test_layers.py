@@ -29,7 +29,7 @@ STACK = (
     ("recipes",),
     ("evaluation",),
     ("training", "preparation"),
-    ("runs",),
+    ("runs", "description"),
     ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
     ("bitstream", "stopping", "jobs", "kernels"),
@@ -341,7 +341,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_the_codec_loads_no_torch() -> None:
-    folders = ("bitstream", "codec", "drawing", "transcoding")
+    folders = ("bitstream", "codec", "description", "drawing", "jobs", "transcoding")
     names = [f"videokd.{folder}.{path.stem}" for folder in folders for path in (PACKAGE / folder).glob("[a-z]*.py")]
     modules = loaded_by(f"import {', '.join(names)}; from videokd import open")
     assert "videokd.codec.reader" in modules
@@ -354,5 +354,5 @@ def test_public_names_exist() -> None:
     assert len(videokd.__all__) <= 15
     for name in videokd.__all__:
         assert getattr(videokd, name) is not None
-    with pytest.raises(AttributeError, match=r"no attribute 'decode' \(public names: ConfigError"):
+    with pytest.raises(AttributeError, match=r"no attribute 'decode' \(public names: ClipDescription"):
         videokd.decode  # noqa: B018

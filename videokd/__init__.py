@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from videokd.codec.reader import VideoReader as VideoReader
     from videokd.codec.reader import open_video as open  # noqa: F401
+    from videokd.description.clip import ClipDescription as ClipDescription
+    from videokd.description.clip import describe as describe
     from videokd.distill.fusion import fuse as fuse
     from videokd.errors import ConfigError as ConfigError
     from videokd.errors import DataError as DataError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "ClipDescription": "videokd.description.clip",
     "ConfigError": "videokd.errors",
     "DataError": "videokd.errors",
     "DecodeError": "videokd.errors",
@@ -35,6 +38,7 @@ _WHERE = {
     "Students": "videokd.models.students",
     "VideoKDError": "videokd.errors",
     "VideoReader": "videokd.codec.reader",
+    "describe": "videokd.description.clip",
     "fuse": "videokd.distill.fusion",
     "load_students": "videokd.models.students_file",
     "open": "videokd.codec.reader:open_video",

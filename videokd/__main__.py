@@ -18,6 +18,7 @@ VERBS = {
     "demo": ("videokd.recipes.demo:main", "end to end on generated clips, in minutes, with a report"),
     "show": ("videokd.recipes.show:main", "a picture of a video's streams"),
     "inspect": ("videokd.recipes.inspect:main", "what a video's codec holds and can give"),
+    "describe": ("videokd.recipes.describe:main", "how the clips of an archive move, stand still and cut, as a table"),
     "prepare": ("videokd.recipes.prepare:main", "a dataset into the training form, with its manifest"),
     "teach": ("videokd.recipes.teach:main", "trains one stream's teacher"),
     "distill": ("videokd.recipes.distill:main", "trains students from teachers and from each other"),

@@ -29,10 +29,14 @@ _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1  # number of a packet that is not in the file
 _EXPORT_VECTORS = {"flags2": "+export_mvs"}
 # Where only vectors are wanted, pixels may be wrong: without these two steps, decoding takes up to a third less time
-_ONLY_VECTORS = {"skip_loop_filter": "all", "skip_idct": "all"}
+_WITHOUT_FILTER = {"skip_loop_filter": "all"}
+_ONLY_VECTORS = _WITHOUT_FILTER | {"skip_idct": "all"}
 # These can also decode at an eighth of the size, which makes motion compensation nearly free
 _SHRINKING_CODECS = tuple(codec for codec in MOTION_CODECS if codec != "h264")
 _SHRINK_BITS = 3
+# Sketches have at least so many rows: if they are smaller, errors of motion compensation add up over a GOP, and an I-frame looks like a
+# new scene
+_SKETCH_ROWS = 60
 _VECTOR_WORDS = 20
 # How many keyframes to try to seek to: the wanted one, then those before it; and how many incomplete packets may follow a seek
 _MOST_SEEKS = 3
@@ -60,6 +64,7 @@ class PictureDecoder:
         self.source = source_of(given)
         self.limits = limits
         self._pictures = True
+        self._sketches = False
         self.seeks = True  # whether seeking works in this file, as far as is known
         self._kept: tuple[
             Any, ...
@@ -75,22 +80,25 @@ class PictureDecoder:
             self._skip_pictures()
 
     def _skip_pictures(self) -> None:
-        self.context.options = self.context.options | decoder_options(self.context.name, pictures=False)
+        sketched = self.context.height if self._sketches else None
+        options = decoder_options(self.context.name, pictures=False, sketched=sketched)
+        self.context.options = self.context.options | options
 
-    def set_output(self, *, pictures: bool) -> bool:
+    def set_output(self, *, pictures: bool, sketches: bool = False) -> bool:
         """Sets whether the pixels of frames will be used; if not, only their vectors and types are right.
 
         A decoder that has begun to decode pixels continues to.
 
         Args:
             pictures: whether pixels will be used.
+            sketches: if they are not, whether frames still show the picture: at the size of `frame_size`, roughly.
 
         Returns:
             Whether the file was opened again, so that decoding starts at its first packet.
         """
         if pictures == self._pictures or (self._pictures and self.context.is_open):
             return False
-        self._pictures = pictures
+        self._pictures, self._sketches = pictures, sketches
         if pictures:
             self.reopen()
         else:
@@ -98,8 +106,8 @@ class PictureDecoder:
         return pictures
 
     def frame_size(self, index: VideoIndex) -> tuple[int, int]:
-        """(width, height) in pixels that frames must have: those of the index, or an eighth of them (see above)."""
-        return decoded_size(index, pictures=self._pictures)
+        """(width, height) in pixels that frames must have: those of the index, or a part of them (see above)."""
+        return decoded_size(index, pictures=self._pictures, sketches=self._sketches)
 
     def close(self) -> None:
         """Closes the file."""
@@ -305,16 +313,37 @@ class PictureDecoder:
         self._open()
 
 
-def decoder_options(codec: str, *, pictures: bool) -> dict[str, str]:
-    """FFmpeg's options of a decoder that exports vectors; if no pictures are wanted, it skips what only they need."""
+def decoder_options(codec: str, *, pictures: bool, sketched: int | None = None) -> dict[str, str]:
+    """FFmpeg's options of a decoder that exports vectors.
+
+    Args:
+        codec: FFmpeg's name of it.
+        pictures: whether pictures are wanted; if not, the decoder skips what only they need.
+        sketched: height of the picture in pixels, if small or rough pictures are wanted instead.
+    """
     if pictures:
         return _EXPORT_VECTORS
-    return _EXPORT_VECTORS | _ONLY_VECTORS | ({"lowres": str(_SHRINK_BITS)} if codec in _SHRINKING_CODECS else {})
+    bits = _shrink_bits(codec, sketched)
+    skipped = _ONLY_VECTORS if sketched is None else _WITHOUT_FILTER
+    return _EXPORT_VECTORS | skipped | ({"lowres": str(bits)} if bits else {})
 
 
-def decoded_size(index: VideoIndex, *, pictures: bool) -> tuple[int, int]:
-    """(width, height) in pixels of the frames that a decoder with these options gives."""
-    bits = _SHRINK_BITS if not pictures and index.codec in _SHRINKING_CODECS else 0
+def _shrink_bits(codec: str, sketched: int | None) -> int:
+    """How often the decoder halves the size."""
+    if codec not in _SHRINKING_CODECS:
+        return 0
+    return _SHRINK_BITS if sketched is None else min((sketched // _SKETCH_ROWS or 1).bit_length() - 1, _SHRINK_BITS)
+
+
+def decoded_size(index: VideoIndex, *, pictures: bool, sketches: bool = False) -> tuple[int, int]:
+    """(width, height) in pixels of the frames that a decoder with the options of `decoder_options` gives.
+
+    Args:
+        index: of the video.
+        pictures: whether pictures are wanted.
+        sketches: whether small or rough pictures are wanted instead.
+    """
+    bits = 0 if pictures else _shrink_bits(index.codec, index.height if sketches else None)
     return -(-index.width >> bits), -(-index.height >> bits)
 
 

@@ -34,7 +34,8 @@ _MOST_PICTURES = 512  # of a clip, from its middle
 #: Measured: docs/own-clips.md
 _UNEXPLAINED, _COARSE_UNEXPLAINED = 0.3, 0.7
 
-_Pictures = npt.NDArray[np.uint8]
+SmallPictures = npt.NDArray[np.uint8]
+"""uint8 [T, 32, 32, 3]: every second position of a clip, RGB."""
 
 
 def near_duplicates(
@@ -62,12 +63,32 @@ def near_duplicates(
     coarse = _unexplained(*([_flat(each, _COARSE_SIDE) for each in part] for part in (ours, theirs)))
     found = []
     for number, row in enumerate(coarse):
-        candidates = np.flatnonzero(row < _COARSE_UNEXPLAINED)
-        if len(candidates):
-            fine = _unexplained([_flat(ours[number], _SIDE)], [_flat(theirs[at], _SIDE) for at in candidates])[0]
-            if fine.min() < _UNEXPLAINED:
-                found.append((clips[number][1], others[candidates[fine.argmin()]][1]))
+        copied = _most_alike(ours[number], theirs, row)
+        if copied is not None:
+            found.append((clips[number][1], others[copied][1]))
     return found
+
+
+def copied_from(ours: SmallPictures, theirs: Sequence[SmallPictures]) -> int | None:
+    """Which of some clips shows what a clip shows.
+
+    Args:
+        ours: of the clip.
+        theirs: of the others.
+
+    Returns:
+        The number of the most alike among those that are near-duplicates; None if none is.
+    """
+    coarse = _unexplained([_flat(ours, _COARSE_SIDE)], [_flat(pictures, _COARSE_SIDE) for pictures in theirs])[0]
+    return _most_alike(ours, theirs, coarse)
+
+
+def _most_alike(ours: SmallPictures, theirs: Sequence[SmallPictures], coarse: np.ndarray) -> int | None:
+    candidates = np.flatnonzero(coarse < _COARSE_UNEXPLAINED)
+    if not len(candidates):
+        return None
+    fine = _unexplained([_flat(ours, _SIDE)], [_flat(theirs[int(at)], _SIDE) for at in candidates])[0]
+    return int(candidates[fine.argmin()]) if fine.min() < _UNEXPLAINED else None
 
 
 def _unexplained(ours: Sequence[npt.NDArray[np.float32]], theirs: Sequence[npt.NDArray[np.float32]]) -> np.ndarray:
@@ -90,7 +111,7 @@ def _one_way(clips: Sequence[npt.NDArray[np.float32]], others: Sequence[npt.NDAr
     return np.stack(rows)
 
 
-def _flat(pictures: _Pictures, side: int) -> npt.NDArray[np.float32]:
+def _flat(pictures: SmallPictures, side: int) -> npt.NDArray[np.float32]:
     """[T, 32, 32, 3] to float32 [T, side · side · 3], 0 to 1."""
     cell = _SIDE // side
     cells = pictures.reshape(len(pictures), side, cell, side, cell, 3)
@@ -98,7 +119,7 @@ def _flat(pictures: _Pictures, side: int) -> npt.NDArray[np.float32]:
     return means.reshape(len(pictures), -1)
 
 
-def _small_pictures(manifest: Manifest, clip: Clip, folder: Path | None) -> _Pictures:
+def _small_pictures(manifest: Manifest, clip: Clip, folder: Path | None) -> SmallPictures:
     """Every second position of a clip as uint8 [T, 32, 32, 3]; kept in the folder."""
     if folder is None:
         return _decoded(manifest, clip)
@@ -106,7 +127,7 @@ def _small_pictures(manifest: Manifest, clip: Clip, folder: Path | None) -> _Pic
     file = folder / f"frames-{_STEP}x{_SIDE}" / content[:2] / f"{content}.npy"
     if file.exists():
         try:
-            kept: _Pictures = np.load(file)
+            kept: SmallPictures = np.load(file)
             if kept.dtype != np.uint8 or kept.shape != (max(len(kept), 1), _SIDE, _SIDE, 3):
                 raise ValueError(f"{kept.dtype} {list(kept.shape)}")
             return kept
@@ -120,15 +141,27 @@ def _small_pictures(manifest: Manifest, clip: Clip, folder: Path | None) -> _Pic
     return pictures
 
 
-def _decoded(manifest: Manifest, clip: Clip) -> _Pictures:
-    index = VideoIndex.from_json(clip.index)
-    places = [(number, at) for number, gop in enumerate(index.gops) for at in range(gop.num_positions)][::_STEP]
-    first = max((len(places) - _MOST_PICTURES) // 2, 0)
+def small_pictures(path: Path, index: VideoIndex | None = None) -> SmallPictures:
+    """Every second position of a clip, and of a long one those in its middle.
+
+    Args:
+        path: of the clip.
+        index: of the clip; None: it is scanned.
+
+    Raises:
+        DecodeError: it cannot be read.
+    """
     pictures = []
-    with open_video(manifest.file(clip), index=index) as video:
+    with open_video(path, index=index) as video:
+        places = [(gop.index, at) for gop in video.gops for at in range(gop.num_positions)][::_STEP]
+        first = max((len(places) - _MOST_PICTURES) // 2, 0)
         for gop, position in places[first : first + _MOST_PICTURES]:
             frame = video.read(gop=gop, position=position, streams=("frame",)).frame
             channels_first = torch.from_numpy(frame).permute(2, 0, 1)
             small = transforms.resize(channels_first, [_SIDE, _SIDE], antialias=True)
             pictures.append(small.permute(1, 2, 0).numpy())
     return np.stack(pictures)
+
+
+def _decoded(manifest: Manifest, clip: Clip) -> SmallPictures:
+    return small_pictures(manifest.file(clip), VideoIndex.from_json(clip.index))

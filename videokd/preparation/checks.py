@@ -37,7 +37,7 @@ class Finding:
     """One problem of a dataset.
 
     Args:
-        check: class_counts, duplicates, groups or codec_leak.
+        check: class_counts, duplicates, groups, codec_leak, or where: the clip was left out by a condition.
         what: the class, clip, group or part that has the problem.
         detail: one sentence.
     """

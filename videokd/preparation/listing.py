@@ -47,6 +47,7 @@ class Listing:
         flip: whether a clip mirrored left to right still shows its class.
         official_clips: {class: number of clips}, for a published dataset.
         shard: the part of the dataset to prepare; None: all of it.
+        left_out: (path, reason) of each clip that a condition left out; they are not among `clips`.
     """
 
     root: Path
@@ -54,6 +55,7 @@ class Listing:
     flip: bool = True
     official_clips: Mapping[str, int] | None = None
     shard: Shard | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from videokd.files import held
 from videokd.jobs.failures import FAILURES_NAME, read_failures, write_failures
 from videokd.jobs.video_files import unreadable_folders
 from videokd.jobs.workers import Workers, with_bar
-from videokd.preparation.checks import FINDINGS_NAME, check_clips, write_findings
+from videokd.preparation.checks import FINDINGS_NAME, Finding, check_clips, write_findings
 from videokd.preparation.listing import ListedClip, Listing
 from videokd.preparation.prepare_clip import (
     ClipTask,
@@ -76,7 +76,7 @@ def prepare(
         ConfigError: a setting is out of its range, or there is no Ray cluster.
     """
     out, encoding, shard = Path(out), encoding or Encoding(), listing.shard
-    _check_arguments(listing, out, on_error)
+    check_arguments(listing, out, on_error)
     with _folder_for_writing(out, shared=shard is not None):
         _check_same_dataset(listing, out)
         _remove_leftovers(listing, out)
@@ -172,7 +172,18 @@ def writing_alone(out: Path, *, shared: bool = False) -> AbstractContextManager[
     return held(out / _ROWS / "lock", refusal=refusal, shared=shared)
 
 
-def _check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
+def check_arguments(listing: Listing, out: Path, on_error: OnError) -> None:
+    """Checks what `prepare` is given, before anything is written.
+
+    Args:
+        listing: as for `prepare`.
+        out: as for `prepare`.
+        on_error: as for `prepare`.
+
+    Raises:
+        ConfigError: on_error is neither of its values.
+        DataError: there is nothing to prepare, or `out` lies in the dataset's folder.
+    """
     if on_error not in get_args(OnError):
         raise ConfigError(f"on_error {on_error!r} (accepted: {', '.join(get_args(OnError))}). Choose one of these.")
     if not listing.clips:
@@ -344,6 +355,9 @@ def _write_with_checks(manifest: Manifest, listing: Listing) -> Manifest:
     """Checks a manifest, adds the figures of the checks to its settings, and writes it."""
     _remove_temporary_files(manifest.root)
     figures, findings = check_clips(manifest.clips, manifest.class_names, official=listing.official_clips)
+    if listing.left_out:
+        figures = {**figures, "left_out": len(listing.left_out)}
+        findings = [*findings, *(Finding("where", path, reason) for path, reason in listing.left_out)]
     write_findings(manifest.root / FINDINGS_NAME, findings)
     rates = frame_rates_of(manifest.clips, manifest.settings["encoding"])  # type: ignore[arg-type]
     manifest = replace(manifest, settings={**manifest.settings, "frame_rates": rates, "checks": figures})

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     with open_video(settings.file) as video:
         index_ms = 1000 * (time.perf_counter() - started)
-        description = describe(video.index, read_file_info(settings.file))
+        description = inspection_of(video.index, read_file_info(settings.file))
         if settings.seconds_measured > 0:
             cost = measure_reading(settings.file, video.index, seconds=settings.seconds_measured)
             description["cost"] = {"index_ms": round(index_ms, 2)} | cost
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         give([settings.file, *_table_lines(description)])
 
 
-def describe(index: VideoIndex, info: FileInfo) -> dict[str, Any]:
+def inspection_of(index: VideoIndex, info: FileInfo) -> dict[str, Any]:
     """What a file's index and its headers tell.
 
     Args:

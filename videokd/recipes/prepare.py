@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from videokd.datasets.manifest import Manifest
+from videokd.description.condition import Condition
 from videokd.errors import ConfigError
 from videokd.jobs.failures import FAILURES_NAME
 from videokd.jobs.video_files import ignored_files
@@ -18,7 +19,8 @@ from videokd.preparation.checks import FINDINGS_NAME, check_listing, write_plan
 from videokd.preparation.folders import folder_layout, unlabelled_layout
 from videokd.preparation.listing import Listing
 from videokd.preparation.official import HMDB51_CLIPS, UCF101_CLIPS, hmdb51_layout, ucf101_layout
-from videokd.preparation.prepare_dataset import merge, prepare
+from videokd.preparation.prepare_dataset import check_arguments, merge, prepare
+from videokd.preparation.selection import describe_listing, selected
 from videokd.preparation.shards import Shard
 from videokd.preparation.verification import verify
 from videokd.recipes.command_line import parse
@@ -41,6 +43,9 @@ class Prepare:
         groups: folder: a CSV file with columns path and group, instead of a pattern; columns split1, split2, split3 (train,
             test, unused) give the splits. To change groups and splits, edit a plan, and pass it here.
         unlabelled: folder: the clips, at any depth, have no labels: for `videokd distill --unlabelled`.
+        where: prepare only clips that fulfil this condition on their descriptions, such as "still < 0.9 and cuts == 0"; findings.csv lists the
+            others. docs/describe.md has the columns.
+        described: the table of `videokd describe` of the same folder, for `--where`; without it, clips are described first.
         flip: whether a clip mirrored left to right still shows its class.
         jobs: clips prepared at the same time; by default one per CPU.
         engine: local (processes) or ray (an existing Ray cluster).
@@ -69,6 +74,8 @@ class Prepare:
     group_pattern: str | None = None
     groups: str | None = None
     unlabelled: bool = False
+    where: str | None = None
+    described: str | None = None
     flip: bool = True
     jobs: int | None = None
     engine: Literal["local", "ray"] = "local"
@@ -99,6 +106,12 @@ class Prepare:
         unused = next((f.name for f in fields(self) if f.name in others and getattr(self, f.name) != f.default), None)
         if unused is not None:
             raise ConfigError(f"--{unused} is for the layout {mine} (given: {self.layout}). Omit it.")
+        if self.described is not None and self.where is None:
+            raise ConfigError("--described is for --where (given: no --where). Pass both, or omit it.")
+        if self.where is not None and self.described is None and (self.shard or self.merge or self.plan is not None):
+            raise ConfigError(
+                "--where with --plan, --shard or --merge needs --described (accepted: a table of `videokd describe`). Describe the folder first."
+            )
         if self.unlabelled and (self.group_pattern or self.groups):
             raise ConfigError(
                 "--unlabelled clips are all for training, without groups. Omit --group-pattern and --groups."
@@ -130,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Prepare, arguments, verb="prepare", positional=("layout", "directory"))
     if settings.plan is not None:
-        listing = _listing(settings)
+        listing = _selected(settings, _listing(settings))
         write_plan(listing, settings.plan)
         say(f"{settings.plan}: {len(listing.clips)} clips of {len(listing.class_names)} classes.")
         return
@@ -159,6 +172,7 @@ def prepare_dataset(settings: Prepare) -> Manifest:
     if ignored is not None:
         say(f"warning: {ignored}")
     out = str(settings.out)
+    listing = _selected(settings, listing)
     if settings.merge:
         return merge(listing, out)
     return prepare(
@@ -169,6 +183,22 @@ def prepare_dataset(settings: Prepare) -> Manifest:
         on_error=settings.on_error,
         workers=Workers(settings.engine, settings.jobs, settings.address),
     )
+
+
+def _selected(settings: Prepare, listing: Listing) -> Listing:
+    """The listing without the clips that do not fulfil `--where`."""
+    if settings.where is None:
+        return listing
+    where = Condition(settings.where)
+    table = settings.described
+    if table is None:
+        out = Path(str(settings.out))
+        check_arguments(listing, out, settings.on_error)
+        workers = Workers(settings.engine, settings.jobs, settings.address)
+        table = str(describe_listing(listing, out, where=where, workers=workers))
+    kept = selected(listing, Path(table), where)
+    say(f"{len(kept.left_out)} of {len(listing.clips)} clips are left out by --where.")
+    return kept
 
 
 def _listing(settings: Prepare) -> Listing:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.small_datasets import write_clip
+from videokd.description import archive
+from videokd.description.archive import describe_archive, failures_of, files_of
+from videokd.description.table import read_table
+from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.files import held
+from videokd.jobs.failures import read_failures
+from videokd.jobs.workers import Workers
+
+ONE = Workers(jobs=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("a/x.mp4", "a/y.mp4", "z.mp4")):
+        write_clip(tmp_path / "in" / name, seed=seed)
+    return tmp_path / "in"
+
+
+def names(out: Path) -> list[str]:
+    return [entry.description.path for entry in read_table(out)]
+
+
+def test_names_are_relative_to_a_single_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [file.name for file in files_of([str(folder)])] == ["a/x.mp4", "a/y.mp4", "z.mp4"]
+    monkeypatch.chdir(folder)
+    # of several, as given; a file that is named twice counts once
+    assert [file.name for file in files_of(["a", "z.mp4", "a/x.mp4"])] == ["a/x.mp4", "a/y.mp4", "z.mp4"]
+    assert all(file.file.is_absolute() for file in files_of(["a"]))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bad_files_are_listed_and_the_rest_is_described(folder: Path, tmp_path: Path, jobs: int) -> None:
+    (folder / "bad.mp4").write_bytes(b"no video" * 100)
+    (folder / "link.mp4").symlink_to("nowhere")
+    out = tmp_path / "out" / "clips.csv"
+    done = describe_archive(files_of([str(folder)]), out, workers=Workers(jobs=jobs))
+    assert names(out) == ["a/x.mp4", "a/y.mp4", "z.mp4"]
+    failed = dict(read_failures(failures_of(out)))
+    assert failures_of(out).name == "clips.failures.csv"
+    assert set(failed) == {"bad.mp4", "link.mp4"}
+    assert "is not there" in failed["link.mp4"] or "cannot be described" in failed["link.mp4"]
+    assert tuple(failed.items()) == done.failed
+    (folder / "bad.mp4").unlink()
+    (folder / "link.mp4").unlink()
+    describe_archive(files_of([str(folder)]), out, workers=ONE)
+    assert not failures_of(out).exists()
+
+
+def test_a_name_that_is_not_utf8(folder: Path, tmp_path: Path) -> None:
+    os.rename(folder / "z.mp4", os.fsencode(folder) + b"/\xff.mp4")
+    done = describe_archive(files_of([str(folder)]), tmp_path / "t.parquet", workers=ONE)
+    assert [name for name, _ in done.failed] == ["\\udcff.mp4"]
+    assert "is not UTF-8" in done.failed[0][1]
+
+
+def test_a_stopped_run_resumes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, original, seen = tmp_path / "t.parquet", archive.describe_file, []
+
+    def stopping(file: archive.ArchiveFile) -> object:
+        seen.append(file.name)
+        if file.name == "z.mp4" and seen.count("z.mp4") == 1:
+            raise KeyboardInterrupt
+        return original(file)
+
+    monkeypatch.setattr(archive, "describe_file", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        describe_archive(files_of([str(folder)]), out, workers=ONE)
+    assert not out.exists()
+    with (tmp_path / "t.parquet.unfinished").open("a") as lines:
+        lines.write('{"path": "half')
+    done = describe_archive(files_of([str(folder)]), out, workers=ONE)
+    assert (seen, done.reused) == (["a/x.mp4", "a/y.mp4", "z.mp4", "z.mp4"], 2)
+    assert names(out) == ["a/x.mp4", "a/y.mp4", "z.mp4"]
+    assert [path.name for path in tmp_path.iterdir() if path.name != "in"] == ["t.parquet"]
+    # what changed is described again, and what is gone leaves the table
+    write_clip(folder / "a/x.mp4", num_frames=20)
+    (folder / "z.mp4").unlink()
+    done = describe_archive(files_of([str(folder)]), out, workers=ONE)
+    assert (seen[4:], done.reused, names(out)) == (["a/x.mp4"], 1, ["a/x.mp4", "a/y.mp4"])
+    assert read_table(out)[0].description.frames == 20
+
+
+def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no videos \(accepted: files, or folders"):
+        files_of([str(tmp_path / "empty")])
+    files = files_of([str(folder)])
+    with pytest.raises(ConfigError, match=r"t\.json \(accepted: a name that ends with"):
+        describe_archive(files, tmp_path / "t.json")
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(DataError, match=r"none of 1 files could be described; .*t\.failures\.csv lists them"):
+        describe_archive(files_of([str(tmp_path / "bad.mp4")]), tmp_path / "t.csv", workers=ONE)
+    with (
+        held(tmp_path / "u.csv.unfinished", refusal=""),
+        pytest.raises(DataError, match=r"u\.csv is being written by another `videokd describe`"),
+    ):
+        describe_archive(files, tmp_path / "u.csv", workers=ONE)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"other\.csv is not a table of `videokd describe`"):
+        describe_archive(files, tmp_path / "other.csv", workers=ONE)
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+    monkeypatch.setattr(archive, "describe", lambda _: 1 / 0)
+    with pytest.raises(DecodeError, match=r"x\.mp4 cannot be described \(ZeroDivisionError: .* report this"):
+        archive.describe_file(files[0])

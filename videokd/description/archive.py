@@ -1,0 +1,203 @@
+"""Describes the clips of an archive in parallel, into one table. A stopped run resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from videokd.description.clip import describe
+from videokd.description.copies import find_copies
+from videokd.description.table import TableRow, check_table_name, read_lines, read_table, write_table
+from videokd.errors import DataError, DecodeError, VideoKDError
+from videokd.files import held
+from videokd.jobs.failures import FAILURES_NAME, write_failures
+from videokd.jobs.video_files import unreadable_folders, videos_in
+from videokd.jobs.workers import Workers, with_bar
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """One file of an archive.
+
+    Args:
+        name: as the table has it.
+        file: its absolute path.
+    """
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Described:
+    """What `describe_archive` did.
+
+    Args:
+        entries: the rows of the table.
+        failed: (path, reason) of each file that could not be described.
+        reused: how many rows an earlier run had made.
+    """
+
+    entries: tuple[TableRow, ...]
+    failed: tuple[tuple[str, str], ...]
+    reused: int
+
+
+def files_of(sources: Sequence[str]) -> list[ArchiveFile]:
+    """The files of an archive.
+
+    Args:
+        sources: files and folders. Of a single folder, names are relative to it; otherwise they are as given.
+
+    Returns:
+        Each file once; those of a folder sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    found: dict[Path, ArchiveFile] = {}
+    for source in map(Path, sources):
+        for path in videos_in(source) if source.is_dir() else [source]:
+            name = path.relative_to(source) if len(sources) == 1 and source.is_dir() else path
+            found.setdefault(path.absolute(), ArchiveFile(name.as_posix(), path.absolute()))
+    if not found:
+        raise DataError(
+            f"{', '.join(sources)}: no videos (accepted: files, or folders with files such as .mp4, .mkv, .avi). Check the path."
+        )
+    return list(found.values())
+
+
+def describe_archive(
+    files: Sequence[ArchiveFile], out: Path, *, workers: Workers | None = None, near_duplicates: bool = True
+) -> Described:
+    """Describes files, and writes their table; beside it, failures.csv lists those that failed.
+
+    If a run is stopped in any way, the same call resumes it: what is described is kept in a file beside the table, line by line. A clip
+    of an existing table is described again only if its size or time of change differs.
+
+    Args:
+        files: from `files_of`.
+        out: the table, .parquet or .csv.
+        workers: where the work is done; None: one process per CPU.
+        near_duplicates: whether to look for clips that show what an earlier clip shows.
+
+    Returns:
+        The entries, in the order of the files, and what failed.
+
+    Raises:
+        ConfigError: the table's name has another ending, or there is no Ray cluster.
+        DataError: nothing could be described; the table is not one, or cannot be written; another process writes it.
+    """
+    check_table_name(out)
+    workers = workers or Workers()
+    lines = out.with_name(f"{out.name}.unfinished")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"{out} is being written by another `videokd describe` (accepted: one at a time). Wait until it is done."
+    with held(lines, refusal=refusal):
+        known = {entry.description.path: entry for entry in read_table(out)} if out.exists() else {}
+        known |= {entry.description.path: entry for entry in read_lines(lines)}
+        entries, reasons, reused = _describe_missing(files, known, lines, workers)
+        failed = [(_utf8(file.name), reasons[file.name]) for file in files if file.name in reasons]
+        write_failures(failures_of(out), failed)
+        if not entries:
+            lines.unlink(missing_ok=True)
+            raise DataError(
+                f"none of {len(files)} files could be described; {failures_of(out)} lists them. The first: {failed[0][1]}"
+            )
+        if near_duplicates and (reused < len(entries) or len(known) != len(entries)):
+            entries = _with_copies(files, entries, out, workers)
+        write_table(out, entries)
+        lines.unlink(missing_ok=True)
+    return Described(tuple(entries), tuple(failed), reused)
+
+
+def failures_of(out: Path) -> Path:
+    """The CSV file of the files that could not be described, beside the table."""
+    return out.with_name(f"{out.stem}.{FAILURES_NAME}")
+
+
+def failures_of_folders(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(folder, reason) of each folder whose files cannot be listed."""
+    for source in map(Path, sources):
+        if source.is_dir():
+            yield from ((str(folder), reason) for folder, reason in unreadable_folders(source))
+
+
+def describe_file(file: ArchiveFile) -> TableRow:
+    """Describes one file.
+
+    Raises:
+        DecodeError: it cannot be described.
+    """
+    try:
+        modified = file.file.stat().st_mtime_ns
+        return TableRow(replace(describe(file.file), path=file.name), modified)
+    except VideoKDError:
+        raise
+    except Exception as error:  # whatever error an odd file causes, the others are described
+        raise DecodeError(
+            f"{file.file} cannot be described ({type(error).__name__}: {error}). Remove the file, and report this."
+        ) from error
+
+
+def _describe_missing(
+    files: Sequence[ArchiveFile], known: dict[str, TableRow], lines: Path, workers: Workers
+) -> tuple[list[TableRow], dict[str, str], int]:
+    """The entries of all files, {name: reason} of those that failed, and how many entries were known before."""
+    entries: dict[str, TableRow] = {}
+    reasons: dict[str, str] = {}
+    todo = []
+    for file in files:
+        entry = known.get(file.name)
+        if _utf8(file.name) != file.name:
+            reasons[file.name] = f"{file.name}: its name is not UTF-8, so a table cannot hold it. Rename it."
+        elif entry is not None and _is_unchanged(file, entry):
+            entries[file.name] = entry
+        else:
+            todo.append(file)
+    reused = len(entries)
+    with lines.open("a", encoding="utf-8") as kept:
+        if kept.tell():
+            kept.write("\n")  # a run that was stopped may have left half a line
+        for file, outcome in with_bar(describe_file, todo, workers, what="describe", done=reused):
+            if isinstance(outcome, DecodeError):
+                named = str(file.file) in str(outcome)
+                reasons[file.name] = str(outcome) if named else f"{file.file}: {outcome}"
+                continue
+            entries[file.name] = outcome
+            kept.write(f"{outcome.to_json()}\n")
+            kept.flush()
+    return [entries[file.name] for file in files if file.name in entries], reasons, reused
+
+
+def _is_unchanged(file: ArchiveFile, entry: TableRow) -> bool:
+    try:
+        status = file.file.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry.description.bytes, entry.modified_ns)
+
+
+def _with_copies(
+    files: Sequence[ArchiveFile], entries: Sequence[TableRow], out: Path, workers: Workers
+) -> list[TableRow]:
+    """The entries with the clips that they are near-duplicates of."""
+    places = {file.name: file.file for file in files}
+    clips = [(places[entry.description.path], entry.description.hashes) for entry in entries]
+    copies = find_copies(clips, out.with_name(f"{out.name}.pictures"), workers=workers)
+    return [
+        replace(
+            entry,
+            description=replace(
+                entry.description,
+                near_duplicate_of=entries[copies[number]].description.path if number in copies else None,
+            ),
+        )
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _utf8(name: str) -> str:
+    """A name as failures.csv has it: bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
