@@ -14,29 +14,17 @@ from av.sidedata.sidedata import SideDataContainer
 from videokd.bitstream.headers import end_of_first_vop
 from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
+from videokd.codec.decoder_options import SHRINKING_CODECS, decoded_size, decoder_options
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
 from videokd.codec.opening import open_container, reason
 from videokd.errors import DecodeError
 from videokd.kernels.motion import NO_VECTORS, Vectors
 
 #: Codecs whose decoders in FFmpeg export motion vectors.
-MOTION_CODECS = (
-    *("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "h263p", "h263i", "flv"),
-    *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "rv10", "rv20"),
-)
+MOTION_CODECS = (SHRINKING_CODECS[0], "h264", *SHRINKING_CODECS[1:])
 # When these are flushed, the last P-frame comes without its vectors (see PictureDecoder.flush)
 _LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1  # number of a packet that is not in the file
-_EXPORT_VECTORS = {"flags2": "+export_mvs"}
-# Where only vectors are wanted, pixels may be wrong: without these two steps, decoding takes up to a third less time
-_WITHOUT_FILTER = {"skip_loop_filter": "all"}
-_ONLY_VECTORS = _WITHOUT_FILTER | {"skip_idct": "all"}
-# These can also decode at an eighth of the size, which makes motion compensation nearly free
-_SHRINKING_CODECS = tuple(codec for codec in MOTION_CODECS if codec != "h264")
-_SHRINK_BITS = 3
-# Sketches have at least so many rows: if they are smaller, errors of motion compensation add up over a GOP, and an I-frame looks like a
-# new scene
-_SKETCH_ROWS = 60
 _VECTOR_WORDS = 20
 # How many keyframes to try to seek to: the wanted one, then those before it; and how many incomplete packets may follow a seek
 _MOST_SEEKS = 3
@@ -311,40 +299,6 @@ class PictureDecoder:
         """Opens the file again, to read from the first packet in any container."""
         self.close()
         self._open()
-
-
-def decoder_options(codec: str, *, pictures: bool, sketched: int | None = None) -> dict[str, str]:
-    """FFmpeg's options of a decoder that exports vectors.
-
-    Args:
-        codec: FFmpeg's name of it.
-        pictures: whether pictures are wanted; if not, the decoder skips what only they need.
-        sketched: height of the picture in pixels, if small or rough pictures are wanted instead.
-    """
-    if pictures:
-        return _EXPORT_VECTORS
-    bits = _shrink_bits(codec, sketched)
-    skipped = _ONLY_VECTORS if sketched is None else _WITHOUT_FILTER
-    return _EXPORT_VECTORS | skipped | ({"lowres": str(bits)} if bits else {})
-
-
-def _shrink_bits(codec: str, sketched: int | None) -> int:
-    """How often the decoder halves the size."""
-    if codec not in _SHRINKING_CODECS:
-        return 0
-    return _SHRINK_BITS if sketched is None else min((sketched // _SKETCH_ROWS or 1).bit_length() - 1, _SHRINK_BITS)
-
-
-def decoded_size(index: VideoIndex, *, pictures: bool, sketches: bool = False) -> tuple[int, int]:
-    """(width, height) in pixels of the frames that a decoder with the options of `decoder_options` gives.
-
-    Args:
-        index: of the video.
-        pictures: whether pictures are wanted.
-        sketches: whether small or rough pictures are wanted instead.
-    """
-    bits = 0 if pictures else _shrink_bits(index.codec, index.height if sketches else None)
-    return -(-index.width >> bits), -(-index.height >> bits)
 
 
 def decode_packet(context: Any, packet: Any, number: int | None, source: Source) -> list[tuple[int, Any]]:

@@ -19,10 +19,9 @@ from videokd.codec.container import (
     PictureDecoder,
     check_keyframe,
     decode_packet,
-    decoded_size,
-    decoder_options,
     vectors_of,
 )
+from videokd.codec.decoder_options import decoded_size, decoder_options
 from videokd.codec.index import DEFAULT_LIMITS, Limits, PacketPlaces, VideoIndex
 from videokd.codec.opening import check_side, check_source, open_container, reason, set_up
 from videokd.errors import ConfigError, DecodeError
