@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videokd.datasets.dataset import ClipDataset, JoinedClips
+from videokd.datasets.loading_processes import begin, start_method, starting
 from videokd.datasets.order import EpochBatches
 from videokd.errors import DataError, VideoKDError
-from videokd.stopping import ignore_stop_signals, stop_signals_blocked
 from videokd.types import Batch, Sample
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -27,6 +27,10 @@ _MADV_POPULATE_WRITE = 23
 _CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")
 # Beyond this many, batches that wait take more memory than they are worth
 _FEW_WORKERS, _MOST_WORKERS = 4, 16
+_WITHOUT = "Pass fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`)"
+# How often waiting looks whether the loading processes are alive, and how many times in a row they may have loaded nothing: half an hour.
+# Not a time: a stopped process waits too.
+_LOOK_SECONDS, _MOST_LOOKS = 5, 360
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -168,25 +172,31 @@ class _StoredViews(Dataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         return self.clips.stored_view(*item)
 
+    def shared(self) -> _StoredViews:
+        return _StoredViews(self.clips.shared())
+
 
 def _loaded(
-    dataset: Dataset[Sample], *, workers: int, pin_memory: bool, batch_sampler: Any
+    dataset: ClipDataset | JoinedClips | _StoredViews, *, workers: int, pin_memory: bool, batch_sampler: Any
 ) -> Generator[Batch, None, None]:
+    method = start_method() if workers else None
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        dataset.shared() if method == "forkserver" else dataset,
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
+        timeout=_LOOK_SECONDS if workers else 0,
         prefetch_factor=(4 if workers <= _FEW_WORKERS else 2) if workers else None,
-        worker_init_fn=ignore_stop_signals,
+        multiprocessing_context=method,
+        worker_init_fn=begin,
         # Its own generator: otherwise the loader would change the global random state, and a resumed run would differ
         generator=torch.Generator().manual_seed(0),
     )
     try:
-        with stop_signals_blocked():
+        with starting():
             batches = iter(loader)
-        yield from batches
+        yield from _waited_for(batches)
     except VideoKDError as error:
         # A worker's error arrives as the text of its traceback; the last line is the message
         line = str(error).strip().splitlines()[-1]
@@ -196,10 +206,31 @@ def _loaded(
         if reason is None:
             raise
         raise DataError(
-            f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). Pass "
-            "fewer workers (`--data.workers 0` in training, `--workers 0` in `videokd evaluate`), or give a container more "
-            "(`--shm-size 8g`)."
+            f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). {_WITHOUT}, or "
+            "give a container more (`--shm-size 8g`)."
         ) from error
+
+
+def _waited_for(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches, as long as one comes now and then: the loader gives up every few seconds, and can be asked again."""
+    looks = 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            looks += 1
+            if looks < _MOST_LOOKS:
+                continue
+            raise DataError(
+                f"processes that load clips have given none for {_LOOK_SECONDS * _MOST_LOOKS / 60:.0f} minutes: they hang, or the disk with the clips "
+                f"does not answer. Look at that disk, then run the same command again. {_WITHOUT} where it is sound."
+            ) from error
+        looks = 0
+        yield batch
 
 
 def _reason_of_a_lost_worker(error: Exception) -> str | None:

@@ -15,6 +15,7 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.reader import open_video
 from videokd.datasets.cache import DecodedCache, checked_sha256
 from videokd.datasets.manifest import Clip, Manifest
+from videokd.datasets.shared_clips import SharedClips
 from videokd.datasets.view import (
     Crop,
     Pictures,
@@ -56,7 +57,7 @@ class ClipDataset(Dataset[Sample]):
     """
 
     manifest: Manifest
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     streams: tuple[str, ...]
     num_segments: int
     input_size: int
@@ -79,6 +80,10 @@ class ClipDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def shared(self) -> ClipDataset:
+        """The same samples, as a dataset that another process is quickly handed."""
+        return replace(self, manifest=replace(self.manifest, clips=()), clips=SharedClips(self.clips))
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         """The sample of a clip's number in `clips`, or of (epoch, number).
@@ -201,6 +206,10 @@ class JoinedClips(Dataset[Sample]):
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    def shared(self) -> JoinedClips:
+        """As for `ClipDataset`."""
+        return JoinedClips(tuple(part.shared() for part in self.parts))
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         """The sample of (epoch, number); errors as for `ClipDataset`."""

@@ -18,6 +18,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from videokd.datasets.loading_processes import start_server
 from videokd.errors import ConfigError, VideoKDError
 from videokd.models.students import Students
 from videokd.types import Batch, StudentOutput
@@ -267,6 +268,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
 @contextmanager
 def _group(rank: int, num_ranks: int, device: torch.device) -> Iterator[None]:
     nccl = device.type == "cuda" and dist.is_nccl_available()
+    start_server()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
         rank=rank,
