@@ -25,6 +25,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 
 from record import CODEC_STREAMS, RESULTS, provenance, write
 from timing import in_turns, median_ratio
@@ -32,13 +33,16 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
 from videokd.codec.reader import open_video
+from videokd.datasets.view import Crop, apply_crop
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode, transcode
+from videokd.types import STREAMS, Streams
 
 SEED = 0
 PLACES = 24
+NETWORK_SIZE = (112, 112)
 BARS = {  # ratio: (mpeg4, h264, whether more is better)
-    "three streams: frame rate / decoding alone": (0.45, 0.65, True),
+    "three streams: frame rate / decoding alone": (0.48, 0.72, True),
     "motion alone: frame rate / decoding alone": (0.65, 0.85, True),
     "motion of every frame: speed / motion-vector-extractor": (1.2, 1.2, True),
     "random access: time / seeking and decoding alone": (1.8, 1.8, False),
@@ -146,6 +150,47 @@ class Clip:
         with open_video(self.path, index=self.index) as video:
             for _ in video.iterate(streams=CODEC_STREAMS):
                 pass
+
+    def kept(self) -> list[Streams]:
+        """Reads the three streams of every position, and keeps them."""
+        with open_video(self.path, index=self.index) as video:
+            return list(video.iterate(streams=CODEC_STREAMS))
+
+    def kept_and_joined(self) -> dict[str, np.ndarray]:
+        """Makes blocks of what was kept, by the code that quantises for networks."""
+        return self._joined((self.index.height, self.index.width))
+
+    def kept_and_resized(self) -> dict[str, np.ndarray]:
+        """The same at a network's size."""
+        return self._joined(NETWORK_SIZE)
+
+    def _joined(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        kept, whole = self.kept(), Crop(0, 0, self.index.width, self.index.height)
+        pictures = {name: [getattr(streams, name) for streams in kept] for name in CODEC_STREAMS}
+        blocks = {name: apply_crop(each, whole, spec=STREAMS[name], size=size) for name, each in pictures.items()}
+        return {name: np.ascontiguousarray(block) for name, block in blocks.items()}
+
+    def stacked(self) -> dict[str, np.ndarray]:
+        """Reads the three streams of every position into blocks of uint8."""
+        return self._stacked(None)
+
+    def stacked_small(self) -> dict[str, np.ndarray]:
+        """The same at a network's size."""
+        return self._stacked(NETWORK_SIZE)
+
+    def _stacked(self, size: tuple[int, int] | None) -> dict[str, np.ndarray]:
+        places = [(gop.index, position) for gop in self.index.gops for position in range(gop.num_positions)]
+        with open_video(self.path, index=self.index) as video:
+            return video.stack(places, CODEC_STREAMS, size=size)
+
+    def memory_of_stacks(self) -> dict[str, float]:
+        """Bytes of blocks, as shares of those of all `Streams`, whose shared I-frames count once."""
+        arrays = {
+            id(array): array for streams in self.kept() for array in vars(streams).values() if hasattr(array, "nbytes")
+        }
+        every = sum(array.nbytes for array in arrays.values())
+        sizes = {"whole": self.stacked(), f"{NETWORK_SIZE[1]} px": self.stacked_small()}
+        return {name: sum(block.nbytes for block in blocks.values()) / every for name, blocks in sizes.items()}
 
     def motion_alone(self) -> None:
         """Reads the accumulated motion of every position."""
@@ -265,6 +310,7 @@ def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: 
     """Times and ratios of one clip."""
     clip = Clip(path)
     works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone"]
+    works += ["kept", "kept_and_joined", "kept_and_resized", "stacked", "stacked_small"]
     works += ["random_access", "seeking_alone", *found]
     functions = {work: getattr(clip, work) for work in works}
     seconds = in_turns(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
@@ -279,6 +325,14 @@ def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: 
         "motion alone: frame rate / decoding alone": ratio("decoding_alone", "motion_alone"),
         "random access: time / seeking and decoding alone": ratio("random_access", "seeking_alone"),
         "I-frames alone: speed / decoding every frame": ratio("decoding_alone", "iframes_alone"),
+        "three streams, kept: frame rate / decoding alone": ratio("decoding_alone", "kept"),
+        "three streams, stacked: frame rate / decoding alone": ratio("decoding_alone", "stacked"),
+        "three streams, stacked: speed / kept": ratio("kept", "stacked"),
+        "three streams, stacked: speed / kept and joined": ratio("kept_and_joined", "stacked"),
+        "three streams, stacked at 112 px: speed / kept and resized": ratio("kept_and_resized", "stacked_small"),
+    }
+    ratios |= {
+        f"three streams, stacked {name}: memory / kept": share for name, share in clip.memory_of_stacks().items()
     }
     if "vector_extractor" in found:
         speed = ratio("vector_extractor", "motion_unindexed")
@@ -316,6 +370,7 @@ def table(clips: dict[str, Any]) -> str:
 def main() -> None:
     """The program."""
     given = arguments()
+    torch.set_num_threads(1)
     found = peers()
     clips: dict[str, Path] = {}
     results: dict[str, Any] = {}

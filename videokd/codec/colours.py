@@ -34,10 +34,16 @@ def planes_of(frame: Any) -> Planes | None:
         return None
     if int(frame.colorspace) not in _BT601 or int(frame.color_range) not in _LIMITED:
         return None
-    y, u, v = (np.frombuffer(p, np.uint8, p.height * p.line_size).reshape(p.height, p.line_size) for p in frame.planes)
-    half = (height // 2, (width + 1) // 2)
-    complete = y.shape >= (height, width) and min(u.shape[0], v.shape[0]) >= half[0]
-    return (y, u, v) if complete and y.shape[1] >= width and min(u.shape[1], v.shape[1]) >= half[1] else None
+    y, u, v = frame.planes
+    half = (width + 1) // 2
+    # FFmpeg gives each plane whole rows; only a row that is stored backwards would be shorter, with a negative length
+    if y.line_size < width or u.line_size < half or v.line_size < half:
+        return None
+    return (
+        np.ndarray((height, y.line_size), np.uint8, y),
+        np.ndarray((height // 2, u.line_size), np.uint8, u),
+        np.ndarray((height // 2, v.line_size), np.uint8, v),
+    )
 
 
 class Colours:

@@ -173,7 +173,7 @@ class VideoReader:
         size: Size = None,
         out: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
-        """Reads many positions into one block for each stream: less time and memory than `Streams` that are kept, and ready for networks.
+        """Reads many positions into one block for each stream, ready for networks: less time and memory than to build it from `Streams`.
 
         PyTorch and JAX take the blocks without a copy: `torch.from_dlpack(blocks["motion"])`, `jax.dlpack.from_dlpack(…)`.
 
