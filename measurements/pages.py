@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import benchmark_tables
+import describe_tables
 import gpu_tables
 import labels_tables
 import protocol_time
@@ -97,6 +98,14 @@ PAGES = (
             ("bench_step-cuda", benchmark_tables.step_table),
             ("precisions", benchmark_tables.precisions_table),
             ("gpu_check-cuda", gpu_tables.gpu_check_table),
+        ),
+    ),
+    Page(
+        "docs/describe.md",
+        (
+            ("describe_speed", describe_tables.speed_table),
+            ("describe_flow", describe_tables.flow_table),
+            ("describe_cuts", describe_tables.cuts_table),
         ),
     ),
     Page("docs/scale.md", lines=scale.lines),

@@ -20,7 +20,7 @@ FOLDER = ROOT / "measurements"
 FILES = sorted(FOLDER.glob("*.py"))
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 PROGRAMS = [path for path in FILES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")]
-PAGES = ("README.md", "docs/study.md", "docs/measured.md", "docs/scale.md", "docs/protocol.md")
+PAGES = ("README.md", "docs/study.md", "docs/measured.md", "docs/describe.md", "docs/scale.md", "docs/protocol.md")
 
 
 @pytest.fixture(scope="module")

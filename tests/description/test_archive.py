@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.jobs.test_workers import cluster  # noqa: F401 (fixture)
 from tests.small_datasets import write_clip
 from videokd.description import archive
 from videokd.description.archive import describe_archive, failures_of, files_of
@@ -25,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(out: Path) -> list[str]:
-    return [entry.description.path for entry in read_table(out)]
+    return [row.description.path for row in read_table(out)]
 
 
 def test_names_are_relative_to_a_single_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +112,13 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(archive, "describe", lambda _: 1 / 0)
     with pytest.raises(DecodeError, match=r"x\.mp4 cannot be described \(ZeroDivisionError: .* report this"):
         archive.describe_file(files[0])
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_describes_the_same(cluster: Any, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    (folder / "bad.mp4").write_bytes(b"no video" * 100)
+    files = files_of([str(folder)])
+    on_ray = describe_archive(files, tmp_path / "ray.parquet", workers=Workers("ray", address=cluster.address))
+    here = describe_archive(files, tmp_path / "here.parquet", workers=ONE)
+    assert on_ray == here
+    assert (len(here.rows), len(here.failed)) == (3, 1)

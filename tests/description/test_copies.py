@@ -31,21 +31,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_copies_point_at_the_first(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.parquet"
     done = describe_archive(files_of([str(folder)]), out, workers=ONE)
-    found = {entry.description.path: entry.description.near_duplicate_of for entry in done.entries}
+    found = {row.description.path: row.description.near_duplicate_of for row in done.rows}
     assert found == {
-        "a.mp4": None,
+        "a.mp4": "",
         "b_same_h264.mp4": "a.mp4",
         "c_smaller.mp4": "a.mp4",
-        "d_other_motion.mp4": None,
-        "e_other.mp4": None,
+        "d_other_motion.mp4": "",
+        "e_other.mp4": "",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
-def test_nobody_looks_where_nobody_asks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videokd.description.archive.find_copies", None)
-    done = describe_archive(files_of([str(folder)]), tmp_path / "t.csv", workers=ONE, near_duplicates=False)
-    assert {entry.description.near_duplicate_of for entry in done.entries} == {None}
+def test_copies_are_looked_for_once_and_where_somebody_asks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, out, looked = files_of([str(folder)]), tmp_path / "t.parquet", []
+
+    def looking(*given: object, **named: object) -> dict[int, int]:
+        looked.append(given)
+        return {1: 0}
+
+    monkeypatch.setattr("videokd.description.archive.find_copies", looking)
+    done = describe_archive(files, out, workers=ONE, near_duplicates=False)
+    assert ({row.description.near_duplicate_of for row in done.rows}, looked) == ({None}, [])
+    for _ in range(2):  # the second time, they are known
+        done = describe_archive(files, out, workers=ONE)
+        assert [row.description.near_duplicate_of for row in done.rows] == ["", "a.mp4", "", "", ""]
+        assert len(looked) == 1
+    describe_archive(files[1:], out, workers=ONE)  # the first is gone
+    assert len(looked) == 2
 
 
 def test_candidates_are_those_with_near_hashes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_a_table_and_a_picture(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "clips.parquet: 2 clips, 0.00 hours, 0 with cuts, 1 without motion vectors, 2 described before." in said
     assert "warning: 1 files could not be described; " in said
     assert "it/s" not in said  # no bar where nobody looks
-    assert [entry.description.path for entry in read_table(out)] == ["a.mp4", "b.webm"]
+    assert [row.description.path for row in read_table(out)] == ["a.mp4", "b.webm"]
     assert (tmp_path / "p.svg").read_text(encoding="utf-8").count("<svg") == 1
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 

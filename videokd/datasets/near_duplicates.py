@@ -69,26 +69,31 @@ def near_duplicates(
     return found
 
 
-def copied_from(ours: SmallPictures, theirs: Sequence[SmallPictures]) -> int | None:
+def copied_from(
+    ours: SmallPictures, theirs: Sequence[SmallPictures], *, unexplained: float = _UNEXPLAINED
+) -> int | None:
     """Which of some clips shows what a clip shows.
 
     Args:
         ours: of the clip.
         theirs: of the others.
+        unexplained: the share u of the clip's changes that a near-duplicate leaves unexplained is smaller.
 
     Returns:
         The number of the most alike among those that are near-duplicates; None if none is.
     """
     coarse = _unexplained([_flat(ours, _COARSE_SIDE)], [_flat(pictures, _COARSE_SIDE) for pictures in theirs])[0]
-    return _most_alike(ours, theirs, coarse)
+    return _most_alike(ours, theirs, coarse, unexplained)
 
 
-def _most_alike(ours: SmallPictures, theirs: Sequence[SmallPictures], coarse: np.ndarray) -> int | None:
+def _most_alike(
+    ours: SmallPictures, theirs: Sequence[SmallPictures], coarse: np.ndarray, unexplained: float = _UNEXPLAINED
+) -> int | None:
     candidates = np.flatnonzero(coarse < _COARSE_UNEXPLAINED)
     if not len(candidates):
         return None
     fine = _unexplained([_flat(ours, _SIDE)], [_flat(theirs[int(at)], _SIDE) for at in candidates])[0]
-    return int(candidates[fine.argmin()]) if fine.min() < _UNEXPLAINED else None
+    return int(candidates[fine.argmin()]) if fine.min() < unexplained else None
 
 
 def _unexplained(ours: Sequence[npt.NDArray[np.float32]], theirs: Sequence[npt.NDArray[np.float32]]) -> np.ndarray:

@@ -34,12 +34,12 @@ class Described:
     """What `describe_archive` did.
 
     Args:
-        entries: the rows of the table.
+        rows: the rows of the table.
         failed: (path, reason) of each file that could not be described.
         reused: how many rows an earlier run had made.
     """
 
-    entries: tuple[TableRow, ...]
+    rows: tuple[TableRow, ...]
     failed: tuple[tuple[str, str], ...]
     reused: int
 
@@ -83,7 +83,7 @@ def describe_archive(
         near_duplicates: whether to look for clips that show what an earlier clip shows.
 
     Returns:
-        The entries, in the order of the files, and what failed.
+        The rows, in the order of the files, and what failed.
 
     Raises:
         ConfigError: the table's name has another ending, or there is no Ray cluster.
@@ -95,21 +95,22 @@ def describe_archive(
     out.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"{out} is being written by another `videokd describe` (accepted: one at a time). Wait until it is done."
     with held(lines, refusal=refusal):
-        known = {entry.description.path: entry for entry in read_table(out)} if out.exists() else {}
-        known |= {entry.description.path: entry for entry in read_lines(lines)}
-        entries, reasons, reused = _describe_missing(files, known, lines, workers)
+        known = {row.description.path: row for row in read_table(out)} if out.exists() else {}
+        known |= {row.description.path: row for row in read_lines(lines)}
+        rows, reasons, reused = _describe_missing(files, known, lines, workers)
         failed = [(_utf8(file.name), reasons[file.name]) for file in files if file.name in reasons]
         write_failures(failures_of(out), failed)
-        if not entries:
+        if not rows:
             lines.unlink(missing_ok=True)
             raise DataError(
                 f"none of {len(files)} files could be described; {failures_of(out)} lists them. The first: {failed[0][1]}"
             )
-        if near_duplicates and (reused < len(entries) or len(known) != len(entries)):
-            entries = _with_copies(files, entries, out, workers)
-        write_table(out, entries)
+        unknown = any(row.description.near_duplicate_of is None for row in rows)
+        if near_duplicates and (unknown or len(known) != len(rows)):
+            rows = _with_copies(files, rows, out, workers)
+        write_table(out, rows)
         lines.unlink(missing_ok=True)
-    return Described(tuple(entries), tuple(failed), reused)
+    return Described(tuple(rows), tuple(failed), reused)
 
 
 def failures_of(out: Path) -> Path:
@@ -144,19 +145,19 @@ def describe_file(file: ArchiveFile) -> TableRow:
 def _describe_missing(
     files: Sequence[ArchiveFile], known: dict[str, TableRow], lines: Path, workers: Workers
 ) -> tuple[list[TableRow], dict[str, str], int]:
-    """The entries of all files, {name: reason} of those that failed, and how many entries were known before."""
-    entries: dict[str, TableRow] = {}
+    """The rows of all files, {name: reason} of those that failed, and how many rows were known before."""
+    rows: dict[str, TableRow] = {}
     reasons: dict[str, str] = {}
     todo = []
     for file in files:
-        entry = known.get(file.name)
+        row = known.get(file.name)
         if _utf8(file.name) != file.name:
             reasons[file.name] = f"{file.name}: its name is not UTF-8, so a table cannot hold it. Rename it."
-        elif entry is not None and _is_unchanged(file, entry):
-            entries[file.name] = entry
+        elif row is not None and _is_unchanged(file, row):
+            rows[file.name] = row
         else:
             todo.append(file)
-    reused = len(entries)
+    reused = len(rows)
     with lines.open("a", encoding="utf-8") as kept:
         if kept.tell():
             kept.write("\n")  # a run that was stopped may have left half a line
@@ -165,36 +166,34 @@ def _describe_missing(
                 named = str(file.file) in str(outcome)
                 reasons[file.name] = str(outcome) if named else f"{file.file}: {outcome}"
                 continue
-            entries[file.name] = outcome
+            rows[file.name] = outcome
             kept.write(f"{outcome.to_json()}\n")
             kept.flush()
-    return [entries[file.name] for file in files if file.name in entries], reasons, reused
+    return [rows[file.name] for file in files if file.name in rows], reasons, reused
 
 
-def _is_unchanged(file: ArchiveFile, entry: TableRow) -> bool:
+def _is_unchanged(file: ArchiveFile, row: TableRow) -> bool:
     try:
         status = file.file.stat()
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (entry.description.bytes, entry.modified_ns)
+    return (status.st_size, status.st_mtime_ns) == (row.description.bytes, row.modified_ns)
 
 
-def _with_copies(
-    files: Sequence[ArchiveFile], entries: Sequence[TableRow], out: Path, workers: Workers
-) -> list[TableRow]:
-    """The entries with the clips that they are near-duplicates of."""
+def _with_copies(files: Sequence[ArchiveFile], rows: Sequence[TableRow], out: Path, workers: Workers) -> list[TableRow]:
+    """The rows with the clips that they are near-duplicates of."""
     places = {file.name: file.file for file in files}
-    clips = [(places[entry.description.path], entry.description.hashes) for entry in entries]
+    clips = [(places[row.description.path], row.description.hashes) for row in rows]
     copies = find_copies(clips, out.with_name(f"{out.name}.pictures"), workers=workers)
     return [
         replace(
-            entry,
+            row,
             description=replace(
-                entry.description,
-                near_duplicate_of=entries[copies[number]].description.path if number in copies else None,
+                row.description,
+                near_duplicate_of=rows[copies[number]].description.path if number in copies else "",
             ),
         )
-        for number, entry in enumerate(entries)
+        for number, row in enumerate(rows)
     ]
 
 

@@ -126,10 +126,11 @@ def _count(
         where too little has a vector.
     """
     covered, still, total = 0, 0, 0.0
+    unit = 1.0 / max(vectors[0, 16], 1) if len(vectors) else 0.0  # one for all vectors of a frame
     lowest: Any = _MIDDLE
     highest: Any = _MIDDLE
     for n in range(len(vectors)):
-        if vectors[n, 0] > 0 or vectors[n, 16] == 0:
+        if vectors[n, 0] > 0:
             continue
         area = _area_inside(vectors, n, width, height, left, top)
         covered += area
@@ -137,7 +138,6 @@ def _count(
         if right == 0 and down == 0:
             still += area
             continue
-        unit = 1.0 / vectors[n, 16]
         length = np.sqrt(np.float64(right * right + down * down)) * unit * per_frame
         total += length * area
         lengths[min(np.int64(length * _BINS_PER_PIXEL), _BINS - 1)] += area
@@ -174,7 +174,7 @@ def _long(vectors: Any, n: int, word: int) -> Any:  # pragma: no cover (compiled
 @compiled
 def _quarters(pixels: float) -> Any:  # pragma: no cover (compiled)
     """The place of a displacement among counts; a vector points back, so its sign changes."""
-    return min(max(np.int64(np.round(-4.0 * pixels)) + _MIDDLE, 0), _QUARTERS - 1)
+    return min(max(np.int64(_MIDDLE + 0.5 - 4.0 * pixels), 0), _QUARTERS - 1)
 
 
 @compiled

@@ -53,7 +53,7 @@ class ClipDescription:
         cuts: number of cuts to another scene.
         cut_seconds: when each new scene begins, in seconds.
         hashes: perceptual hashes of up to 16 I-frames, 16 hexadecimal digits each; none of pictures of one colour.
-        near_duplicate_of: path of an earlier clip of the same archive that shows the same; None: none was found, or none was looked for.
+        near_duplicate_of: path of an earlier clip of the same archive that shows the same; empty: there is none; None: nobody looked for it.
     """
 
     path: str

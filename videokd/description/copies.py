@@ -22,6 +22,9 @@ from videokd.jobs.workers import Workers, with_bar
 from videokd.kernels.block_copies import compiled
 
 _MOST_BITS = 8  # of 64, by which the hashes of alike pictures differ
+# Share of a clip's changes that a copy leaves unexplained (datasets/near_duplicates.py). Stricter than where test clips are concerned: nobody
+# wants to lose a person's second take
+_MOST_UNEXPLAINED = 0.2
 _MOST_CANDIDATES = 32  # of the earlier clips, those whose hashes are nearest
 _MOST_HASHES = 1_500_000  # compared each with each, which takes minutes; of larger archives, fewer a clip
 _PICTURES_IN_MEMORY = 256  # clips
@@ -76,7 +79,8 @@ def _copies_among(candidates: dict[int, list[int]], folder: Path) -> dict[int, i
         readable = [other for other in earlier if pictures(other) is not None]
         if ours is None or not readable:
             continue
-        found = copied_from(ours, [pictures(other) for other in readable])  # type: ignore[misc]
+        others = [pictures(other) for other in readable]
+        found = copied_from(ours, others, unexplained=_MOST_UNEXPLAINED)  # type: ignore[arg-type]
         if found is not None:
             copies[number] = copies.get(readable[found], readable[found])
     return copies

@@ -73,21 +73,20 @@ def _draw(axes: Any, values: Any, logarithmic: bool) -> None:
         axes.spines[side].set_visible(False)
     if not len(values):
         return
+    median = float(np.median(values))
     if logarithmic:
         values = values.clip(min=_SMALLEST)
-        highest = max(values.max(), 2 * values.min())
-        edges = np.geomspace(values.min(), highest, _BINS + 1)
+        edges = np.geomspace(values.min(), max(values.max(), 10 * values.min()), _BINS + 1)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value > _SMALLEST else f"≤ {_SMALLEST:g}")
+    elif (values == values.round()).all() and values.max() - values.min() < _BINS:
+        edges = np.arange(values.min() - 0.5, values.max() + 1.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     else:
-        whole = bool((values == values.round()).all()) and values.max() - values.min() < _BINS
-        edges = (
-            np.arange(values.min() - 0.5, values.max() + 1.5)
-            if whole
-            else np.linspace(values.min(), max(values.max(), values.min() + 1e-6), _BINS + 1)
-        )
+        edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), _BINS + 1)
     axes.hist(values, edges, color=_BAR)
-    median = float(np.median(values))
-    axes.axvline(median, color=_INK, linewidth=1, linestyle="--")
-    axes.annotate(
-        f" {median:.3g}", (median, 0.97), xycoords=("data", "axes fraction"), fontsize=8, va="top", color=_INK
+    axes.axvline(max(median, edges[0]), color=_INK, linewidth=1, linestyle="--")
+    axes.text(
+        0.99, 0.97, f"median {median:.3g}", transform=axes.transAxes, fontsize=8, va="top", ha="right", color=_INK
     )

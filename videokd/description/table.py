@@ -59,7 +59,7 @@ class TableRow:
 
     @classmethod
     def from_json(cls, line: str) -> TableRow:
-        """The entry that `to_json` wrote.
+        """The row that `to_json` wrote.
 
         Raises:
             ValueError: the line is not one.
@@ -68,7 +68,7 @@ class TableRow:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TableRow:
-        """The entry with these values of columns; columns that it does not know are omitted.
+        """The row with these values of columns; columns that it does not know are omitted.
 
         Raises:
             ValueError: a column is missing.
@@ -97,24 +97,24 @@ def check_table_name(path: Path) -> None:
         raise ConfigError(f"{path} (accepted: a name that ends with {' or '.join(_SUFFIXES)}). Choose another name.")
 
 
-def write_table(path: Path, entries: Sequence[TableRow]) -> None:
+def write_table(path: Path, rows: Sequence[TableRow]) -> None:
     """Writes the table, whole or not at all.
 
     Args:
         path: the file, .parquet or .csv. In CSV, values of lists are separated by spaces, and unknown values are empty.
-        entries: its rows.
+        rows: of the table.
 
     Raises:
         ConfigError: the name has another ending.
         DataError: it cannot be written.
     """
     check_table_name(path)
-    rows = [entry.values() for entry in entries]
+    values = [row.values() for row in rows]
     if path.suffix.lower() == ".csv":
         names = [name for name, _ in COLUMNS]
-        write_whole(path, csv_text([names, *([_cell(row[name]) for name in names] for row in rows)]).encode())
+        write_whole(path, csv_text([names, *([_cell(row[name]) for name in names] for row in values)]).encode())
         return
-    columns = {name: pa.array([row[name] for row in rows], _ARROW_TYPES[_plain(kind)]) for name, kind in COLUMNS}
+    columns = {name: pa.array([row[name] for row in values], _ARROW_TYPES[_plain(kind)]) for name, kind in COLUMNS}
     with written_whole(path) as aside:
         pq.write_table(pa.table(columns), aside, compression="zstd")
 
@@ -166,7 +166,7 @@ def _cell(value: Any) -> object:
 
 
 def read_lines(path: Path) -> Iterable[TableRow]:
-    """The entries of a file of lines, as far as they are whole: a run that was stopped may have left half a line.
+    """The rows of a file of lines, as far as they are whole: a run that was stopped may have left half a line.
 
     Args:
         path: the file; without it, there are none.

@@ -52,7 +52,7 @@ def selected(listing: Listing, table: Path, where: Condition) -> Listing:
     Raises:
         DataError: the table cannot be read, or lacks clips; no clip of a class fulfils the condition.
     """
-    described = {entry.description.path: entry.description for entry in read_table(table)}
+    described = {row.description.path: row.description for row in read_table(table)}
     failed = {path for path, _ in read_failures(failures_of(table))}
     kept, left_out = [], []
     for clip in listing.clips:

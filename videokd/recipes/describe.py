@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         near_duplicates=settings.near_duplicates,
     )
     if settings.plot is not None:
-        write_distributions([entry.description for entry in done.entries], Path(settings.plot))
+        write_distributions([row.description for row in done.rows], Path(settings.plot))
     say(f"{out}: {_summary(done)}.")
     for folder, reason in failures_of_folders(settings.files):
         say(f"warning: {folder}: its files cannot be listed ({reason}). Correct its permissions.")
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _summary(done: Described) -> str:
-    descriptions = [entry.description for entry in done.entries]
+    descriptions = [row.description for row in done.rows]
     hours = sum(description.seconds for description in descriptions) / 3600
-    copies = sum(description.near_duplicate_of is not None for description in descriptions)
+    copies = sum(bool(description.near_duplicate_of) for description in descriptions)
     without = sum(description.motion is None for description in descriptions)
     parts = [f"{len(descriptions)} clips, {hours:.2f} hours", f"{sum(bool(d.cuts) for d in descriptions)} with cuts"]
     parts += [f"{copies} near-duplicates"] if copies else []
