@@ -34,7 +34,6 @@ from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
 from videokd.codec.reader import open_video
 from videokd.datasets.view import Crop, apply_crop
-from videokd.description.clip import describe
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode, transcode
 from videokd.types import STREAMS, Streams
@@ -48,7 +47,6 @@ BARS = {  # ratio: (mpeg4, h264, whether more is better)
     "motion of every frame: speed / motion-vector-extractor": (1.2, 1.2, True),
     "random access: time / seeking and decoding alone": (1.8, 1.8, False),
     "I-frames alone: speed / decoding every frame": (4.0, None, True),
-    "describe: speed / decoding alone": (0.8, 0.8, True),
     "two processes: throughput / one": (1.8, 1.8, True),
 }
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
@@ -212,10 +210,6 @@ class Clip:
             for gop in video.gops:
                 video.read(gop=gop.index, position=0, streams=("iframe",))
 
-    def description(self) -> None:
-        """Describes the file, which has no index."""
-        describe(self.path)
-
     def random_access(self) -> None:
         """Reads the three streams at random positions."""
         for gop, position in self.places:
@@ -315,7 +309,7 @@ def two_processes(path: Path, *, repeats: int) -> float:
 def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: str) -> dict[str, Any]:
     """Times and ratios of one clip."""
     clip = Clip(path)
-    works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone", "description"]
+    works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone"]
     works += ["kept", "kept_and_joined", "kept_and_resized", "stacked", "stacked_small"]
     works += ["random_access", "seeking_alone", *found]
     functions = {work: getattr(clip, work) for work in works}
@@ -336,7 +330,6 @@ def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: 
         "three streams, stacked: speed / kept": ratio("kept", "stacked"),
         "three streams, stacked: speed / kept and joined": ratio("kept_and_joined", "stacked"),
         "three streams, stacked at 112 px: speed / kept and resized": ratio("kept_and_resized", "stacked_small"),
-        "describe: speed / decoding alone": ratio("decoding_alone", "description"),
     }
     ratios |= {
         f"three streams, stacked {name}: memory / kept": share for name, share in clip.memory_of_stacks().items()
