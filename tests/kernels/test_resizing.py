@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 
@@ -22,14 +20,13 @@ SIZES = [
 
 
 def matrix(length: int, new_length: int) -> np.ndarray:
-    """[new, old], the weights of each old pixel in each new one, worked out with fractions."""
-    ratio = Fraction(length, new_length)
-    reach = max(ratio, Fraction(1))
+    """[new, old], the weights of each old pixel in each new one, from the definition."""
+    reach = max(length / new_length, 1)
     rows = []
     for new in range(new_length):
-        centre = (new + Fraction(1, 2)) * ratio
-        row = [max(1 - abs(old + Fraction(1, 2) - centre) / reach, Fraction(0)) for old in range(length)]
-        rows.append([float(value / sum(row)) for value in row])
+        centre = (new + 0.5) * length / new_length
+        row = [max(1 - abs(old + 0.5 - centre) / reach, 0) for old in range(length)]
+        rows.append(np.array(row) / sum(row))
     return np.array(rows)
 
 

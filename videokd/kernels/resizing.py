@@ -15,6 +15,7 @@ import numpy.typing as npt
 from videokd.kernels.block_copies import compiled
 
 _BITS = 14
+_LANES = 8  # of a vector instruction that multiplies and adds
 _SHIFT, _HALF = np.int32(_BITS), np.int32(1 << (_BITS - 1))
 
 
@@ -26,21 +27,24 @@ def resize(planes: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
         target: of the same type, [C, h, w]; written.
     """
     (_, height, width), (_, new_height, new_width) = planes.shape, target.shape
-    _resize(planes, *_weights(height, new_height), *_weights(width, new_width), target)
+    _resize(planes, *_weights(height, new_height, 1), *_weights(width, new_width, _LANES), target)
 
 
 @lru_cache(maxsize=64)
-def _weights(length: int, new_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """For each new pixel of a row: the first old one that counts, [new length], and the weights from there on, [most, new length]."""
+def _weights(length: int, new_length: int, multiple: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int16]]:
+    """For each new pixel of a row or column: the first old one that counts, [new length], and the weights from there on.
+
+    The weights are [new length, number], the number a multiple of `multiple` where there are so many old pixels.
+    """
     ratio = length / new_length
     reach = max(ratio, 1.0)
     centres = (np.arange(new_length) + 0.5) * ratio
-    most = min(int(np.ceil(2 * reach)) + 1, length)
+    most = min(-(-(int(np.ceil(2 * reach)) + 1) // multiple) * multiple, length)
     starts = np.clip(np.floor(centres - reach + 0.5).astype(np.int64), 0, length - most)
-    places = starts + np.arange(most)[:, None] + 0.5  # [most, new length]
-    triangles = np.maximum(1 - np.abs(places - centres) / reach, 0)
-    weights = np.round(triangles / triangles.sum(axis=0) * (1 << _BITS)).astype(np.int32)
-    weights[weights.argmax(axis=0), np.arange(new_length)] += (1 << _BITS) - weights.sum(axis=0, dtype=np.int32)
+    places = starts[:, None] + np.arange(most) + 0.5  # [new length, most]
+    triangles = np.maximum(1 - np.abs(places - centres[:, None]) / reach, 0)
+    weights = np.round(triangles / triangles.sum(axis=1, keepdims=True) * (1 << _BITS)).astype(np.int16)
+    weights[np.arange(new_length), weights.argmax(axis=1)] += (1 << _BITS) - weights.sum(axis=1, dtype=np.int16)
     return starts, weights
 
 
@@ -48,43 +52,40 @@ def _weights(length: int, new_length: int) -> tuple[npt.NDArray[np.int64], npt.N
 def _resize(
     planes: npt.NDArray[Any],
     tops: npt.NDArray[np.int64],
-    by_row: npt.NDArray[np.int32],
+    by_row: npt.NDArray[np.int16],
     lefts: npt.NDArray[np.int64],
-    by_column: npt.NDArray[np.int32],
+    by_column: npt.NDArray[np.int16],
     target: npt.NDArray[Any],
 ) -> None:  # pragma: no cover (compiled)
-    """Rows first: of the columns, which no vector instruction reads side by side, fewer are left then."""
-    _, new_height, new_width = target.shape
-    line, sums = np.empty(planes.shape[2], np.int32), np.empty(new_width, np.int32)
+    """Rows first: of the columns, which vector instructions take one new pixel at a time, fewer are left then."""
+    sums, line = np.empty(planes.shape[2], np.int32), np.empty(planes.shape[2], np.int16)
     for channel in range(len(planes)):
-        for row in range(new_height):
-            line[:] = _HALF
-            for tap in range(len(by_row)):
-                _add_row(planes[channel, tops[row] + tap], by_row[tap, row], line)
-            for x in range(np.uint64(len(line))):
-                line[x] >>= _SHIFT
+        for row in range(target.shape[1]):
             sums[:] = _HALF
-            for tap in range(len(by_column)):
-                _add_columns(line[tap:], lefts, by_column[tap], sums)
-            result = target[channel, row]
-            for x in range(np.uint64(new_width)):
-                result[x] = sums[x] >> _SHIFT
+            for number in range(by_row.shape[1]):
+                _add_row(planes[channel, tops[row] + number], by_row[row, number], sums)
+            for x in range(np.uint64(len(line))):
+                line[x] = sums[x] >> _SHIFT
+            _mix_columns(line, lefts, by_column, target[channel, row])
 
 
 @compiled
 def _add_row(
-    values: npt.NDArray[Any], weight: np.int32, line: npt.NDArray[np.int32]
+    values: npt.NDArray[Any], weight: np.int16, sums: npt.NDArray[np.int32]
 ) -> None:  # pragma: no cover (compiled)
-    for x in range(np.uint64(len(line))):
-        line[x] += np.int32(values[x]) * weight
+    for x in range(np.uint64(len(sums))):
+        sums[x] += np.int32(values[x]) * np.int32(weight)
 
 
 @compiled
-def _add_columns(
-    line: npt.NDArray[np.int32],
+def _mix_columns(
+    line: npt.NDArray[np.int16],
     lefts: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.int32],
-    sums: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.int16],
+    result: npt.NDArray[Any],
 ) -> None:  # pragma: no cover (compiled)
-    for x in range(np.uint64(len(sums))):
-        sums[x] += line[np.uint64(lefts[x])] * weights[x]
+    for x in range(np.uint64(len(result))):
+        total, left = _HALF, np.uint64(lefts[x])
+        for number in range(np.uint64(weights.shape[1])):
+            total += np.int32(line[left + number]) * np.int32(weights[x, number])
+        result[x] = total >> _SHIFT
