@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import av
 import numpy as np
 import torch
 
+from generated_clips import SEED, generate
 from record import CODEC_STREAMS, RESULTS, provenance, write
 from timing import in_turns, median_ratio
 from videokd.codec.container import MOTION_CODECS
@@ -35,10 +35,9 @@ from videokd.codec.indexing import index_video
 from videokd.codec.reader import open_video
 from videokd.datasets.view import Crop, apply_crop
 from videokd.transcoding.mp4_writer import Encoding
-from videokd.transcoding.transcode import encode, transcode
+from videokd.transcoding.transcode import transcode
 from videokd.types import STREAMS, Streams
 
-SEED = 0
 PLACES = 24
 NETWORK_SIZE = (112, 112)
 BARS = {  # ratio: (mpeg4, h264, whether more is better)
@@ -62,46 +61,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clock", default="cpu", choices=tuple(CLOCKS))
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
     return parser.parse_args()
-
-
-def scene(num_frames: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """Frames, uint8 [H, W, 3]: objects that move over a panning background, with camera noise."""
-    rng = np.random.default_rng(SEED)
-    coarse = rng.integers(0, 256, (height // 16 + 32, width // 16 + 32, 3)).astype(np.float32)
-    background: np.ndarray = coarse.repeat(16, axis=0).repeat(16, axis=1)
-    for axis in (0, 1):
-        shifted = [np.roll(background, 4 * shift, axis) for shift in range(4)]
-        background = sum(shifted[1:], shifted[0]) / 4
-    sides = rng.integers(height // 12, height // 4, 12)
-    colours = rng.integers(0, 256, (12, 3))
-    starts, speeds = rng.uniform(0, 1, (12, 2)), rng.uniform(-6, 6, (12, 2))
-    for t in range(num_frames):
-        picture = (
-            background[t : t + height, 2 * t : 2 * t + width].copy() if 2 * t < 256 else background[:height, :width]
-        )
-        for side, colour, start, speed in zip(sides, colours, starts, speeds, strict=True):
-            x, y = ((start * (width, height) + speed * t) % (width - side, height - side)).astype(int)
-            picture[y : y + side, x : x + side] = picture[y : y + side, x : x + side] * 0.3 + colour * 0.7
-        noise = rng.normal(0, 3, (height, width, 1))
-        yield np.clip(picture + noise, 0, 255).astype(np.uint8)
-
-
-def generate(folder: Path, size: str, num_frames: int) -> dict[str, Path]:
-    """{name: clip} of the three kinds, of one size."""
-    width, height = map(int, size.split("x"))
-    pictures = list(scene(num_frames, height, width))
-    clips = {}
-    for name in ("mpeg4", "h264"):
-        clips[f"generated {size} {name} GOP 12"] = path = folder / f"{name}-{size}.mp4"
-        encode(pictures, path, frame_rate=25, encoding=Encoding(codec=name, gop=12))
-    clips[f"generated {size} h264 default"] = path = folder / f"default-{size}.mp4"
-    with av.open(str(path), "w") as output:
-        stream: Any = output.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pictures:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        output.mux(stream.encode(None))
-    return clips
 
 
 def real(folder: Path, work: Path) -> dict[str, Path]:
@@ -202,6 +161,12 @@ class Clip:
         """Indexes the file, and reads the motion of every frame."""
         with open_video(self.path) as video:
             for _ in video.iterate(streams=("motion",), accumulate=False):
+                pass
+
+    def vectors_unindexed(self) -> None:
+        """Indexes the file, and reads the motion vectors of every frame as FFmpeg exports them, as motion-vector-extractor does."""
+        with open_video(self.path) as video:
+            for _ in video.frames():
                 pass
 
     def iframes_alone(self) -> None:
@@ -309,7 +274,14 @@ def two_processes(path: Path, *, repeats: int) -> float:
 def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: str) -> dict[str, Any]:
     """Times and ratios of one clip."""
     clip = Clip(path)
-    works = ["decoding_alone", "three_streams", "motion_alone", "motion_unindexed", "iframes_alone"]
+    works = [
+        "decoding_alone",
+        "three_streams",
+        "motion_alone",
+        "motion_unindexed",
+        "vectors_unindexed",
+        "iframes_alone",
+    ]
     works += ["kept", "kept_and_joined", "kept_and_resized", "stacked", "stacked_small"]
     works += ["random_access", "seeking_alone", *found]
     functions = {work: getattr(clip, work) for work in works}
@@ -337,6 +309,8 @@ def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: 
     if "vector_extractor" in found:
         speed = ratio("vector_extractor", "motion_unindexed")
         ratios["motion of every frame: speed / motion-vector-extractor"] = speed
+        raw = ratio("vector_extractor", "vectors_unindexed")
+        ratios["raw vectors of every frame: speed / motion-vector-extractor"] = raw
     for method, package in found.items():
         if method != "vector_extractor":
             ratios[f"three streams: speed / {package} (RGB of every frame)"] = ratio(method, "three_streams")

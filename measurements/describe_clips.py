@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 import bench_codec
+import generated_clips
 from record import RESULTS, provenance, write
 from timing import in_turns, median_ratio
 from videokd.codec.reader import open_video
@@ -77,7 +78,7 @@ def speed(given: argparse.Namespace) -> dict[str, Any]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     clips = {}
     with tempfile.TemporaryDirectory() as work:
-        files = bench_codec.generate(Path(work), "340x256", 120) | bench_codec.real(given.shipped, Path(work))
+        files = generated_clips.generate(Path(work), "340x256", 120) | bench_codec.real(given.shipped, Path(work))
         for name, path in files.items():
             clip = bench_codec.Clip(path)
             functions: dict[str, Callable[[], object]] = {
