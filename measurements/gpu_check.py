@@ -75,7 +75,15 @@ class Report:
         return [name for name, each in checks.items() if not each["ok"]]
 
 
-def run_checks(report: Report, runs: Runs) -> None:
+class Names(list[str]):
+    """The names of all checks, none of which runs; filled in the place of a report."""
+
+    def check(self, name: str, function: Callable[[], Any], *, needs_cuda: bool = False) -> None:
+        """Notes a name."""
+        self.append(name)
+
+
+def run_checks(report: Report | Names, runs: Runs) -> None:
     """All checks, in an order in which each finds what it needs."""
     report.check("clips are generated and prepared", runs.prepare)
     report.check("tests marked gpu", runs.gpu_tests, needs_cuda=True)
@@ -114,9 +122,18 @@ def main() -> int:
     if on_cuda and not torch.cuda.is_available():
         print("PyTorch finds no CUDA device. Pass `--device cpu` to try the program itself.", file=sys.stderr)
         return 2
+    runs, names = Runs(given.out, Scale.of(given.device)), Names()
+    run_checks(names, runs)
+    unknown = [words for words in given.only if not any(words in name for name in names)]
+    if unknown:
+        listed = "".join(f"\n  {name}" for name in names)
+        print(
+            f"--only: no check has {' or '.join(map(repr, unknown))} in its name. The checks:{listed}", file=sys.stderr
+        )
+        return 2
     given.out.mkdir(parents=True, exist_ok=True)
     report = Report(given.out, on_cuda=on_cuda, only=tuple(given.only))
-    run_checks(report, Runs(given.out, Scale.of(given.device)))
+    run_checks(report, runs)
     if not given.only:
         print(write(f"gpu_check-{given.device}", report.found, folder=given.results))
     print(f"{len(report.found['checks']) - len(report.failed)} passed, {len(report.failed)} failed: {report.failed}")

@@ -44,6 +44,16 @@ def test_a_check_that_fails_is_told_and_the_others_run(tmp_path: Path) -> None:
     assert good == [True, False, True], "predict finds no run to export; the loader needs the clips only"
 
 
+def test_words_that_no_check_has_in_its_name_are_refused(tmp_path: Path) -> None:
+    done = run("--out", tmp_path / "out", "--only", "clips are generated", "nonsense")
+    assert done.returncode == 2
+    first, *names = done.stderr.splitlines()
+    assert first == "--only: no check has 'nonsense' in its name. The checks:"
+    assert "  predict in Python, students on the device" in names
+    assert not done.stdout
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_folder_with_a_gpu_test_is_named(load_measurement: Callable[[str], ModuleType]) -> None:
     marked = {
         path.relative_to(ROOT).parts[1]

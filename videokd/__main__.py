@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from videokd.errors import VideoKDError, printable
+from videokd.messages import say
 
 #: verb → (where its function is, what it does). A verb's module is imported only when the verb runs.
 VERBS = {
@@ -98,7 +99,7 @@ def _run(arguments: list[str]) -> int:
     except VideoKDError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write(f"videokd: {verb} stopped; the same command resumes.\n")
+        say(f"videokd: {verb} stopped; the same command resumes.")
         return 130
     except OSError as error:
         if isinstance(error, _Unwritable) or error.errno not in _OF_THE_MACHINE:

@@ -62,8 +62,9 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         os.replace(aside, path)
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
+        older = "; an older one is untouched" if os.path.lexists(path) else ""
         raise DataError(
-            f"{path} could not be written ({reason}); an older one is untouched. Check free space and permissions, then try again."
+            f"{path} could not be written ({reason}){older}. Check free space and permissions, then try again."
         ) from error
     finally:
         with suppress(OSError):  # its folder could not be made, or is a file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -47,9 +48,14 @@ def test_a_limit_on_file_size_leaves_the_old_one(tmp_path):
     save_checkpoint(path, {"step": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    too_large = re.escape(os.strerror(errno.EFBIG))
     try:
-        with pytest.raises(VideoKDError, match=r"checkpoint\.pt could not be written"):
+        with pytest.raises(
+            VideoKDError, match=rf"checkpoint\.pt could not be written \({too_large}\); an older one is"
+        ):
             save_checkpoint(path, {"weights": torch.zeros(1 << 20)})
+        with pytest.raises(VideoKDError, match=rf"new\.pt could not be written \({too_large}\)\. Check free space"):
+            save_checkpoint(tmp_path / "new.pt", {"weights": torch.zeros(1 << 20)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(path) == {"step": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from tests.rank_processes import ended, start_ranks
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, VideoKDError
+from videokd.runs import ranks as ranks_module
 from videokd.runs.ranks import Ranks, exchange_after, join_ranks
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -128,6 +130,14 @@ def test_wrong_environments_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(ConfigError, match=r"the environment has .*first"):
         join()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"the environment has .*accepted: all of RANK, .*MASTER_PORT, MASTER_ADDR"):
+        join()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "no number")
+    with pytest.raises(ConfigError, match=r"the environment has .*no number"):
+        join()
+    monkeypatch.setenv("MASTER_PORT", "29555")
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(ConfigError, match="RANK is 2"):
         join()
@@ -136,6 +146,40 @@ def test_wrong_environments_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"LOCAL_RANK is 1, but this machine has 1 CUDA devices"):
         join("cuda")
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """A socket at the place where two processes, of which this is one, are to meet."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        values = ("0", "2", "0", "127.0.0.1", str(taken.getsockname()[1]))
+        for name, value in zip(VARIABLES, values, strict=True):
+            monkeypatch.setenv(name, value)
+        yield taken
+
+
+def test_a_port_that_is_taken_is_refused(place):
+    place.listen()
+    with (
+        pytest.raises(
+            ConfigError, match=r"127\.0\.0\.1:\d+ is taken by another program or run \(accepted: a free port"
+        ),
+        join_ranks(torch.device("cpu")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_waits_for_a_process_that_never_comes_says_so_and_ends(rank, place, monkeypatch, capfd):
+    place.close()
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(ranks_module, "_JOIN_TIMEOUT", timedelta(seconds=3))
+    monkeypatch.setattr(ranks_module, "_SILENT_SECONDS", 0.5)
+    pattern = rf"process {rank} of 2: not all processes came to 127\.0\.0\.1:\d+ within"
+    with pytest.raises(VideoKDError, match=pattern), join_ranks(torch.device("cpu")):
+        pass
+    assert f"process {rank} of 2 waits for the others at 127.0.0.1:" in capfd.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused():

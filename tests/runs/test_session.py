@@ -29,14 +29,23 @@ def settings(tmp_path):
 
 def test_pieces_and_workers_may_change(settings, capsys):
     capsys.readouterr()
-    with training_session(replace(settings, optim=OptimSettings(accumulate=4)), TRAINED_ON):
+    with training_session(replace(settings, optim=OptimSettings(accumulate=4)), TRAINED_ON) as session:
         (line,) = capsys.readouterr().err.splitlines()
+        save_checkpoint(session.folder.checkpoint, {})
     assert "optim.accumulate is 4, and was 1: the mean gradient of a batch stays the same, but BatchNorms" in line
     other = replace(settings, optim=OptimSettings(accumulate=4), data=DataSettings(workers=0))
     with training_session(other, TRAINED_ON) as session:
         assert "optim.accumulate" not in capsys.readouterr().err
         written = yaml.safe_load(RunFolder(session.folder.path).config.read_text())
     assert (written["optim"]["accumulate"], written["data"]["workers"]) == (4, 0)
+
+
+def test_the_settings_of_a_run_that_does_no_more_steps_stay_those_of_its_steps(settings):
+    other = replace(settings, optim=OptimSettings(accumulate=7), data=DataSettings(workers=0))
+    with training_session(other, TRAINED_ON) as session:
+        pass
+    written = yaml.safe_load(session.folder.config.read_text())
+    assert (written["optim"]["accumulate"], written["data"]["workers"]) == (1, 0)
 
 
 def test_the_batch_size_may_not_and_the_line_says_why(settings):

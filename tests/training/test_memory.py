@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rank_processes import ended, start_ranks
 from tests.recipes.test_verbs import refused
 from tests.small_runs import STUDENTS, TINY, teach_motion
 from videokd.__main__ import main
+from videokd.datasets.loading_processes import LoadingEnded
 from videokd.models.students import Students
 from videokd.runs.checkpoint import load_checkpoint
 from videokd.training import loop
@@ -21,13 +23,15 @@ from videokd.training.update import Update
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of …")
 
 
-def raise_in_call(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, call: int) -> None:
-    """Lets one call of a function, counted from 1, run out of memory."""
+def raise_in_call(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, call: int, error: Exception = FULL
+) -> None:
+    """Lets one call of a function, counted from 1, fail; by default it runs out of memory."""
     calls, original = iter(range(1, 10_000)), getattr(owner, name)
 
     def failing(*given: Any, **options: Any) -> Any:
         if next(calls) == call:
-            raise FULL
+            raise error
         return original(*given, **options)
 
     monkeypatch.setattr(owner, name, failing)
@@ -87,12 +91,82 @@ def test_a_validation_that_finds_no_memory_is_done_when_the_run_resumes(
     assert "trained already (1 epochs)" in capsys.readouterr().err
 
 
+def test_what_the_failed_step_did_to_batch_norms_is_not_saved(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is repeated when the run resumes, and would be counted twice."""
+    runs = [tmp_path / "whole", tmp_path / "parts"]
+    commands = [[*teach_motion(prepared, run), *TINY] for run in runs]
+    assert main(commands[0]) == 0
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, Update, "_loss", call=2)  # after the forward pass
+        assert "is saved up to step 1" in refused(capsys, *commands[1])
+    assert main(commands[1]) == 0
+    whole, parts = (load_checkpoint(run / "checkpoint.pt")["students"] for run in runs)
+    assert any("running_mean" in name for name in whole)
+    for name, values in whole.items():
+        assert torch.equal(values, parts[name]), name
+
+
+def test_the_steps_before_clips_stopped_coming_are_saved(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = [*teach_motion(prepared, run), *TINY]
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, loop, "_take", call=2, error=LoadingEnded("they were killed."))
+        assert refused(capsys, *command).endswith(f"they were killed. {run} is saved up to step 1.")
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, loop, "_take", call=1, error=LoadingEnded("they were killed."))
+        assert refused(capsys, *command).endswith(f"they were killed. {run} is saved up to step 1.")
+    assert main(command) == 0
+    assert steps_of(run) == list(range(len(steps_of(run))))
+
+
+OUT_OF_MEMORY_ON_THE_SECOND = """
+import os, sys
+import torch
+from videokd.__main__ import main
+from videokd.training.update import Update
+
+calls, original = [], Update._loss
+
+def failing(self, *given, **options):
+    calls.append(given)
+    if len(calls) == 3 and os.environ["RANK"] == "1":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return original(self, *given, **options)
+
+Update._loss = failing
+sys.exit(main())
+"""
+
+
+def test_the_first_of_several_processes_saves_when_another_has_no_memory(prepared: Path, tmp_path: Path) -> None:
+    run, script = tmp_path / "run", tmp_path / "script.py"
+    script.write_text(OUT_OF_MEMORY_ON_THE_SECOND)
+    command = [str(script), *teach_motion(prepared, run), *TINY, "--device=cpu", "--data.batch_size=4"]
+    (first, its_line), (second, others_line) = ended(start_ranks([command] * 2))
+    assert (first, second) == (2, 2), its_line + others_line
+    assert "process 0: another process of this run has ended; its own message" in its_line
+    assert f"{run} is saved up to step 2. The same command resumes." in its_line
+    assert (
+        f"precision fp32. {run} has no checkpoint yet. Run the same command with `--optim.accumulate 2`" in others_line
+    )
+    assert load_checkpoint(run / "checkpoint.pt")["progress"]["step"] == 2
+    assert steps_of(run) == [0, 1]
+
+
 def test_clips_that_do_not_fit_one_by_one(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = teach_motion(prepared, tmp_path / "run")
     raise_in_call(monkeypatch, Update, "_backward", call=1)
-    line = refused(capsys, *command, *TINY, "--optim.accumulate=64")
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(loop, "say", said.append)
+        line = refused(capsys, *command, *TINY, "--optim.accumulate=64")
+    assert said == ["optim.accumulate is 64, but a process has 6 clips of each batch: they go through one by one."]
     assert "A single clip is too large" in line
 
 

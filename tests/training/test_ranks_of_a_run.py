@@ -43,6 +43,20 @@ def test_only_the_first_process_says_something(
     assert capsys.readouterr().err == "I am 0\nI am alone\n"
 
 
+def test_only_the_first_process_says_that_it_was_stopped(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("videokd.recipes.teach.teach", stop)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(teach(prepared, tmp_path)[2:]) == 130
+    assert capsys.readouterr().err == "videokd: teach stopped; the same command resumes.\n"
+
+
 def test_processes_that_resume_from_different_steps_end_with_one_line_each(
     prepared: Path, teacher_runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videokd.datasets.dataset import ClipDataset, JoinedClips
-from videokd.datasets.loading_processes import begin, start_method, starting
+from videokd.datasets.loading_processes import LoadingEnded, begin, start_method, starting
 from videokd.datasets.order import EpochBatches
-from videokd.errors import DataError, VideoKDError
+from videokd.errors import VideoKDError
 from videokd.types import Batch, Sample
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -113,7 +113,7 @@ def training_batches(
 
     Raises:
         VideoKDError: a clip cannot be loaded.
-        DataError: a loading process ended, for example out of memory.
+        LoadingEnded: a loading process ended, for example out of memory, or gives nothing for half an hour.
     """
     return _loaded(dataset, workers=_number_of(workers), pin_memory=pin_memory, batch_sampler=batches)
 
@@ -137,7 +137,7 @@ def evaluation_batches(
 
     Raises:
         VideoKDError: a clip cannot be loaded.
-        DataError: a loading process ended.
+        LoadingEnded: as for `training_batches`.
     """
     count = len(dataset)
     chunks = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
@@ -156,7 +156,7 @@ def stored_view_batches(clips: JoinedClips, numbers: Sequence[int], *, workers: 
 
     Raises:
         VideoKDError: a clip cannot be loaded.
-        DataError: a loading process ended.
+        LoadingEnded: as for `training_batches`.
     """
     views = range(clips.parts[0].stored_views)
     chunks = [[(number, view) for view in views] for number in numbers]
@@ -205,7 +205,7 @@ def _loaded(
         reason = _reason_of_a_lost_worker(error) if workers else None
         if reason is None:
             raise
-        raise DataError(
+        raise LoadingEnded(
             f"a process that loads clips ended ({reason}): it was killed, or out of memory or shared memory ({_shared_memory()}). {_WITHOUT}, or "
             "give a container more (`--shm-size 8g`)."
         ) from error
@@ -225,7 +225,7 @@ def _waited_for(batches: Iterator[Batch]) -> Iterator[Batch]:
             looks += 1
             if looks < _MOST_LOOKS:
                 continue
-            raise DataError(
+            raise LoadingEnded(
                 f"processes that load clips have given none for {_LOOK_SECONDS * _MOST_LOOKS / 60:.0f} minutes: they hang, or the disk with the clips "
                 f"does not answer. Look at that disk, then run the same command again. {_WITHOUT} where it is sound."
             ) from error

@@ -15,9 +15,14 @@ from types import ModuleType
 
 import torch.distributed as dist
 
+from videokd.errors import DataError
 from videokd.stopping import ignore_stop_signals, stop_signals_blocked
 
 _SERVER = "forkserver"
+
+
+class LoadingEnded(DataError):
+    """No clips come any more, although none of them is at fault: their processes were killed, or hang."""
 
 
 def start_server() -> None:
@@ -71,6 +76,8 @@ def _end_after(main: BaseProcess) -> None:
 @contextmanager
 def starting() -> Iterator[None]:
     """For the moment in which a loader starts its processes: they leave signals that stop a training to this one, and this one's script alone."""
+    if start_method() == _SERVER:
+        start_server()  # it has ended, or nobody knew before that it would be needed
     with stop_signals_blocked(), _handler_of_ended_children_kept(), _script_hidden():
         yield
 

@@ -53,7 +53,8 @@ def channels_last(module: Module) -> Module:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for values in (*module.parameters(), *module.buffers()):
         if values.ndim in formats:
-            values.data = values.data.contiguous(memory_format=formats[values.ndim])
+            # a new tensor, because `contiguous` leaves a filter of one pixel with strides that its gradient does not have
+            values.data = torch.empty_like(values.data, memory_format=formats[values.ndim]).copy_(values.data)
     return module
 
 

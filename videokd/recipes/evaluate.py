@@ -14,5 +14,5 @@ from videokd.runs.ranks import join_ranks
 def main(arguments: Sequence[str]) -> None:
     """The verb."""
     settings = parse(Evaluate, arguments, verb="evaluate", positional=("run",))
-    with join_ranks(pick_device(settings.device)) as ranks:
+    with join_ranks(pick_device(settings.device), workers=settings.workers) as ranks:
         evaluate_shared(settings, command="videokd evaluate " + shlex.join(arguments), ranks=ranks)

@@ -28,11 +28,22 @@ def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) ->
     Raises:
         DataError: it could not be written, for example because the disk is full; an older one is untouched.
     """
+    content = {"format": _FORMAT, "version": _VERSION, "payload": dict(payload)}
     with written_whole(path, durable=True) as aside:
         try:
-            torch.save({"format": _FORMAT, "version": _VERSION, "payload": dict(payload)}, aside)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(str(error).partition("\n")[0]) from error
+            with aside.open(
+                "wb"
+            ) as file:  # given a path, torch would write it in C++, which forgets the system's reason
+                torch.save(content, file)
+        except RuntimeError as error:  # torch has stopped in the middle of its archive
+            raise _reason(error) or OSError(str(error).partition("\n")[0]) from error
+
+
+def _reason(error: BaseException | None) -> OSError | None:
+    """The system's error, such as a full disk, while which another one came."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

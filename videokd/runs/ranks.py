@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,8 +27,11 @@ from videokd.types import Batch, StudentOutput
 
 _T = TypeVar("_T")
 
+# Machines of a cluster do not start at the same moment.
+_JOIN_TIMEOUT, _SILENT_SECONDS = timedelta(minutes=10), 20.0
 # While the first rank evaluates or reads a slow disk, the others wait for it.
 _TIMEOUT = timedelta(hours=2)
+LOST_PROCESS = "another process of this run has ended; its own message, if it had the time for one, says why."
 # What copies the first rank's buffers in each step; the older name warns where there is the newer one.
 _SYNC_BUFFERS = next(
     name
@@ -223,18 +228,19 @@ class _OneStudent(nn.Module):
 
 
 @contextmanager
-def join_ranks(device: torch.device) -> Iterator[Ranks]:
+def join_ranks(device: torch.device, *, workers: int = 0) -> Iterator[Ranks]:
     """This process's place among those that `torchrun` started; while it lasts, they can talk to each other.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK. NCCL connects CUDA devices, gloo everything else, and the processes themselves. Without these variables, or with
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. NCCL connects CUDA devices, gloo everything else, and the processes themselves. Without these variables, or with
     one process, there is nothing to join.
 
     Args:
         device: from `pick_device`; of several CUDA devices each process takes the one of its local rank.
+        workers: processes that will load clips; if there are any, the server that they come from is started here, to be ready in time.
 
     Raises:
-        ConfigError: the variables do not fit each other, or there are more processes than CUDA devices on this machine.
-        VideoKDError: another process has ended while this one waited for it.
+        ConfigError: the variables do not fit each other, the port is taken, or there are more processes than CUDA devices on this machine.
+        VideoKDError: not all processes came, or another one has ended while this one waited for it.
 
     >>> with join_ranks(torch.device("cpu")) as ranks:
     ...     ranks
@@ -245,9 +251,11 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     if not given or given.get("WORLD_SIZE") == "1":
         yield Ranks(device=device)
         return
-    if len(given) < len(names) or not all(value.isdecimal() for value in given.values()):
+    needed = (*names, "MASTER_PORT", "MASTER_ADDR")
+    given = {name: os.environ[name] for name in needed if os.environ.get(name)}
+    if len(given) < len(needed) or not all(given[name].isdecimal() for name in needed[:-1]):
         raise ConfigError(
-            f"the environment has {given} (accepted: numbers for all of {', '.join(names)}, or none of them). Start with "
+            f"the environment has {given} (accepted: all of {', '.join(needed)}, numbers but for the last, or none of them). Start with "
             "`torchrun --nproc-per-node N -m videokd …`, or unset them."
         )
     rank, num_ranks, local_rank = (int(given[name]) for name in names)
@@ -262,15 +270,18 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     with _group(rank, num_ranks, device):
+        if workers:
+            start_server()
         yield Ranks(rank, num_ranks, device)
 
 
 @contextmanager
 def _group(rank: int, num_ranks: int, device: torch.device) -> Iterator[None]:
     nccl = device.type == "cuda" and dist.is_nccl_available()
-    start_server()
+    store = _meet(rank, num_ranks, f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}")
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        store=store,
         rank=rank,
         world_size=num_ranks,
         timeout=_TIMEOUT,
@@ -279,18 +290,47 @@ def _group(rank: int, num_ranks: int, device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_lost_connection(error):
+        if not is_lost_connection(error):
             raise
-        raise VideoKDError(
-            f"process {rank}: another process of this run has ended; its own message, if it had the time for one, says why. The same command "
-            "resumes from the last checkpoint."
-        ) from error
+        raise VideoKDError(f"process {rank}: {LOST_PROCESS} The same command resumes from what is saved.") from error
     finally:
         dist.destroy_process_group()
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    """Whether an exchange failed, and not the computation."""
+def _meet(rank: int, num_ranks: int, place: str) -> Any:
+    """Waits, not as long as for an exchange, until all processes are there; what they then connect through."""
+    minutes = f"{_JOIN_TIMEOUT.total_seconds() / 60:.0f} minutes"
+    line = f"videokd: process {rank} of {num_ranks} waits for the others at {place}, for up to {minutes}.\n"
+    reminder = threading.Timer(_SILENT_SECONDS, sys.stderr.write, (line,))
+    reminder.daemon = True
+    reminder.start()
+    try:
+        store: Any = next(
+            dist.rendezvous(  # type: ignore[attr-defined]
+                "env://", rank, num_ranks, timeout=_JOIN_TIMEOUT
+            )
+        )[0]
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{each}" for each in range(num_ranks)], _JOIN_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        if "EADDRINUSE" in reason or "address already in use" in reason.lower():
+            raise ConfigError(
+                f"{place} is taken by another program or run (accepted: a free port for MASTER_PORT). Choose another one, or start with "
+                "`torchrun --standalone --nproc-per-node N -m videokd …`."
+            ) from error
+        raise VideoKDError(
+            f"process {rank} of {num_ranks}: not all processes came to {place} within {minutes} ({reason:.160}). Start them together, each with a "
+            "RANK of its own, and with the MASTER_ADDR and MASTER_PORT of the first."
+        ) from error
+    finally:
+        reminder.cancel()
+    store.set_timeout(_TIMEOUT)
+    return dist.PrefixStore("group", store)  # type: ignore[attr-defined]
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an exchange between processes failed, and not the computation."""
     return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 

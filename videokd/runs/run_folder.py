@@ -108,9 +108,12 @@ class RunFolder:
         if resumes:
             self._check_same(plain, may_differ=may_differ)
         if writes:
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-            write_whole(self.config, text.encode())
+            self.write(plain)
         return resumes
+
+    def write(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings: mappings, sequences, numbers and strings."""
+        write_whole(self.config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
 
     def settings_before(self) -> dict[str, Any]:
         """{dotted name: value} of the run that is there; empty without a checkpoint.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from videokd.errors import DataError
 from videokd.files import remove_unfinished
@@ -52,7 +53,7 @@ def training_session(settings: Teach | Distill, trained_on: TrainedOn) -> Iterat
         DataError: a run on other clips is in the folder, or another process trains there.
     """
     folder = RunFolder(Path(settings.out))
-    with join_ranks(pick_device(settings.device)) as ranks:
+    with join_ranks(pick_device(settings.device), workers=settings.data.workers) as ranks:
         precision = _precision_of(settings, folder, ranks)
         resolved = settings.to_dict() | {"precision": precision.name}
         with precision.in_effect(), _fastest_kernels(), prepared_run(folder, resolved, ranks, trained_on):
@@ -97,9 +98,11 @@ def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses
         ConfigError: a run with other settings is there.
         DataError: a run on other clips is there, or another process trains in the folder.
     """
-    with run.kept() if ranks.is_first else nullcontext():
+    with ExitStack() as stack:
         if ranks.is_first:
+            stack.enter_context(run.kept())
             remove_unfinished(run.path)
+            stack.enter_context(_pieces_are_those_of_steps(run))
             known = _check_same_clips(run, uses)
             before, now = run.settings_before(), flat_settings(settings)
             _say_what_changes(run, before, now)
@@ -109,6 +112,23 @@ def prepared_run(run: RunFolder, settings: Mapping[str, Any], ranks: Ranks, uses
             uses.write(run.path)
         ranks.barrier()
         yield
+
+
+@contextmanager
+def _pieces_are_those_of_steps(run: RunFolder) -> Iterator[None]:
+    """Where the block adds no steps to a run, such as to a finished one, its config.yaml still says how these were computed."""
+    before, pieces = _version(run.checkpoint), run.settings_before().get("optim.accumulate")
+    yield
+    if before is None or pieces is None or before != _version(run.checkpoint):
+        return
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    if settings["optim"]["accumulate"] != pieces:
+        settings["optim"]["accumulate"] = pieces
+        run.write(settings)
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    return (file.stat().st_ino, file.stat().st_mtime_ns) if file.is_file() else None
 
 
 def _say_what_changes(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ from videokd.distill.mixup import GroundTruth, mixup
 from videokd.messages import say
 from videokd.models.students import Students
 from videokd.runs.device import Precision
-from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.runs.session import Session
 from videokd.runs.settings import OptimSettings
 from videokd.stopping import StopSignal
+from videokd.training.ending import done_steps_kept
 from videokd.training.record import Recorder
 from videokd.training.run_state import Progress, RunState
 from videokd.training.schedule import schedule_of
@@ -44,6 +44,7 @@ def learn(
     Raises:
         DataError: the checkpoint is damaged or of another architecture.
         ConfigError: the memory of the GPU is too small for a step; the steps before it are saved.
+        LoadingEnded: no clips come any more; the steps before are saved.
         VideoKDError: a loss is no longer finite.
         KeyboardInterrupt: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the checkpoint is written.
     """
@@ -55,26 +56,28 @@ def learn(
         return
     if progress.step:
         say(f"{session.folder.path}: resuming from step {progress.step}.")
+    _say_pieces(optim.accumulate, ranks.share(clips.batch_size))
     batches = clips.batches(first_step=progress.step, ranks=ranks)
     recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
-    memory = out_of_memory_in_a_line(lambda: _save_what_is_trained(state, clips, optim=optim, session=session))
-    with recorder, StopSignal() as stop, closing(batches), memory:  # workers end before signals are what they were
+    kept = done_steps_kept(state, clips, optim=optim, session=session)
+    with recorder, StopSignal() as stop, closing(batches), kept:  # workers end before signals are what they were
         _end_unvalidated_epoch(state, clips, recorder, optim=optim, session=session)
         while progress.step < schedule.total_steps and not progress.stopped_early:
+            step, epoch = progress.step, progress.step // clips.steps_per_epoch
+            state.begin_step()
             recorder.begin_step()
-            batch, label = _take(batches, optim, precision.device, seed=(clips.seed, progress.step, ranks.rank))
+            batch, label = _take(batches, optim, precision.device, seed=(clips.seed, step, ranks.rank))
             recorder.batch_is_here()
-            ranks.seed_step(clips.seed, progress.step)
+            ranks.seed_step(clips.seed, step)
 
             goal = None if target is None else target(batch, label, precision)
 
-            rate = schedule.rate(progress.step)
+            rate = schedule.rate(step)
             updated = state.update(batch, label, goal, rate=rate)
             state.average()
-
-            epoch = progress.step // clips.steps_per_epoch
-            recorder.step(progress.step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
             progress.step += 1
+
+            recorder.step(step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
 
             ends_epoch = progress.step % clips.steps_per_epoch == 0
             stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes, validates=ends_epoch))
@@ -97,19 +100,9 @@ def _start(state: RunState, target: TeacherTarget | None, *, optim: OptimSetting
     return progress
 
 
-def _save_what_is_trained(state: RunState, clips: TrainingClips, *, optim: OptimSettings, session: Session) -> str:
-    """Saves the steps before the one that the GPU's memory was too small for; returns what that was, and what to change."""
-    path, share = session.folder.path, session.ranks.share(clips.batch_size)
-    found = (
-        f"data.batch_size {clips.batch_size}, optim.accumulate {optim.accumulate}, precision {session.precision.name}."
-    )
-    if state.is_between_steps and state.progress.step:
-        state.save()
-        found += f" {path} is saved up to step {state.progress.step}."
-    if optim.accumulate >= share:
-        return f"{found} A single clip is too large: with another --out, lower data.num_segments or data.input_size, or take smaller networks."
-    pieces = min(2 * optim.accumulate, share)
-    return f"{found} Run the same command with `--optim.accumulate {pieces}`: each batch then goes through in {pieces} pieces."
+def _say_pieces(pieces: int, clips: int) -> None:
+    if pieces > clips:
+        say(f"optim.accumulate is {pieces}, but a process has {clips} clips of each batch: they go through one by one.")
 
 
 def _end_unvalidated_epoch(

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from videokd.errors import DataError, VideoKDError
 from videokd.models.students import Students, not_finite
 from videokd.runs.checkpoint import load_checkpoint, save_checkpoint, strict_load
@@ -90,7 +93,22 @@ class RunState:
         self._ema = EMA(students, decay=ema_decay) if ema_decay else None
         self._run, self._role, self._ranks = session.folder, role, session.ranks
         self._started = time.perf_counter()
-        self._first_step = 0
+        self._first_step = self._saved_step = 0
+        self._buffers: list[Tensor] = []
+        self._buffers_before: tuple[int, list[Tensor]] = (-1, [])
+
+    def begin_step(self) -> None:
+        """Remembers what a forward pass changes before its step is done: the statistics of BatchNorms."""
+        if not self._ranks.is_first:
+            return
+        if not self._buffers:
+            self._buffers = [*self.students.buffers()]
+            self._buffers_before = (-1, [buffer.clone() for buffer in self._buffers])
+        before = self._buffers_before[1]
+        for kind in {old.dtype for old in before}:  # one kernel for all of a kind
+            of_kind = [number for number, old in enumerate(before) if old.dtype == kind]
+            torch._foreach_copy_([before[n] for n in of_kind], [self._buffers[n] for n in of_kind])
+        self._buffers_before = (self.progress.step, before)
 
     def average(self) -> None:
         """Takes the present weights into the moving average, if there is one."""
@@ -135,7 +153,7 @@ class RunState:
                 self._ema.load_state_dict(payload["ema"])
             self.progress = Progress(**payload["progress"])
             self.progress.check()
-            self._first_step = self.progress.step
+            self._first_step = self._saved_step = self.progress.step
         except VideoKDError:
             raise
         except Exception as error:  # what a damaged file holds can be wrong in any way
@@ -144,10 +162,31 @@ class RunState:
                 f"{self._run.checkpoint} is damaged ({reason:.200}). Restore it from a copy, or choose another --out."
             ) from error
 
+    def save_done_steps(self) -> str:
+        """Saves, when a step could not be done, what the steps before it have made, if this is the first rank and there is more than was saved.
+
+        Where a step has changed some weights already, nothing is saved.
+
+        Returns:
+            A sentence that says up to which step the run is saved.
+        """
+        step, before = self._buffers_before
+        is_between_steps = self.update.num_begun == self.progress.step - self._first_step
+        if not self._ranks.is_first or not is_between_steps or not self.progress.step:
+            return self.last_checkpoint
+        if self.progress.step > self._saved_step:
+            if step == self.progress.step:
+                for buffer, old in zip(self._buffers, before, strict=True):
+                    buffer.copy_(old)
+            self.save()
+        return f"{self._run.path} is saved up to step {self.progress.step}."
+
     @property
-    def is_between_steps(self) -> bool:
-        """Whether no step has changed weights without being counted: then there is something sound to save."""
-        return self.update.num_begun == self.progress.step - self._first_step
+    def last_checkpoint(self) -> str:
+        """A sentence that says of which step it is; all ranks know that, although only the first one writes."""
+        if not self._saved_step:
+            return f"{self._run.path} has no checkpoint yet."
+        return f"The last checkpoint of {self._run.path} is of step {self._saved_step}."
 
     def is_overdue(self, minutes: float, *, validates: bool = False) -> bool:
         """Whether the last checkpoint, or the start, is that many minutes ago by the first rank's clock; with 0, never.
@@ -167,7 +206,7 @@ class RunState:
         self._check_finite()
         now = time.perf_counter()
         self.progress.seconds += now - self._started
-        self._started = now
+        self._started, self._saved_step = now, self.progress.step
         if not self._ranks.is_first:
             return
         payload = {
@@ -205,11 +244,13 @@ class RunState:
         """
         self._check_finite()
         progress = self.progress
-        epoch = len(progress.history)
-        progress.history.append(dict(values))
+        epoch, history = len(progress.history), [*progress.history, dict(values)]
         top1 = values.get("val/top1", -1.0)
-        tired = bool(values and patience) and _epochs_without_gain(progress.history) >= patience
+        tired = bool(values and patience) and _epochs_without_gain(history) >= patience
         progress.stopped_early = ranks.any(tired and ranks.is_first)
+        progress.history = (
+            history  # not before the exchange, which may fail: then the epoch is validated when the run resumes
+        )
         if top1 < progress.best_top1:
             return
         progress.best_top1, progress.best_epoch = top1, epoch

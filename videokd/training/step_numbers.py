@@ -93,7 +93,7 @@ class StepsOnDevice:
         Args:
             exchange: take the means over the ranks, which all have to ask for; otherwise the values are this rank's own.
         """
-        kept, self._kept = self._kept, []
+        kept = self._kept
         if not kept:
             return None
         together = torch.stack(
@@ -104,6 +104,7 @@ class StepsOnDevice:
         if exchange:
             together = self._ranks.mean({"": together})[""]
         *numbers, seconds_per_step = together.tolist()
+        self._kept = []  # not earlier: where the exchange fails, they can still be read without it
         if exchange and seconds_per_step > 0:
             self._length = max(1, min(self._most_steps, int(_SECONDS / seconds_per_step)))
         seconds, waited = self._clock.read()
