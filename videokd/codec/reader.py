@@ -186,8 +186,8 @@ class VideoReader:
             size: of the pictures in the blocks, which show the whole picture: None, the video's; (height, width) in pixels; or one number,
                 the short side in pixels. Values are quantised first, then resized, bilinear with antialiasing; they are not scaled
                 with the picture.
-            out: {stream: block} to fill, of the shapes and types that are returned, C-contiguous; None: new blocks. After an
-                error some of it may be written.
+            out: {stream: block} to fill, of the shapes and types that are returned, C-contiguous, which saves the time
+                that new memory costs; None: new blocks. After an error some of it may be written.
 
         Returns:
             {stream: uint8 or int16 [S, C, height, width]}, C-contiguous; `out`'s own blocks where it is given.
