@@ -27,6 +27,7 @@ _PANELS = {
 }
 _COLUMNS, _BINS = 3, 40
 _SMALLEST = 1e-3  # on logarithmic axes; smaller values are in the first bin
+_FEW = 30  # from the smallest to the largest value; with more, 2 and 5 have no room between powers of ten
 _INK, _BAR = "#333333", "#2f6fed"
 
 
@@ -60,9 +61,9 @@ def write_distributions(descriptions: Sequence[ClipDescription], path: Path) -> 
     for axes, name in zip(figure.subplots(num_rows, _COLUMNS).flat, _PANELS, strict=True):
         title, logarithmic = _PANELS[name]
         values = [value for description in descriptions if (value := getattr(description, name)) is not None]
-        _draw(axes, np.array(values, np.float64), logarithmic)
         unknown = len(descriptions) - len(values)
         axes.set_title(title + (f" ({unknown} unknown)" if unknown else ""), fontsize=9, color=_INK)
+        _draw(axes, np.array(values, np.float64), logarithmic)
     with written_whole(path) as aside:
         figure.savefig(aside, format=path.suffix.lower()[1:], dpi=110)
 
@@ -78,8 +79,10 @@ def _draw(axes: Any, values: Any, logarithmic: bool) -> None:
         values = values.clip(min=_SMALLEST)
         edges = np.geomspace(values.min(), max(values.max(), 10 * values.min()), _BINS + 1)
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter("")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value > _SMALLEST else f"≤ {_SMALLEST:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if edges[-1] < _FEW * edges[0] else "")
+        axes.xaxis.get_minor_locator().set_params(subs=(2, 5))
+        axes.tick_params(which="minor", labelsize=7, labelcolor=_INK)
     elif (values == values.round()).all() and values.max() - values.min() < _BINS:
         edges = np.arange(values.min() - 0.5, values.max() + 1.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -87,6 +90,4 @@ def _draw(axes: Any, values: Any, logarithmic: bool) -> None:
         edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), _BINS + 1)
     axes.hist(values, edges, color=_BAR)
     axes.axvline(max(median, edges[0]), color=_INK, linewidth=1, linestyle="--")
-    axes.text(
-        0.99, 0.97, f"median {median:.3g}", transform=axes.transAxes, fontsize=8, va="top", ha="right", color=_INK
-    )
+    axes.set_title(f"{axes.get_title()}; median {median:.3g}", fontsize=9, color=_INK)
