@@ -5,7 +5,8 @@
 
 Each version runs in a process of its own; both are bound to one core, and take turns. A turn is one sample of every clip, by processor
 time, and what counts is the median of the ratios within a turn. All samples are compared: `equal` says how many arrays are the same.
-Clips are the videos of a folder, transcoded by this checkout as `prepare` does. Writes results/bench_versions-DATE.json.
+Clips are the videos of a folder, transcoded by this checkout as `prepare` does: MPEG-4, H.264, and the faster form of H.264, of which the
+other checkout reads the slower one (then no arrays are the same). Writes results/bench_versions-DATE.json.
 """
 
 from __future__ import annotations
@@ -64,12 +65,13 @@ class Version:
     Args:
         tree: the checkout.
         core: the core to run on.
+        program: what serves, when it is started with `--serve`.
     """
 
-    def __init__(self, tree: Path, core: int) -> None:
+    def __init__(self, tree: Path, core: int, *, program: Path = Path(__file__)) -> None:
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
+            [sys.executable, str(program.absolute()), "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -93,15 +95,14 @@ class Version:
         self._process.wait()
 
 
-def measured(
-    before: Version, now: Version, turns: int, request: dict[str, object], num_clips: int
-) -> dict[str, object]:
+def measured(versions: dict[str, Version], turns: int, requests: dict[str, dict[str, Any]]) -> dict[str, object]:
     """Both versions in turns: milliseconds of a sample, how many times as fast this one is, and how many arrays are equal."""
+    num_clips = len(requests["now"]["files"])
     seconds: dict[str, list[float]] = {"before": [], "now": []}
     equal = compared = 0
     for turn in range(-1, turns):
-        pair = [("before", before), ("now", now)]
-        answers = {name: version.ask(**request, epoch=turn + 1) for name, version in pair[:: 1 if turn % 2 else -1]}
+        order = ("before", "now")[:: 1 if turn % 2 else -1]
+        answers = {name: versions[name].ask(**requests[name], epoch=turn + 1) for name in order}
         for name, answer in answers.items():
             if turn >= 0:
                 seconds[name].append(answer["seconds"])
@@ -130,21 +131,29 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rows_of(before: Version, now: Version, given: argparse.Namespace, sources: list[Path]) -> list[dict[str, object]]:
-    """Every codec and set of streams."""
+def rows_of(versions: dict[str, Version], given: argparse.Namespace, sources: list[Path]) -> list[dict[str, object]]:
+    """Every form and set of streams."""
     from videokd.transcoding.mp4_writer import Encoding
     from videokd.transcoding.transcode import transcode
 
+    forms = {
+        "mpeg4": Encoding("mpeg4"),
+        "h264": Encoding("h264"),
+        "h264 fastdecode": Encoding("h264", tune="fastdecode"),
+    }
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        for codec in ("mpeg4", "h264"):
-            files = [Path(name) / f"{number}-{codec}.mp4" for number in range(len(sources))]
-            for source, target in zip(sources, files, strict=True):
-                transcode(source, target, Encoding(codec))
-            asked = {"files": [str(file) for file in files], "segments": given.segments, "size": given.size}
+        files: dict[str, list[str]] = {}
+        for form, encoding in forms.items():
+            files[form] = [f"{name}/{number}-{form}.mp4" for number in range(len(sources))]
+            for source, target in zip(sources, files[form], strict=True):
+                transcode(source, target, encoding)
             for streams in _STREAMS:
-                found = measured(before, now, given.turns, asked | {"streams": streams}, len(files))
-                rows.append({"codec": codec, "streams": "+".join(streams)} | found)
+                asked = {"segments": given.segments, "size": given.size, "streams": streams}
+                read = {"before": form.partition(" ")[0], "now": form}
+                requests = {which: {**asked, "files": files[of]} for which, of in read.items()}
+                found = measured(versions, given.turns, requests)
+                rows.append({"form": form, "form_before": read["before"], "streams": "+".join(streams)} | found)
                 print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -159,10 +168,10 @@ def main() -> None:
 
     core = min(os.sched_getaffinity(0))
     sources = [path for path in sorted(given.clips.iterdir()) if path.suffix in (".avi", ".mp4", ".mkv", ".webm")]
-    before, now = Version(given.before, core), Version(_ROOT, core)
-    rows = rows_of(before, now, given, sources)
-    before.end()
-    now.end()
+    versions = {"before": Version(given.before, core), "now": Version(_ROOT, core)}
+    rows = rows_of(versions, given, sources)
+    for version in versions.values():
+        version.end()
     asked = ["git", "-C", str(given.before), "rev-parse", "HEAD"]
     revision = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     settings = {"size": given.size, "segments": given.segments, "turns": given.turns, "clips": len(sources)}

@@ -132,24 +132,59 @@ def short_latency_table(results: Results) -> list[str]:
 
 
 def forms_table(results: Results) -> list[str]:
-    """How good `predict` is in forms other than that of training."""
-    rows = [
-        (
-            row["form"],
-            f"{row['top1']:.1f}",
-            "" if row["form"] == "as prepared" else f"{row['difference']:+.1f}",
-            f"{row['transcoded']} of {row['clips']}",
+    """How good and how fast `predict` is in forms other than that of training."""
+    rows = []
+    for row in results["rows"]:
+        top1, difference, prepared = row["top1"], row["difference"], row["form"] == "as prepared"
+        rows.append(
+            (
+                row["form"],
+                ", ".join(f"{n} {route}" if len(row["routes"]) > 1 else route for route, n in row["routes"].items()),
+                *(f"{top1[name]['auto']:.1f}" for name in ("iframe", "motion", "residual", "fused")),
+                "" if prepared else points({key: value / 100 for key, value in difference["fused"].items()}),
+                "" if prepared else f"{top1['fused']['always']:.1f}",
+                f"{row['ms']['auto']:.0f}",
+                f"{row['times_as_fast']:.1f}×" if "times_as_fast" in row else "",
+            )
         )
-        for row in results["rows"]
-    ]
+    of_networks = ("iframe", "motion", "residual", "fused", "points from the prepared clips (95 %)", "all transcoded")
+    head = ("form", "route", *of_networks, "ms before the network", "times as fast as before")
     return [
         "### `predict` on clips in other forms",
         "",
+        results["note"]
+        + f" Top-1 in per cent; time of one core; before: {(results['settings']['before'] or 'not measured')[:7]}, which transcoded wherever GOPs, encoder or size differed.",
+        "",
+        *grid(head, rows),
+        "",
+        source(results, results["command"]),
+    ]
+
+
+def training_forms_table(results: Results) -> list[str]:
+    """Size, speed and accuracy of forms of the training clips."""
+    rows = [
+        (
+            f"`{row['form']}`",
+            f"{row['bytes'] / 1e6:.0f}",
+            *(f"{row[name]:.0f}" for name in ("prepare_seconds", "decode_us")),
+            *(f"{row[name]:.1f}" for name in ("read_ms", "sample_ms")),
+            *(percent(row["streams"][stream]) for stream in ("iframe", "motion", "residual")),
+            percent(row["fused"]),
+            points(row["fused_minus_first"]),
+        )
+        for row in results["rows"]
+    ]
+    columns = ("form", "MB", "prepare, s", "decoding, µs a frame", "one read, ms", "training sample, ms")
+    head = (*columns, "iframe", "motion", "residual", "fused", "fused minus the first of its codec")
+    return [
+        f"### {results['title']}",
+        "",
         results["note"],
         "",
-        *grid(("form", "top-1 %", "points from `evaluate`", "transcoded"), rows),
+        *grid(head, rows),
         "",
-        source(results, "measurements/predict_forms.py"),
+        source(results, results["command"]),
     ]
 
 

@@ -92,6 +92,7 @@ PAGES = (
             ("bench_codec", benchmark_tables.codec_table),
             ("bench_data", benchmark_tables.data_table),
             ("quality", benchmark_tables.quality_table),
+            ("training_forms", benchmark_tables.training_forms_table),
             ("presets", benchmark_tables.presets_table),
             ("bench_teaching", labels_tables.teaching_table),
             ("bench_step-cpu", benchmark_tables.step_table),

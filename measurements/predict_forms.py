@@ -1,36 +1,47 @@
-"""Accuracy of `predict` on test clips in nine forms, compared with `evaluate` on the prepared clips.
+"""Accuracy and time of `predict` on test clips in ten forms, compared with the prepared clips, and with another checkout.
 
-    .venv/bin/python measurements/predict_forms.py CLIPS PREPARED STUDENTS [--evaluated RUN] [--limit N] [--work DIR] [--results DIR]
+    git worktree add /tmp/before COMMIT
+    .venv/bin/python measurements/predict_forms.py CLIPS PREPARED STUDENTS … [--before /tmp/before] [--limit N] [--forms 0 1 …]
 
-CLIPS is the dataset that was prepared, PREPARED its training form, STUDENTS a folder of `videokd export`, and RUN the run that they come
-from, with the results of `videokd evaluate`. The table in docs/measured.md was made with the nine classes of
-`videokd.preparation.synthetic.generate` and a student of all streams, whose settings are those of the preset small-teacher but for 90
-epochs of 27 clips, evaluated with `--views quick --num-segments 8`. Every test clip of split 1 is written in nine forms by the ffmpeg
-program and read with `--transcode auto`. Writes results/predict_forms-DATE.json, with the rows
+CLIPS is the dataset that was prepared, PREPARED its training form, STUDENTS folders of `videokd export`, all of the same kind, such as one
+for each seed. The test clips of split 1, or N of them, are read as they are shipped, and in nine forms that the ffmpeg program writes:
+with `--transcode auto`, with `--transcode always`, and with auto by the other checkout. Each checkout runs in a process of its own; both
+are bound to one core, and take turns. Writes results/predict_forms-DATE.json, with the rows
 
-    {"form", "correct", "clips", "top1", "difference", "transcoded", "ms"}
+    {"form", "clips", "routes": {route of auto: clips}, "top1": {network: {"auto", "always"}}, "difference": {network: {"value", "low",
+     "high"}}, "ms": {"auto", "always", "before"}, "times_as_fast"}
 
-where `top1` and `difference` (from `evaluate`; from `predict` on the prepared clips without RUN) are in per cent, `transcoded` counts
-clips, and `ms` is the median time of `predict`. The exit status is 1 if a form is more than 3 points below.
+where `top1` is the mean over STUDENTS, `difference` is from predicting the prepared clips with auto, with a 95 % bootstrap interval over
+groups, and `ms` is the processor's time before the network, the median over clips, and `times_as_fast` the median of before / auto. The
+exit status is 1 if a form is more than 3 points below.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from bench_versions import Version
 from record import RESULTS, ROOT, provenance, write
 from videokd.datasets.manifest import Clip, Manifest
-from videokd.evaluation.prediction import predict
-from videokd.evaluation.results import read_results
-from videokd.models.students import Students
+from videokd.distill.fusion import fuse
+from videokd.evaluation.metrics import paired_difference
+from videokd.evaluation.prediction import read_streams
+from videokd.evaluation.results import as_plain
+from videokd.evaluation.scores import Scores
 from videokd.models.students_file import load_students
 
 ALLOWED = 3.0
@@ -55,12 +66,38 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("prepared", type=Path)
-    parser.add_argument("students", type=Path)
-    parser.add_argument("--evaluated", type=Path)
+    parser.add_argument("students", type=Path, nargs="+")
+    parser.add_argument("--before", type=Path, help="another checkout, to compare times with")
     parser.add_argument("--limit", type=int)
+    parser.add_argument(
+        "--forms", type=int, nargs="*", default=range(len(FORMS)), help="numbers of the forms to write, from 0"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/forms")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
+
+
+def serve() -> None:
+    """Answers requests on standard input, a line of JSON each: runs in one checkout's process."""
+    torch.set_num_threads(1)
+    loaded: dict[str, Any] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        for folder in asked["students"]:
+            loaded.setdefault(folder, None)
+            loaded[folder] = loaded[folder] or load_students(folder).eval()
+        students = [loaded[folder] for folder in asked["students"]]
+        started = time.process_time()
+        streams, seconds, *route = read_streams(asked["file"], students[0], transcode=asked["mode"])
+        used = time.process_time() - started
+        known = route[0] if route else "transcoded" if seconds["transcode"] else "as it is"
+        found = []
+        with torch.no_grad():
+            for each in students:
+                logits = {name: values.float() for name, values in each.logits(streams).items()}
+                fused = fuse(logits, each.weights, space=each.space)
+                found.append({name: values[0].tolist() for name, values in {**logits, "fused": fused}.items()})
+        print(json.dumps({"ms": 1000 * used, "route": known, "logits": found}), flush=True)
 
 
 def matrix(a: int, b: int, c: int, d: int) -> bytes:
@@ -79,75 +116,135 @@ def write_form(source: Path, target: Path, options: tuple[str, ...]) -> None:
         target.write_bytes(data[:at] + matrix(*TURNED_LEFT) + data[at + 36 :])
 
 
-def row_of(form: str, clips: list[Clip], files: list[Path], students: Students) -> dict[str, Any]:
-    """Accuracy and time of `predict` on one form."""
-    predictions = [predict(file, students) for file in files]
-    correct = [p.labels[0].name == clip.class_name for p, clip in zip(predictions, clips, strict=True)]
-    return {
+Answers = dict[str, list[dict[str, Any]]]
+"""{mode: the answer for each clip}."""
+
+
+def ask_all(
+    versions: dict[str, Version], modes: Sequence[str], files: Sequence[Path], students: Sequence[Path]
+) -> Answers:
+    """Reads all clips in all modes, clip by clip; before, the first clip, which compiles the kernels."""
+    answers: Answers = {mode: [] for mode in modes}
+    folders = [str(folder.absolute()) for folder in students]
+    for turn, file in enumerate([files[0], *files]):
+        asked = {"file": str(file), "mode": "auto", "students": folders}
+        found = {
+            mode: versions[mode].ask(**asked) for mode in ("auto", "before")[:: 1 if turn % 2 else -1] if mode in modes
+        }
+        if "always" in modes:
+            transcoded = found["auto"]["route"] == "transcoded"
+            found["always"] = found["auto"] if transcoded else versions["always"].ask(**asked | {"mode": "always"})
+        for mode in modes:
+            answers[mode] += [found[mode]] if turn else []
+    return answers
+
+
+def scores_of(answers: Sequence[dict[str, Any]], clips: Sequence[Clip], network: str) -> tuple[Scores, list[str]]:
+    """One network's scores by all students' folders, the videos named by folder; and the group of each."""
+    found = [
+        (clip, n, logits[network])
+        for clip, a in zip(clips, answers, strict=True)
+        for n, logits in enumerate(a["logits"])
+    ]
+    scores = Scores(
+        np.array([logits for *_, logits in found], np.float32),
+        np.array([clip.label for clip, *_ in found]),
+        tuple(f"{clip.video_id}#{number}" for clip, number, _ in found),
+    )
+    return scores, [clip.group for clip, *_ in found]
+
+
+def row_of(form: str, answers: Answers, clips: Sequence[Clip], reference: Answers) -> dict[str, Any]:
+    """One row of the table."""
+    top1: dict[str, dict[str, float]] = {}
+    difference: dict[str, Any] = {}
+    for network in answers["auto"][0]["logits"][0]:
+        top1[network] = {}
+        for mode in [mode for mode in answers if mode != "before"]:
+            scores, groups = scores_of(answers[mode], clips, network)
+            top1[network][mode] = round(100 * float((scores.logits.argmax(1) == scores.labels).mean()), 1)
+        now, before = (scores_of(each["auto"], clips, network)[0] for each in (answers, reference))
+        difference[network] = {
+            k: round(100 * v, 1) for k, v in as_plain(paired_difference(now, before, groups)).items()
+        }
+    row: dict[str, Any] = {
         "form": form,
-        "correct": sum(correct),
         "clips": len(clips),
-        "top1": round(100 * sum(correct) / len(correct), 1),
-        "transcoded": sum(p.seconds["transcode"] > 0 for p in predictions),
-        "ms": round(1000 * statistics.median(sum(p.seconds.values()) for p in predictions), 1),
+        "routes": dict(Counter(answer["route"] for answer in answers["auto"])),
+        "top1": top1,
+        "difference": difference,
+        "ms": {mode: round(statistics.median(a["ms"] for a in each), 1) for mode, each in answers.items()},
     }
+    if "before" in answers:
+        pairs = zip(answers["before"], answers["auto"], strict=True)
+        row["times_as_fast"] = round(statistics.median(before["ms"] / now["ms"] for before, now in pairs), 2)
+    return row
 
 
-def rows_of(given: argparse.Namespace, students: Students) -> list[dict[str, Any]]:
-    """The rows of the table: the clips as prepared, then all forms."""
+def rows_of(given: argparse.Namespace, versions: dict[str, Version]) -> list[dict[str, Any]]:
+    """The rows of the table: the clips as prepared, as shipped, then all forms."""
     manifest = Manifest.read(given.prepared)
-    clips = [clip for clip in manifest.clips if clip.split1 == "test"][: given.limit]
-    rows = [row_of("as prepared", clips, [manifest.file(clip) for clip in clips], students)]
+    tested = [clip for clip in manifest.clips if clip.split1 == "test"]
+    wanted = min(given.limit or len(tested), len(tested))
+    clips = [tested[number * len(tested) // wanted] for number in range(wanted)]
+    modes = ("auto", "always", "before") if "before" in versions else ("auto", "always")
+    reference = ask_all(versions, ("auto", *modes[2:]), [manifest.file(clip) for clip in clips], given.students)
+    rows = [row_of("as prepared", reference, clips, reference)]
+    sources = [given.clips.absolute() / clip.source_path for clip in clips]
+    rows.append(row_of("as shipped", ask_all(versions, modes, sources, given.students), clips, reference))
     given.work.mkdir(parents=True, exist_ok=True)
     for number, (form, (options, suffix)) in enumerate(tqdm(FORMS.items(), unit="form", disable=None)):
-        files = [given.work / f"{number}-{place}{suffix}" for place in range(len(clips))]
-        for clip, file in zip(clips, files, strict=True):
-            write_form(given.clips / clip.source_path, file, options)
-        rows.append(row_of(form, clips, files, students))
+        if number not in given.forms:
+            continue
+        files = [given.work.absolute() / f"{number}-{place}{suffix}" for place in range(len(clips))]
+        for source, file in zip(sources, files, strict=True):
+            write_form(source, file, options)
+        rows.append(row_of(form, ask_all(versions, modes, files, given.students), clips, reference))
+        sys.stderr.write(f"{json.dumps(rows[-1])}\n")
         for file in files:
             file.unlink()
     return rows
 
 
-def evaluated(run: Path) -> float:
-    """Top-1 of a run's students, fused where there are several, in per cent."""
-    entries = read_results(run).entries
-    name = "fused" if "fused" in entries else next(iter(entries))
-    return 100 * entries[name].metrics.top1.value
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows, as text."""
-    lines = [f"{'form':<28}{'top-1':>7}{'difference':>12}{'transcoded':>12}{'ms':>8}"]
+    lines = [f"{'form':<28}{'top-1':>7}{'difference':>12}{'always':>8}{'ms':>8}{'faster':>8}  route"]
     for row in rows:
-        share = f"{row['transcoded']}/{row['clips']}"
-        lines.append(f"{row['form']:<28}{row['top1']:>7}{row['difference']:>+12}{share:>12}{row['ms']:>8}")
+        fused, of = row["top1"]["fused"], row["difference"]["fused"]["value"]
+        times = f"{fused.get('always', ''):>8}{row['ms']['auto']:>8}{row.get('times_as_fast', ''):>8}"
+        lines.append(f"{row['form']:<28}{fused['auto']:>7}{of:>+12}{times}  {', '.join(row['routes'])}")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     """The program."""
     given = arguments()
-    torch.set_num_threads(1)
-    rows = rows_of(given, load_students(given.students))
-    reference = rows[0]["top1"] if given.evaluated is None else evaluated(given.evaluated)
-    for row in rows:
-        row["difference"] = round(row["top1"] - reference, 1)
-    against = "predict on the prepared clips" if given.evaluated is None else f"evaluate of {given.evaluated.name}"
+    core = min(os.sched_getaffinity(0))
+    now = Version(ROOT, core, program=Path(__file__))
+    versions = {"auto": now, "always": now}
+    if given.before is not None:
+        versions["before"] = Version(given.before.absolute(), core, program=Path(__file__))
+    rows = rows_of(given, versions)
+    for version in set(versions.values()):
+        version.end()
+    revision = None
+    if given.before is not None:
+        asked = ["git", "-C", str(given.before), "rev-parse", "HEAD"]
+        revision = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     report = provenance(("av", "torch"), threads=1) | {
         "title": "`predict` on clips in other forms than that of training",
-        "note": f"{rows[0]['clips']} test clips; {against}: {reference:.1f} %. Made by `measurements/predict_forms.py`.",
-        "settings": {
-            "reference": against,
-            "top1": round(reference, 1),
-            "forms": {n: " ".join(f[0]) for n, f in FORMS.items()},
-        },
+        "note": f"{given.clips.name}: {rows[0]['clips']} test clips, {len(given.students)} times trained students "
+        f"({', '.join(name for name in rows[0]['top1'] if name != 'fused')}). Made by `measurements/predict_forms.py`.",
+        "settings": {"before": revision, "forms": {n: " ".join(f[0]) for n, f in FORMS.items()}},
         "rows": rows,
     }
     path = write("predict_forms", report, folder=given.results)
     print(f"{report['note']}\n\n{table(rows)}\n{path}")
-    return int(min(row["difference"] for row in rows) < -ALLOWED)
+    return int(min(row["difference"]["fused"]["value"] for row in rows) < -ALLOWED)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    else:
+        sys.exit(main())

@@ -21,6 +21,7 @@ from tests.small_datasets import digests, write_clip
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
 from videokd.errors import ConfigError
+from videokd.preparation import prepare_clip
 from videokd.recipes.prepare import Prepare
 
 SMALL = ("--short-side", "32")
@@ -328,6 +329,32 @@ def test_shards_and_merge(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*command, out, "--shard=1/2"]) == 0
     assert main([*command, out, "--merge"]) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_h264_is_fast_unless_a_folder_was_begun_otherwise(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions had one form of H.264 and no name for it: their folders are resumed in that form."""
+
+    def tune_of(folder: str, *options: str) -> object:
+        command = ["prepare", "folder", str(tree), f"--out={tmp_path / folder}", *SMALL, "--jobs=1", *options]
+        assert main(command) == 0
+        assert main([*command, "--verify"]) == 0
+        return Manifest.read(tmp_path / folder).settings["encoding"].get("tune")  # type: ignore[attr-defined]
+
+    assert tune_of("mpeg4") is None
+    assert tune_of("old", "--codec=h264", "--tune=none") is None  # as earlier versions wrote it
+    before = digests(tmp_path / "old")
+    monkeypatch.setattr(prepare_clip, "transcode", None)
+    assert tune_of("old", "--codec=h264") is None
+    (tmp_path / "old/manifest.parquet").unlink()  # stopped before the end
+    assert tune_of("old", "--codec=h264") is None
+    assert digests(tmp_path / "old") == before
+    monkeypatch.undo()
+    assert tune_of("new", "--codec=h264") == "fastdecode"
+    assert tune_of("old", "--codec=h264", "--tune=fastdecode") == "fastdecode"
+    assert tune_of("old", "--codec=h264") == "fastdecode"
+    assert tune_of("mpeg4", "--codec=h264") == "fastdecode"
 
 
 def test_verify(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

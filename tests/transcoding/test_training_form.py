@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from tests.bitstream.test_orientation import write_with_matrix
 from tests.codec.test_traps import write as write_stamped
 from tests.conftest import MakeClip, moving_texture
+from videokd.bitstream.orientation import Orientation
 from videokd.codec.reader import open_video
 from videokd.errors import ConfigError, DecodeError
+from videokd.preparation.prepare_clip import encoding_settings
 from videokd.transcoding.mp4_writer import Encoding
-from videokd.transcoding.training_form import TrainingForm, form_of
+from videokd.transcoding.training_form import FileForm, TrainingForm, form_of
 from videokd.transcoding.transcode import encode, transcode
 
 SIDE = 96
@@ -122,6 +125,43 @@ def test_students_of_kept_clips_read_what_gives_vectors(make_clip: MakeClip) -> 
     kept = TrainingForm.from_settings({**KNOWN, "keep": True})
     assert differences(make_clip("libx264", gop=250, b_frames=2), kept) == ""
     assert differences(make_clip("mjpeg", container="avi", pixel_format="yuvj420p"), kept) == "codec mjpeg"
+
+
+def test_h264_of_earlier_versions_keeps_its_form() -> None:
+    """Manifests and students from before there was a choice do not name the tune."""
+    known = {"codec": "h264", "gop": 12, "quality": 18, "short_side": SIDE}
+    for settings, tune in ((known, "none"), (known | {"tune": "fastdecode"}, "fastdecode")):
+        assert TrainingForm.from_settings({"encoding": settings}).encoding_for(25).tune == tune
+    assert "tune" not in encoding_settings(Encoding("h264"))
+    assert encoding_settings(Encoding("h264", tune="fastdecode"))["tune"] == "fastdecode"
+    with pytest.raises(ConfigError, match="tune 'film'"):
+        TrainingForm.from_settings({"encoding": known | {"tune": "film"}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "similar"),
+    [
+        ({}, True),
+        ({"codec": "h264"}, True),
+        ({"codec": "hevc"}, False),
+        ({"width": 160, "height": 120}, True),
+        ({"width": 162, "height": 122}, False),
+        ({"width": 96, "height": 72}, True),
+        ({"width": 94, "height": 70}, False),
+        ({"pixel_format": "yuvj420p"}, True),
+        ({"pixel_format": "yuv420p10le"}, False),
+        ({"pixel_aspect": Fraction(4, 3)}, False),
+        ({"orientation": Orientation(transposed=True)}, False),
+        ({"frame_rate": 50.0}, True),
+    ],
+)
+def test_similar_forms(changed: dict, similar: bool) -> None:
+    form = replace(FileForm("mpeg4", 128, 96, "yuv420p", Fraction(1), Orientation(), 25.0), **changed)
+    assert TRAINED.is_similar(form) is similar
+    kept = TrainingForm.from_settings({**KNOWN, "keep": True})
+    assert not kept.is_similar(form)
+    resampled = {"encoding": {**KNOWN["encoding"], "resample": 25}}
+    assert TrainingForm.from_settings(resampled).is_similar(form) is (similar and form.frame_rate == 25)
 
 
 def test_where_nothing_is_known_any_size_and_codec_with_vectors_is_read(make_clip: MakeClip) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
+from videokd.codec.indexing import index_video
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.transcode import encode, transcode
@@ -65,13 +67,15 @@ def source(tmp_path: Path) -> Path:
     return write_source(tmp_path / "source.mp4", moving(30))
 
 
-@pytest.mark.parametrize("codec", ["mpeg4", "h264"])
+FORMS = {"mpeg4": Encoding("mpeg4"), "h264": Encoding("h264"), "h264-fast": Encoding("h264", tune="fastdecode")}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+@every_form
 @pytest.mark.parametrize("gop", [2, 7, 12])
-def test_every_gop_has_its_length_whatever_the_pictures_show(
-    source: Path, tmp_path: Path, codec: str, gop: int
-) -> None:
+def test_every_gop_has_its_length_whatever_the_pictures_show(source: Path, tmp_path: Path, form: str, gop: int) -> None:
     assert "B" in types_of(source)
-    written = transcode(source, tmp_path / "out.mp4", Encoding(codec=codec, gop=gop, short_side=48))
+    written = transcode(source, tmp_path / "out.mp4", replace(FORMS[form], gop=gop, short_side=48))
     expected = "".join("I" if n % gop == 0 else "P" for n in range(30))
     assert types_of(tmp_path / "out.mp4") == expected
     assert (written.codec, written.frame_rate, written.types) == ("h264", 25, types_of(source))
@@ -96,13 +100,39 @@ def test_training_form_has_one_video_track_an_index_up_front_and_plain_timestamp
     assert all(packet.pts == packet.dts for packet in packets)
 
 
-@pytest.mark.parametrize("codec", ["mpeg4", "h264"])
-def test_same_input_gives_the_same_bytes(source: Path, tmp_path: Path, codec: str) -> None:
+@every_form
+def test_same_input_gives_the_same_bytes(source: Path, tmp_path: Path, form: str) -> None:
     digests = set()
     for _ in range(20):  # x264's look-ahead is irreproducible one time in ten where it is left on
-        transcode(source, tmp_path / "out.mp4", Encoding(codec=codec, short_side=64))
+        transcode(source, tmp_path / "out.mp4", replace(FORMS[form], short_side=64))
         digests.add(hashlib.sha256((tmp_path / "out.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+def settings_of_x264(path: Path) -> dict[str, str]:
+    """What x264 writes into its first picture about itself."""
+    text = path.read_bytes().partition(b" - options: ")[2].partition(b"\0")[0].decode("latin-1")
+    return dict(option.split("=", 1) for option in text.split() if "=" in option)
+
+
+def test_the_fast_form_of_h264_has_neither_cabac_nor_deblocking(source: Path, tmp_path: Path) -> None:
+    found = {}
+    for form in ("h264", "h264-fast"):
+        transcode(source, tmp_path / f"{form}.mp4", replace(FORMS[form], short_side=64))
+        found[form] = settings_of_x264(tmp_path / f"{form}.mp4")
+        index = index_video(tmp_path / f"{form}.mp4")
+        assert index.exact
+        assert index.places is not None
+    names = ("cabac", "ref", "bframes", "weightp")
+    assert "".join(found["h264"][name] for name in names) == "1100"
+    assert "".join(found["h264-fast"][name] for name in names) == "0100"
+    assert found["h264"]["deblock"].startswith("1:")
+    assert found["h264-fast"]["deblock"].startswith("0:")
+    assert int(found["h264-fast"]["subme"]) < int(found["h264"]["subme"]) == 7
+    transcode(source, tmp_path / "fine.mp4", Encoding("h264", quality=1, short_side=64))
+    fine = np.stack(pictures_of(tmp_path / "fine.mp4")).astype(int)
+    errors = [np.abs(np.stack(pictures_of(tmp_path / f"{form}.mp4")) - fine).mean() for form in ("h264", "h264-fast")]
+    assert errors[1] < 1.5 * errors[0]
 
 
 def test_pictures_do_not_change_or_move(source: Path, tmp_path: Path) -> None:
@@ -250,6 +280,8 @@ def test_encode_refuses_other_pictures_and_leaves_nothing(tmp_path: Path, frames
         ({"codec": "vp9"}, r"codec 'vp9' \(accepted: mpeg4, h264\)"),
         ({"quality": 0}, r"quality 0 \(accepted for mpeg4: 1 to 31\)"),
         ({"codec": "h264", "quality": 52}, r"quality 52 \(accepted for h264: 0 to 51\)"),
+        ({"tune": "fastdecode"}, r"tune 'fastdecode' \(accepted for mpeg4: none\)"),
+        ({"codec": "h264", "tune": "film"}, r"tune 'film' \(accepted for h264: none, fastdecode\)"),
         ({"gop": 1}, r"gop 1 \(accepted: 2 to 600 pictures\)"),
         ({"short_side": 255}, r"short_side 255 \(accepted: even, 16 to 4096 pixels\)"),
         ({"frame_rate": 0.0}, r"frame_rate 0.0 \(accepted: 0.1 to 1000 a second"),

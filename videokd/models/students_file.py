@@ -151,6 +151,12 @@ def _check_description(description: Any) -> None:
     if not isinstance(encoding, Mapping) or not isinstance(encoding.get("encoding", {}), Mapping):
         raise ConfigError(f"encoding is {encoding!r:.80} (accepted: an object).")
     for key, value in encoding.get("encoding", {}).items():
-        kinds = {"codec": (str,), "gop": (int,), "short_side": (int,), "quality": (int, type(None))}.get(key)
+        kinds = {
+            "codec": (str,),
+            "gop": (int,),
+            "short_side": (int,),
+            "quality": (int, type(None)),
+            "tune": (str,),
+        }.get(key)
         if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
             raise ConfigError(f"encoding.{key} is {value!r:.80}.")

@@ -95,12 +95,22 @@ def reusable_values(task: ClipTask) -> RowValues | None:
     return None
 
 
+def encoding_of_row(row: Path) -> dict[str, object]:
+    """How a clip was encoded, as `encoding_settings` has it, by the file of its row values; empty if that cannot be read."""
+    try:
+        found = json.loads(row.read_text(encoding="utf-8"))["made_from"]["encoding"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # written by another program
+    return found if isinstance(found, dict) else {}
+
+
 @lru_cache
 def encoding_settings(encoding: Encoding) -> Mapping[str, object]:
     """An encoding as the manifest's settings have it."""
     values = {**asdict(encoding), "quality": encoding.resolved_quality}
-    if encoding.resample is None:
-        del values["resample"]  # as before this setting existed, so that older clips are not prepared again
+    for name in ("resample", "tune"):
+        if getattr(encoding, name) == Encoding.__dataclass_fields__[name].default:
+            del values[name]  # as before this setting existed, so that older clips are not prepared again
     return values
 
 

@@ -23,6 +23,7 @@ from videokd.preparation.listing import ListedClip, Listing
 from videokd.preparation.prepare_clip import (
     ClipTask,
     RowValues,
+    encoding_of_row,
     encoding_settings,
     frame_rates_of,
     prepare_clip,
@@ -153,6 +154,22 @@ def row_of(out: Path, video_id: str) -> Path:
     # Hashed, because an id can contain "/" and be as long as a file name; in 256 folders, because one folder of millions is slow
     name = hashlib.sha256(os.fsencode(video_id)).hexdigest()[:24]
     return out / _ROWS / name[:2] / f"{name[2:]}.json"
+
+
+def encoding_of_folder(out: Path | str) -> dict[str, object]:
+    """How the clips of a folder are encoded.
+
+    Args:
+        out: the folder of a prepared dataset, also of one that is not finished.
+
+    Returns:
+        {setting: value}, as `encoding_settings` has it; empty where no clip has been prepared.
+    """
+    for row in (Path(out) / _ROWS).glob("*/*.json"):
+        found = encoding_of_row(row)
+        if found:
+            return found
+    return {}
 
 
 def writing_alone(out: Path, *, shared: bool = False) -> AbstractContextManager[None]:

@@ -22,7 +22,7 @@ _SAME_RATE = 0.02  # 29.97 and 30 are one rate: a picture more or less in a seco
 # How much larger or smaller than in training a picture may be: motion is in pixels
 _SIMILAR_SIZE = 0.25
 _EIGHT_BITS = ("yuv420p", "yuvj420p")
-_ENCODED = ("codec", "gop", "quality", "short_side", "resample")
+_ENCODED = ("codec", "gop", "quality", "short_side", "resample", "tune")
 
 
 @dataclass(frozen=True)
