@@ -148,12 +148,13 @@ def forms_table(results: Results) -> list[str]:
             )
         )
     of_networks = ("iframe", "motion", "residual", "fused", "points from the prepared clips (95 %)", "all transcoded")
+    revision = results["settings"]["before"]
+    before = f"; before: {revision[:7]}, which transcoded wherever GOPs, encoder or size differed" if revision else ""
     head = ("form", "route", *of_networks, "ms before the network", "times as fast as before")
     return [
-        "### `predict` on clips in other forms",
+        f"### {results['title']}",
         "",
-        results["note"]
-        + f" Top-1 in per cent; time of one core; before: {(results['settings']['before'] or 'not measured')[:7]}, which transcoded wherever GOPs, encoder or size differed.",
+        f"{results['note']} Top-1 in per cent; time of one core{before}.",
         "",
         *grid(head, rows),
         "",

@@ -4,7 +4,7 @@
 
 CLIPS is the dataset that was prepared, PREPARED its training form. OUT/manifest.parquet has all clips of PREPARED, and those of split 1's
 training part once more: the files of CLIPS, whose index is cut to PREPARED's GOPs (`VideoIndex.cut`). Students that are trained on it and
-exported are compared with others by `measurements/predict_forms.py CLIPS PREPARED STUDENTS`. Files are linked, not copied: OUT must be on
+exported are tested by `measurements/predict_forms.py CLIPS PREPARED STUDENTS --kind both_forms --title …`. Files are linked, not copied: OUT must be on
 the same disk. Do not share a `--data.cache` with runs that read CLIPS' files with other cuts: it knows a clip by its file alone.
 """
 

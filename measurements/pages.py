@@ -85,6 +85,7 @@ PAGES = (
             ("ucf101-6", benchmark_tables.accuracy_table),
             ("demo", benchmark_tables.accuracy_table),
             ("predict_forms", benchmark_tables.forms_table),
+            ("both_forms", benchmark_tables.forms_table),
             ("fuzz_codec", benchmark_tables.fuzz_table),
             ("bench_latency-cpu", benchmark_tables.latency_table),
             ("bench_latency-cpu-study", benchmark_tables.latency_table),

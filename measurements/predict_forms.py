@@ -1,12 +1,12 @@
-"""Accuracy and time of `predict` on test clips in ten forms, compared with the prepared clips, and with another checkout.
+"""Accuracy and time of `predict` on test clips in eleven forms, compared with the prepared clips, and with another checkout.
 
     git worktree add /tmp/before COMMIT
     .venv/bin/python measurements/predict_forms.py CLIPS PREPARED STUDENTS … [--before /tmp/before] [--limit N] [--forms 0 1 …]
 
 CLIPS is the dataset that was prepared, PREPARED its training form, STUDENTS folders of `videokd export`, all of the same kind, such as one
-for each seed. The test clips of split 1, or N of them, are read as they are shipped, and in nine forms that the ffmpeg program writes:
+for each seed. The test clips of split 1, or N of them, are read as they are shipped, and in ten forms that the ffmpeg program writes:
 with `--transcode auto`, with `--transcode always`, and with auto by the other checkout. Each checkout runs in a process of its own; both
-are bound to one core, and take turns. Writes results/predict_forms-DATE.json, with the rows
+are bound to one core, and take turns. Writes results/KIND-DATE.json, predict_forms by default, with the rows
 
     {"form", "clips", "routes": {route of auto: clips}, "top1": {network: {"auto", "always"}}, "difference": {network: {"value", "low",
      "high"}}, "ms": {"auto", "always", "before"}, "times_as_fast"}
@@ -54,6 +54,7 @@ FORMS: dict[str, tuple[tuple[str, ...], str]] = {
     "x264, its defaults": (X264, ".mp4"),
     "ffmpeg's MPEG-4": (("-c:v", "mpeg4"), ".avi"),
     "HEVC": (("-c:v", "libx265", "-pix_fmt", "yuv420p", "-x265-params", "log-level=none"), ".mkv"),
+    "four fifths of the size": ((*X264, "-vf", "scale=4*iw/5:-2"), ".mp4"),
     "enlarged ×4": ((*X264, "-g", "12", "-bf", "0", "-vf", "scale=4*iw:-2"), ".mp4"),
     "turned 90° in the header": ((*X264, "-g", "12", "-bf", "0", "-vf", "transpose=clock"), ".mp4"),
     "12.5 frames a second": ((*X264, "-g", "12", "-bf", "0", "-vf", "fps=12.5"), ".mp4"),
@@ -72,6 +73,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--forms", type=int, nargs="*", default=range(len(FORMS)), help="numbers of the forms to write, from 0"
     )
+    parser.add_argument("--kind", default="predict_forms", help="what the result file's name starts with")
+    parser.add_argument("--title", default="`predict` on clips in other forms")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/forms")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
@@ -232,13 +235,13 @@ def main() -> int:
         asked = ["git", "-C", str(given.before), "rev-parse", "HEAD"]
         revision = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     report = provenance(("av", "torch"), threads=1) | {
-        "title": "`predict` on clips in other forms than that of training",
+        "title": given.title,
         "note": f"{given.clips.name}: {rows[0]['clips']} test clips, {len(given.students)} times trained students "
         f"({', '.join(name for name in rows[0]['top1'] if name != 'fused')}). Made by `measurements/predict_forms.py`.",
         "settings": {"before": revision, "forms": {n: " ".join(f[0]) for n, f in FORMS.items()}},
         "rows": rows,
     }
-    path = write("predict_forms", report, folder=given.results)
+    path = write(given.kind, report, folder=given.results)
     print(f"{report['note']}\n\n{table(rows)}\n{path}")
     return int(min(row["difference"]["fused"]["value"] for row in rows) < -ALLOWED)
 
