@@ -138,21 +138,22 @@ def _count(
         if right == 0 and down == 0:
             still += area
             continue
-        length = np.sqrt(np.float64(right * right + down * down)) * unit * per_frame
+        x, y = right * unit, down * unit
+        length = np.sqrt(x * x + y * y) * per_frame
         total += length * area
         lengths[min(np.int64(length * _BINS_PER_PIXEL), _BINS - 1)] += area
-        column, row = _quarters(right * unit), _quarters(down * unit)
+        column, row = _quarters(x), _quarters(y)
         across[0, column] += area
         across[1, row] += area
         lowest, highest = min(lowest, column, row), max(highest, column, row)
     lengths[0] += still
     across[:, _MIDDLE] += still
-    x = _taken_median(across[0, lowest : highest + 1], covered) + lowest - _MIDDLE
-    y = _taken_median(across[1, lowest : highest + 1], covered) + lowest - _MIDDLE
+    x_median = _taken_median(across[0, lowest : highest + 1], covered) + lowest - _MIDDLE
+    y_median = _taken_median(across[1, lowest : highest + 1], covered) + lowest - _MIDDLE
     picture = float(width * height)
     share = min(covered / picture, 1.0)
     quarter = 0.25 * per_frame if share >= _LEAST_COVERED else np.nan
-    return share, min(still / picture, share), total / picture, x * quarter, y * quarter
+    return share, min(still / picture, share), total / picture, x_median * quarter, y_median * quarter
 
 
 @compiled
