@@ -271,56 +271,42 @@ def two_processes(path: Path, *, repeats: int) -> float:
     return statistics.median(ratios)
 
 
+#: {ratio: (work above, work below)} of their times
+RATIOS = {
+    "three streams: frame rate / decoding alone": ("decoding_alone", "three_streams"),
+    "motion alone: frame rate / decoding alone": ("decoding_alone", "motion_alone"),
+    "random access: time / seeking and decoding alone": ("random_access", "seeking_alone"),
+    "I-frames alone: speed / decoding every frame": ("decoding_alone", "iframes_alone"),
+    "three streams, kept: frame rate / decoding alone": ("decoding_alone", "kept"),
+    "three streams, stacked: frame rate / decoding alone": ("decoding_alone", "stacked"),
+    "three streams, stacked: speed / kept": ("kept", "stacked"),
+    "three streams, stacked: speed / kept and joined": ("kept_and_joined", "stacked"),
+    "three streams, stacked at 112 px: speed / kept and resized": ("kept_and_resized", "stacked_small"),
+}
+OF_EXTRACTOR = {
+    "motion of every frame: speed / motion-vector-extractor": ("vector_extractor", "motion_unindexed"),
+    "raw vectors of every frame: speed / motion-vector-extractor": ("vector_extractor", "vectors_unindexed"),
+}
+
+
 def measure(path: Path, given: argparse.Namespace, found: dict[str, str], name: str) -> dict[str, Any]:
     """Times and ratios of one clip."""
     clip = Clip(path)
-    works = [
-        "decoding_alone",
-        "three_streams",
-        "motion_alone",
-        "motion_unindexed",
-        "vectors_unindexed",
-        "iframes_alone",
-    ]
-    works += ["kept", "kept_and_joined", "kept_and_resized", "stacked", "stacked_small"]
-    works += ["random_access", "seeking_alone", *found]
-    functions = {work: getattr(clip, work) for work in works}
-    seconds = in_turns(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
-
-    def ratio(above: str, below: str) -> float:
-        """Median ratio of two pieces of work."""
-        return median_ratio(seconds[above], seconds[below])
-
-    positions = sum(gop.num_positions for gop in clip.index.gops)
-    ratios = {
-        "three streams: frame rate / decoding alone": ratio("decoding_alone", "three_streams"),
-        "motion alone: frame rate / decoding alone": ratio("decoding_alone", "motion_alone"),
-        "random access: time / seeking and decoding alone": ratio("random_access", "seeking_alone"),
-        "I-frames alone: speed / decoding every frame": ratio("decoding_alone", "iframes_alone"),
-        "three streams, kept: frame rate / decoding alone": ratio("decoding_alone", "kept"),
-        "three streams, stacked: frame rate / decoding alone": ratio("decoding_alone", "stacked"),
-        "three streams, stacked: speed / kept": ratio("kept", "stacked"),
-        "three streams, stacked: speed / kept and joined": ratio("kept_and_joined", "stacked"),
-        "three streams, stacked at 112 px: speed / kept and resized": ratio("kept_and_resized", "stacked_small"),
-    }
-    ratios |= {
-        f"three streams, stacked {name}: memory / kept": share for name, share in clip.memory_of_stacks().items()
-    }
-    if "vector_extractor" in found:
-        speed = ratio("vector_extractor", "motion_unindexed")
-        ratios["motion of every frame: speed / motion-vector-extractor"] = speed
-        raw = ratio("vector_extractor", "vectors_unindexed")
-        ratios["raw vectors of every frame: speed / motion-vector-extractor"] = raw
+    wanted = dict(RATIOS)
     for method, package in found.items():
-        if method != "vector_extractor":
-            ratios[f"three streams: speed / {package} (RGB of every frame)"] = ratio(method, "three_streams")
+        decoders = {f"three streams: speed / {package} (RGB of every frame)": (method, "three_streams")}
+        wanted |= OF_EXTRACTOR if method == "vector_extractor" else decoders
+    functions = {work: getattr(clip, work) for pair in wanted.values() for work in pair}
+    seconds = in_turns(functions, repeats=given.repeats, clock=CLOCKS[given.clock], name=name)
+    ratios = {ratio: median_ratio(seconds[above], seconds[below]) for ratio, (above, below) in wanted.items()}
+    memory = clip.memory_of_stacks()
     return {
         "codec": clip.index.codec,
         "size": f"{clip.index.width}x{clip.index.height}",
         "frames": clip.index.num_frames,
-        "positions": positions,
+        "positions": sum(gop.num_positions for gop in clip.index.gops),
         "milliseconds": {work: statistics.median(values) * 1e3 for work, values in seconds.items()},
-        "ratios": ratios,
+        "ratios": ratios | {f"three streams, stacked {kind}: memory / kept": share for kind, share in memory.items()},
     }
 
 
