@@ -378,3 +378,18 @@ def test_a_cover_is_no_video(tmp_path: Path, cover: int) -> None:
             videokd.DecodeError, match=r"only\.mp4 has no video track .* it holds a cover picture, audio|it holds audio"
         ):
             readers(tmp_path / "out.mp4")[name](only)
+
+
+def test_sound_that_begins_late_hides_no_picture(tmp_path: Path, make_clip) -> None:
+    whole = make_clip("flv", container="flv", num_frames=300)
+    sound = bytes([0x2F]) + bytes(400)  # a tag of MP3, as FLV has it (Adobe, Video File Format 10.1, E.4)
+    tag = b"\x08" + len(sound).to_bytes(3, "big") + bytes(7) + sound + (len(sound) + 11).to_bytes(4, "big")
+    late = tmp_path / "late.flv"
+    late.write_bytes(whole.read_bytes() + 3 * tag)
+    with av.open(str(late)) as container, pytest.raises(IndexError):  # PyAV by itself
+        list(container.demux(container.streams.video[0]))
+    with videokd.open(whole) as video, videokd.open(late) as other:
+        assert other.num_frames == video.num_frames == 300
+        for one, another in zip(video.iterate(), other.iterate(), strict=True):
+            assert np.array_equal(one.residual, another.residual)
+    assert transcode(late, tmp_path / "out.mp4", Encoding()).num_written == 300

@@ -16,7 +16,7 @@ from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.decoder_options import SHRINKING_CODECS, decoded_size, decoder_options
 from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
-from videokd.codec.opening import open_container, reason
+from videokd.codec.opening import demuxed, open_container, reason
 from videokd.errors import DecodeError
 from videokd.kernels.motion import NO_VECTORS, Vectors
 
@@ -113,7 +113,7 @@ class PictureDecoder:
         self._has_moved = True
         room = _MOST_KEPT_BYTES
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in demuxed(self.container, self.stream):
                 if packet.size:
                     room -= packet.size
                     kept = kept if room >= 0 else None

@@ -7,6 +7,7 @@ one file, its container format must be on a list, and only that file is opened. 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _GAMES_AND_EARLY_MULTIMEDIA = (
 CONTAINERS = tuple(
     f"{_FILES_OF_TRACKS} {_SINGLE_TRACKS} {_ANIMATIONS_AND_CAMERAS} {_GAMES_AND_EARLY_MULTIMEDIA}".split()
 )
+# How often reading goes on behind a track that begins late
+_MOST_LATE_TRACKS = 100
 _FORMATS = {"format_whitelist": ",".join(CONTAINERS)}
 # FFmpeg opens a path itself; what reads bytes and file objects is handed to it, and there is no protocol of the name "none"
 _ONLY_THIS_FILE, _NO_FILE = ({"protocol_whitelist": protocol} | _FORMATS for protocol in ("file", "none"))
@@ -82,6 +85,27 @@ def _check_path(path: Path) -> None:
         raise DecodeError(
             f"{path} cannot be opened: {reason(error)} (accepted: a video file). Check its name and permissions."
         ) from error
+
+
+def demuxed(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a track, from the current place in the file; the last one is empty.
+
+    FFmpeg may find another track while it reads (sound that begins late in FLV). PyAV does not know that one, and raises IndexError
+    at its first packet or at the end; reading goes on behind it.
+
+    Args:
+        container: from `open_container`.
+        stream: its video track.
+
+    Raises:
+        av.FFmpegError, OSError: a packet cannot be read.
+    """
+    for _ in range(_MOST_LATE_TRACKS):
+        try:
+            yield from container.demux(stream)
+        except IndexError:
+            continue
+        return
 
 
 def open_container(given: Openable | Source, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from videokd.bitstream.orientation import Orientation, orientation_of
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
-from videokd.codec.opening import open_container, reason
+from videokd.codec.opening import demuxed, open_container, reason
 from videokd.errors import ConfigError, DecodeError
 from videokd.transcoding.mp4_writer import Encoding
 
@@ -85,7 +85,7 @@ def form_of(path: Openable | Source) -> FileForm:
 def _first_picture_and_rate(container: Any, stream: Any) -> tuple[Any, float]:
     """The first picture, or None; pictures a second."""
     frame, meter = None, RateMeter(stream)
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         meter.see(packet)
         if frame is None:
             frame = next(iter(packet.decode()), None)

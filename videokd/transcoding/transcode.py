@@ -21,7 +21,7 @@ from videokd.bitstream.frame_rate import RateMeter, longest_gap, rate_of
 from videokd.bitstream.orientation import orientation_of
 from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
-from videokd.codec.opening import open_container, reason
+from videokd.codec.opening import demuxed, open_container, reason
 from videokd.errors import DataError, DecodeError
 from videokd.files import written_whole
 from videokd.transcoding.mp4_writer import LONGEST_SIDE, Encoding, Writer, clock
@@ -177,7 +177,7 @@ def _decoded_pictures(container: Any, stream: VideoStream, source: Source, meter
     """Every picture in display order; DecodeError with the path and the picture if FFmpeg notices damage."""
     check, count = PacketCheck(source, container, stream), 0
     try:
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size:  # FFmpeg skips empty ones, and PyAV ends with one
                 check.see(packet)
                 meter.see(packet)
