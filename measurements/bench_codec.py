@@ -185,7 +185,9 @@ class Clip:
         anchors, types = self.index.anchors, self.index.types
         for gop, position in self.places:
             first, pts, dts, _ = self.index.keyframes[self.index.start_of(anchors[gop][0])]
-            self.sought.seek(dts if dts is not None else pts, stream=self.sought_stream)
+            at = dts if dts is not None else pts
+            first = 0 if at is None else first  # such a file can only be decoded from its start
+            self.sought.seek(at or 0, stream=self.sought_stream)
             self.sought_stream.codec_context.flush_buffers()
             last = anchors[gop][position]
             for number, packet in enumerate(self.sought.demux(self.sought_stream), first):

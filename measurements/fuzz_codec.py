@@ -1,12 +1,17 @@
 """Reads damaged videos, and checks that each ends in a result or a DecodeError: no crash, no hang, no excessive memory.
 
-    .venv/bin/python measurements/fuzz_codec.py [FILE …] [--variants 10000] [--seed 0] [--workers 2]
+    .venv/bin/python measurements/fuzz_codec.py [FILE …] [--variants 10000] [--twice 2000] [--seed 0] [--workers 2]
 
 Small clips of every kind are generated (or the FILEs taken), and damaged: bits flipped, bytes overwritten, pieces cut off, removed,
 doubled or shuffled, packets shuffled, sizes in headers made huge, GOPs made endless. Long-lived worker processes read each variant
-completely, by iteration and at random, only the motion and all streams. The limits are 5 seconds of CPU time (and 20 of wall time) and
-512 MiB above an idle worker. Writes results/fuzz_codec-DATE.json, keeps the variants that failed in --keep DIR, and exits with 1 if any
-did.
+completely by every route (fuzz_routes.py): by path and as bytes, with its own index, with that of the intact file, and with places of packets
+that lie; in order, at random, as blocks, crops and frames. The limits are 5 seconds of CPU time for each route (20 of wall time) and 512 MiB
+above an idle worker.
+
+Reads outside of a buffer are looked for in two ways. Compiled loops check every subscript. And glibc fills new and freed memory with a
+pattern; the first --twice variants are read once more with another pattern, and all arrays must be the same.
+
+Writes results/fuzz_codec-DATE.json, keeps the variants that failed in --keep DIR, and exits with 1 if any did.
 """
 
 from __future__ import annotations
@@ -30,13 +35,13 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from fuzz_routes import WORST_FIRST, index_or_none, read_by_all_routes
 from record import RESULTS, provenance, write
-from videokd.codec.reader import open_video
-from videokd.errors import DecodeError
 
 MOST_SECONDS = 5.0
+MOST_ROUTES = 6
 MOST_MIB = 512.0
-X264 = "bframes=0:ref=1:weightp=0:scenecut=0:keyint=6:min-keyint=6"
+X264 = "mbtree=0:bframes=0:ref=1:weightp=0:scenecut=0:keyint=6:min-keyint=6"
 #: Codec, container, B-frames, options
 KINDS: tuple[tuple[str, str, int, dict[str, str]], ...] = (
     ("mpeg4", "mp4", 0, {}),
@@ -45,7 +50,7 @@ KINDS: tuple[tuple[str, str, int, dict[str, str]], ...] = (
     ("mpeg4", "m4v", 0, {"flags": "+mv4+qpel", "mbd": "rd"}),
     ("mpeg4", "mkv", 0, {}),
     ("libx264", "mp4", 0, {"x264-params": X264}),
-    ("libx264", "mp4", 2, {"x264-params": "bframes=2:ref=4:keyint=8:b-pyramid=normal:open-gop=1"}),
+    ("libx264", "mp4", 2, {"x264-params": "mbtree=0:bframes=2:ref=4:keyint=8:b-pyramid=normal:open-gop=1"}),
     ("libx264", "mkv", 0, {"x264-params": X264 + ":slices=3"}),
     ("libx264", "ts", 0, {"x264-params": X264}),
     ("libx264", "h264", 0, {"x264-params": X264}),
@@ -65,7 +70,7 @@ def generate(folder: Path) -> list[Path]:
         width, height = (128, 96) if codec == "h263" else (64, 48)
         texture = rng.integers(0, 256, (height // 8 + 8, width // 8 + 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
         files.append(folder / f"{number:02}-{codec}.{container}")
-        muxer = {key: value for key, value in options.items() if key == "movflags"}
+        muxer = {key: value for key, value in options.items() if key == "movflags"} | {"fflags": "+bitexact"}
         with av.open(str(files[-1]), "w", options=muxer) as output:
             coder = {key: value for key, value in options.items() if key != "movflags"}
             stream: Any = output.add_stream(codec, rate=25, options=coder)
@@ -168,53 +173,28 @@ def variants(files: list[Path], folder: Path, *, count: int, seed: int) -> Itera
         yield kind, target
 
 
-def read_wholly(path: Path) -> str:
-    """The outcome of reading one variant completely."""
-    try:
-        with open_video(path) as video:
-            streams = ("iframe", "motion", "residual", "frame")
-            chained = video.codec in ("mpeg4", "h264", "mpeg1video", "mpeg2video", "h263", "wmv2", "flv")
-            names = streams if chained else ("iframe", "frame")
-            if chained:  # first alone: the decoder leaves the pictures out until they are asked for
-                count = sum(1 for _ in video.iterate(streams=("motion",)))
-            count = sum(1 for _ in video.iterate(streams=names))
-            rng = np.random.default_rng(0)
-            for _ in range(6):
-                gop = int(rng.integers(len(video.gops)))
-                position = int(rng.integers(video.gops[gop].num_positions))
-                video.read(gop=gop, position=position, streams=names, accumulate=bool(rng.integers(2)))
-        return "read" if count else "read nothing"
-    except DecodeError as error:
-        message = str(error)
-        if path.name not in message:
-            return f"UNNAMED: {message}"
-        words = message.split(path.name, 1)[1]
-        return "DecodeError: " + "".join("#" if c.isdigit() else c for c in words)[:60]
-    except Exception as error:  # finding other exceptions is what the fuzzing is for
-        return f"UNEXPECTED {type(error).__name__}: {error}"
-
-
 def _status(name: str) -> float:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
 def work(pipe: Connection) -> None:
-    """A worker: receives paths from the pipe until it closes; sends back (outcome, seconds, MiB above idle)."""
+    """A worker: receives (number, path) from the pipe until it closes; sends back ({route: outcome}, checksum, seconds, MiB above idle)."""
     av.logging.set_level(None)
-    warm = os.environ["FUZZ_WARM"].split(os.pathsep)
-    for path in warm:
-        read_wholly(Path(path))
+    originals = [(Path(path), index_or_none(Path(path))) for path in os.environ["FUZZ_FILES"].split(os.pathsep)]
+    for path, original in originals:  # compiles and warms up
+        read_by_all_routes(path, original, seed=[0])
     measured = os.access("/proc/self/clear_refs", os.W_OK)
     idle = _status("VmRSS") if measured else 0.0
     pipe.send(None)
-    while (path := pipe.recv()) is not None:
+    while (job := pipe.recv()) is not None:
+        number, path = job
         if measured:
             Path("/proc/self/clear_refs").write_text("5")
         started = time.process_time()  # on a busy machine the wall clock runs on while others work
-        outcome = read_wholly(path)
-        seconds = time.process_time() - started
-        pipe.send((outcome, seconds, _status("VmHWM") - idle if measured else 0.0))
+        found, checksum = read_by_all_routes(path, originals[number % len(originals)][1], seed=[1, number])
+        seconds = (time.process_time() - started) / len(found)
+        pipe.send((found, checksum, seconds, _status("VmHWM") - idle if measured else 0.0))
 
 
 class Worker:
@@ -233,8 +213,8 @@ class Worker:
     def start(self, job: tuple[str, Path]) -> None:
         """Sends a job to the process."""
         self.job = job
-        self.deadline = time.monotonic() + 4 * MOST_SECONDS  # a busy machine is no hang
-        self.pipe.send(job[1])
+        self.deadline = time.monotonic() + 4 * MOST_SECONDS * MOST_ROUTES  # a busy machine is no hang
+        self.pipe.send((int(job[1].stem), job[1]))
 
     def stop(self) -> None:
         """Ends the process at once."""
@@ -249,16 +229,16 @@ class Result:
 
     mutation: str
     path: Path
-    outcome: str
+    outcomes: dict[str, str]
+    checksum: str
     seconds: float
     mib: float
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in anything but a result or a DecodeError, or exceeded a limit."""
-        kinds = ("CRASH", "HANG", "UNEXPECTED", "UNNAMED:")
+        """Whether a route ended in anything but a result or a DecodeError, or a limit was exceeded."""
         exceeded = self.seconds > MOST_SECONDS or self.mib > MOST_MIB
-        return exceeded or self.outcome.split(maxsplit=1)[0] in kinds
+        return exceeded or any(outcome.startswith(WORST_FIRST) for outcome in self.outcomes.values())
 
 
 def outcomes(jobs: Iterator[tuple[str, Path]], num_workers: int) -> Iterator[Result]:
@@ -278,11 +258,11 @@ def outcomes(jobs: Iterator[tuple[str, Path]], num_workers: int) -> Iterator[Res
                 try:
                     yield Result(kind, path, *worker.pipe.recv())
                 except EOFError:
-                    yield Result(kind, path, f"CRASH {worker.process.exitcode}", 0.0, 0.0)
+                    yield Result(kind, path, {"": f"CRASH {worker.process.exitcode}"}, "", 0.0, 0.0)
                     worker.stop()
                     workers[number] = Worker()
             elif time.monotonic() > worker.deadline:
-                yield Result(kind, path, "HANG", 4 * MOST_SECONDS, 0.0)
+                yield Result(kind, path, {"": "HANG"}, "", 4 * MOST_SECONDS, 0.0)
                 worker.stop()
                 workers[number] = Worker()
             else:
@@ -299,31 +279,36 @@ def outcomes(jobs: Iterator[tuple[str, Path]], num_workers: int) -> Iterator[Res
 class Tally:
     """Counts of outcomes, the worst figures, and the failures so far."""
 
-    outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
+    outcomes: dict[str, collections.Counter[str]] = field(default_factory=dict)
     mutations: collections.Counter[str] = field(default_factory=collections.Counter)
+    checksums: dict[str, str] = field(default_factory=dict)
     worst_seconds: float = 0.0
     worst_mib: float = 0.0
     failures: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, result: Result, keep: Path | None) -> None:
         """Counts one variant; copies it to `keep` where it failed."""
-        self.outcomes[result.outcome.split(" (")[0]] += 1
+        for route, outcome in result.outcomes.items():
+            self.outcomes.setdefault(route, collections.Counter())[outcome.split(" (")[0]] += 1
         self.mutations[result.mutation] += 1
         self.worst_seconds = max(self.worst_seconds, result.seconds)
         self.worst_mib = max(self.worst_mib, result.mib)
-        if not result.failed:
+        known = self.checksums.setdefault(result.path.name, result.checksum)
+        differs = known != result.checksum
+        if not result.failed and not differs:
             return
-        self.failures.append({**asdict(result), "path": result.path.name})
+        self.failures.append({**asdict(result), "path": result.path.name, "differs_with_other_memory": differs})
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.copy(result.path, keep)
 
     def text(self) -> str:
         """One line for all variants, then up to twenty failures."""
-        read = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("read"))
-        count, failed = self.outcomes.total(), len(self.failures)
+        every = [(outcome, count) for route in self.outcomes.values() for outcome, count in route.items()]
+        read = sum(count for outcome, count in every if outcome.startswith("read"))
         lines = [
-            f"{count} variants: {read} read, {count - read - failed} refused, {failed} failed; "
+            f"{len(self.checksums)} variants by up to {len(self.outcomes)} routes: {read} times read, "
+            f"{sum(count for _, count in every) - read} times refused, {len(self.failures)} failed; "
             f"worst {self.worst_seconds:.2f} s, {self.worst_mib:.0f} MiB above idle",
             *(f"  {failure}" for failure in self.failures[:20]),
         ]
@@ -335,6 +320,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--variants", type=int, default=10_000)
+    parser.add_argument(
+        "--twice", type=int, default=0, help="read so many of them again, with other bytes in free memory"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
@@ -349,16 +337,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = given.files or generate(folder)
-        os.environ["FUZZ_WARM"] = os.pathsep.join(map(str, files))
-        jobs = variants(files, folder, count=given.variants, seed=given.seed)
-        for result in tqdm(outcomes(jobs, given.workers), total=given.variants, unit="variant", disable=None):
-            tally.add(result, given.keep)
-            result.path.unlink()
+        os.environ |= {
+            "FUZZ_FILES": os.pathsep.join(map(str, files)),
+            "NUMBA_BOUNDSCHECK": "1",
+            "NUMBA_CACHE_DIR": str(folder / "compiled"),
+        }
+        for pattern, count in (("85", given.variants), ("170", min(given.twice, given.variants))):
+            os.environ["MALLOC_PERTURB_"] = pattern
+            jobs = variants(files, folder, count=count, seed=given.seed)
+            for result in tqdm(outcomes(jobs, given.workers), total=count, unit="variant", disable=None):
+                tally.add(result, given.keep)
+                result.path.unlink()
     report = provenance(("av",)) | {
         "seed": given.seed,
         "variants": given.variants,
+        "twice": given.twice,
         "mutations": dict(tally.mutations.most_common()),
-        "outcomes": dict(tally.outcomes.most_common()),
+        "outcomes": {route: dict(counts.most_common()) for route, counts in tally.outcomes.items()},
         "worst_seconds": round(tally.worst_seconds, 3),
         "worst_mib_above_idle": round(tally.worst_mib, 1),
         "failures": tally.failures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.codec.test_reader import H264_PLAIN, KINDS
 from tests.codec.test_work import Work, work  # noqa: F401 (fixture)
 from videokd.codec.indexing import index_video
 from videokd.datasets.view import Crop, apply_crop
+from videokd.errors import ConfigError
 from videokd.types import STREAMS
 
 EVERYTHING = ("iframe", "motion", "residual", "frame")
@@ -234,3 +236,27 @@ def test_damage_is_an_error_and_the_reader_goes_on(make_clip, tmp_path: Path) ->
         with pytest.raises(videokd.DecodeError, match=r"cut\.mp4"):
             video.stack([(0, 1), (2, 5)])
         assert np.array_equal(video.stack([(0, 2)])["residual"], expected)
+
+
+@pytest.mark.parametrize("positions", [None, 3, [3], [(0, 0, 0)], "ab"])
+def test_positions_that_are_no_pairs_are_refused_in_a_line(positions: Any, make_clip) -> None:
+    with (
+        videokd.open(make_clip()) as video,
+        pytest.raises(ConfigError, match=r"positions .*accepted: pairs \(gop, position\)|gop="),
+    ):
+        video.stack(positions)
+
+
+@pytest.mark.parametrize("streams", [None, 3, (name for name in ("iframe",)), ()])
+def test_streams_that_are_no_names_are_refused_in_a_line(streams: Any, make_clip) -> None:
+    with videokd.open(make_clip()) as video:
+        for read in (lambda: video.stack([(0, 0)], streams), lambda: video.read(gop=0, position=0, streams=streams)):
+            with pytest.raises(ConfigError, match="streams: nothing"):
+                read()
+
+
+def test_blocks_of_out_may_not_share_memory(make_clip) -> None:
+    with videokd.open(make_clip()) as video:
+        block = video.stack([(0, 1)], ("iframe",))["iframe"]
+        with pytest.raises(ConfigError, match="share memory"):
+            video.stack([(0, 1)], ("iframe", "frame"), out={"iframe": block, "frame": block})

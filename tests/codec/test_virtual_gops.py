@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
 from videokd.codec.indexing import index_video
 from videokd.datasets.view import View, central_crop, read_inputs, sample_positions
+from videokd.errors import ConfigError
 from videokd.kernels.motion import Follower
 from videokd.types import Frame, Streams
 
@@ -208,8 +210,17 @@ def test_gops_on_the_way_are_decoded_but_their_vectors_are_not_followed(
     assert len(followed) == 5 + 1 + 2
 
 
-@pytest.mark.parametrize("num_frames", [0, -3])
-def test_gops_have_a_frame_at_least(num_frames: int, make_clip: MakeClip) -> None:
-    refused = pytest.raises(videokd.ConfigError, match=rf"num_frames={num_frames} \(accepted: 1 or more\)")
-    with videokd.open(make_clip("mpeg4")) as video, refused:
+@pytest.mark.parametrize("num_frames", [0, -1, "12", None, 1.5, float("nan"), True])
+def test_a_length_that_is_no_number_is_refused(num_frames: Any, make_clip) -> None:
+    with videokd.open(make_clip()) as video, pytest.raises(ConfigError, match="accepted: a whole number from 1 on"):
         video.cut_gops(num_frames)
+
+
+def test_cutting_ends_an_iteration_that_has_begun(make_clip) -> None:
+    with videokd.open(make_clip()) as video:
+        begun = video.iterate()
+        next(begun)
+        video.cut_gops(3)
+        with pytest.raises(ConfigError, match="cut while it was read"):
+            next(begun)
+        assert len(list(video.iterate())) == video.num_frames

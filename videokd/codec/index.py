@@ -157,7 +157,12 @@ class VideoIndex:
 
         Args:
             num_frames: from the start of one GOP to that of the next, B-frames included; at least 1. Cuts of before are undone.
+
+        Raises:
+            ConfigError: `num_frames` is not a whole number from 1 on.
         """
+        if not hasattr(num_frames, "__index__") or isinstance(num_frames, bool) or num_frames < 1:
+            raise ConfigError(f"num_frames={num_frames!r:.40} (accepted: a whole number from 1 on). Correct it.")
         uncut = replace(self, cuts=())
         cuts: list[int] = []
         for packets in uncut.anchors:

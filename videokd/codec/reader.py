@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import index
 from types import TracebackType
@@ -20,7 +20,7 @@ from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
-from videokd.codec.stacking import Size, Stack, pair_of
+from videokd.codec.stacking import Size, Stack, pairs_of
 from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.kernels.motion import Chain, Follower
 from videokd.types import Frame, Gop, Streams
@@ -105,16 +105,14 @@ class VideoReader:
     def cut_gops(self, num_frames: int) -> None:
         """Reads the video from now on as if its GOPs were shorter: long ones are cut into "virtual" GOPs (see `VideoIndex.cut`).
 
-        `gops`, `read` and `iterate` then have more GOPs, and `iframe` is the decoded P-frame where a virtual GOP begins.
+        `gops` then has more GOPs, and `iframe` is the decoded P-frame where a virtual one begins. An `iterate` that has begun cannot go on.
 
         Args:
             num_frames: from the start of one GOP to that of the next, such as 12, as in prepared clips.
 
         Raises:
-            ConfigError: `num_frames` is not positive.
+            ConfigError: `num_frames` is not a whole number from 1 on.
         """
-        if num_frames < 1:
-            raise ConfigError(f"{self.source}: num_frames={num_frames!r:.40} (accepted: 1 or more). Correct it.")
         self.index = self.index.cut(num_frames)
         self._cursor = self._iframe = None
 
@@ -159,9 +157,11 @@ class VideoReader:
         Raises:
             ConfigError, DecodeError: as for `read`.
         """
-        wanted = self._check(streams)
-        for gop in self.gops:
+        wanted, gops = self._check(streams), self.gops
+        for gop in gops:
             for position in range(gop.num_positions):
+                if self.gops is not gops:
+                    raise ConfigError(f"{self.source}: its GOPs were cut while it was read. Start `iterate` again.")
                 yield self._read(gop.index, position, wanted, accumulate)
 
     def stack(
@@ -198,10 +198,11 @@ class VideoReader:
         """
         wanted = self._check(streams)
         numbers: dict[tuple[int, int], list[int]] = {}
-        for number, place in enumerate(positions):
-            numbers.setdefault(self._check_place(*pair_of(place, self.source)), []).append(number)
+        pairs = pairs_of(positions, self.source)
+        for number, place in enumerate(pairs):
+            numbers.setdefault(self._check_place(*place), []).append(number)
         picture = (self.index.height, self.index.width)
-        stack = Stack(streams, len(positions), picture, dtype=dtype, size=size, out=out)
+        stack = Stack(streams, len(pairs), picture, dtype=dtype, size=size, out=out)
         self._turn = None
         try:
             self._set_output(wanted)
@@ -245,9 +246,9 @@ class VideoReader:
                     break
 
     def _check(self, streams: tuple[str, ...]) -> frozenset[str]:
-        wanted = frozenset(streams)
+        wanted = frozenset(streams if isinstance(streams, Collection) else ())
         if not wanted or not wanted.issubset(READABLE):
-            given = ", ".join(str(name) for name in streams if name not in READABLE) or "nothing"
+            given = ", ".join(map(str, wanted.difference(READABLE))) or "nothing"
             raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}). Correct the names.")
         if wanted & _CHAINED and self.codec not in MOTION_CODECS:
             raise NeedsTranscoding(
@@ -265,10 +266,8 @@ class VideoReader:
         if not 0 <= gop < len(self.gops):
             raise ConfigError(f"{self.source}: gop={gop} (accepted: 0 to {len(self.gops) - 1}). See `videokd inspect`.")
         if not 0 <= position < self.gops[gop].num_positions:
-            last = self.gops[gop].num_positions - 1
-            raise ConfigError(
-                f"{self.source}: position={position} of GOP {gop} (accepted: 0 to {last}). See `videokd inspect`."
-            )
+            accepted = f"(accepted: 0 to {self.gops[gop].num_positions - 1}). See `videokd inspect`."
+            raise ConfigError(f"{self.source}: position={position} of GOP {gop} {accepted}")
         return index(gop), index(position)
 
     def decoded_at(self, gop: int, position: int, streams: tuple[str, ...]) -> tuple[Decoded, Decoded, Chain | None]:

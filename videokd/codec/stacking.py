@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -131,23 +132,27 @@ def _write_residual(decoded: Decoded, warped: Any, limits: tuple[np.int16, np.in
         write_residual(*planes, warped, limits, target)
 
 
-def pair_of(place: Any, source: Source) -> tuple[int, int]:
-    """One of the positions that were asked for, as (gop, position).
+def pairs_of(positions: Any, source: Source) -> list[tuple[int, int]]:
+    """The positions that were asked for, as pairs (gop, position).
 
     Args:
-        place: what was given.
+        positions: what was given.
         source: of the video, for messages.
 
     Raises:
-        ConfigError: it is not a pair.
+        ConfigError: they are not pairs.
     """
-    try:
-        gop, position = place
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"{source}: positions has {place!r:.40} (accepted: pairs (gop, position)). Correct it."
-        ) from None
-    return gop, position
+    accepted = "(accepted: pairs (gop, position)). Correct it."
+    if not hasattr(positions, "__iter__"):
+        raise ConfigError(f"{source}: positions is {positions!r:.40} {accepted}")
+    pairs = []
+    for place in positions:
+        try:
+            gop, position = place
+        except (TypeError, ValueError):
+            raise ConfigError(f"{source}: positions has {place!r:.40} {accepted}") from None
+        pairs.append((gop, position))
+    return pairs
 
 
 def _type_of(dtype: npt.DTypeLike) -> str:
@@ -195,3 +200,8 @@ def _check_out(out: Mapping[str, Block], forms: Mapping[str, tuple[np.dtype[Any]
         else:
             continue
         raise ConfigError(f"out[{name!r}] is {given} (accepted: {wanted}). Make it with np.empty.")
+    for name, other in combinations(forms, 2):
+        if np.may_share_memory(out[name], out[other]):
+            raise ConfigError(
+                f"out[{name!r}] and out[{other!r}] share memory (accepted: blocks of their own). Make two."
+            )
