@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from videokd.errors import VideoKDError, printable
 from videokd.messages import say
+from videokd.stopping import one_interrupt
 
 #: verb → (where its function is, what it does). A verb's module is imported only when the verb runs.
 VERBS = {
@@ -95,7 +96,8 @@ def _run(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, function = VERBS[verb][0].partition(":")
     try:
-        getattr(import_module(module), function)(rest)
+        with one_interrupt():
+            getattr(import_module(module), function)(rest)
     except VideoKDError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:

@@ -171,18 +171,21 @@ def from_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def leave_at_once(line: str) -> None:
-    """Ends this process at once, for a second Ctrl-C: without a traceback, and without leaving temporary files.
+def leave_at_once(line: str, *, status: int = 130) -> None:
+    """Ends this process at once: without a traceback, and without leaving temporary files.
 
     Args:
-        line: printed on standard error.
+        line: printed on standard error; an empty one is not.
+        status: of the process; that of a program that Ctrl-C ended.
     """
-    for aside in _unfinished:
+    try:
+        for aside in list(_unfinished):  # another thread may be adding to it
+            with suppress(OSError):
+                aside.unlink()
         with suppress(OSError):
-            aside.unlink()
-    with suppress(OSError):
-        os.write(2, f"{line}\n".encode())
-    os._exit(130)
+            os.write(2, f"{line}\n".encode() if line else b"")
+    finally:
+        os._exit(status)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The signals that end a training early: what the main process does on them, and that the processes which load clips ignore them."""
+"""The signals that end a run early: what the main process does on them, and that the processes which load clips ignore them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,36 @@ class StopSignal:
         elif number == signal.SIGINT and now - self._first_at > _ONE_REQUEST_SECONDS:
             leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
         self.requested = True
+
+
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """While it lasts, one Ctrl-C interrupts; a second one ends the process at once, or is the same request if it follows at once.
+
+    So what leaves after an interruption, such as a pool of processes, is not interrupted itself. After an interruption, the process is
+    expected to end, and this lasts until then.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    first_at: float | None = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if first_at is None:
+            first_at = now
+            raise KeyboardInterrupt
+        if now - first_at > _ONE_REQUEST_SECONDS:
+            leave_at_once("videokd: stopped at once; the same command resumes.")
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if first_at is None:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

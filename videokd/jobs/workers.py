@@ -14,11 +14,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
 from typing import Any, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
 from videokd.errors import ConfigError, DataError, DecodeError, VideoKDError
+from videokd.files import leave_at_once
 
 Engine = Literal["local", "ray"]
 Task = TypeVar("Task")
@@ -143,7 +146,9 @@ def _in_pool(
 ) -> Generator[tuple[Task, Result | DecodeError], None, list[Task]]:
     """Yields the outcomes; returns the tasks that have none because a worker died, or an empty list."""
     # Spawned: a forked copy of a process with threads (torch, FFmpeg) can deadlock
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
+    context = multiprocessing.get_context("spawn")
+    watched, held_open = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(jobs, context, _start_worker, (watched,))
     running: dict[Future[Result | DecodeError], Task] = {}
     task: Task | None = None
     try:
@@ -163,20 +168,28 @@ def _in_pool(
             yield running.pop(future), future.result()
         return [*running.values(), *([] if task is None else [task])]
     finally:
-        executor.shutdown(cancel_futures=True)
+        # Workers end as soon as `held_open` is closed, also where an interruption skips these lines: then the frame's end closes it.
+        # An interrupted `shutdown` may leave workers waiting for ever
+        if running:
+            held_open.close()
+        try:
+            executor.shutdown(cancel_futures=True)
+        finally:
+            held_open.close()
+            watched.close()
 
 
-def _start_worker() -> None:
-    """Ignores Ctrl-C, which the parent handles, and makes this process end when its parent ends, in whatever way."""
+def _start_worker(watched: Connection) -> None:
+    """Ignores Ctrl-C, which the parent handles, and makes this process end when the parent ends, in whatever way, or leaves the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_after, args=([parent.sentinel, watched],), daemon=True).start()
 
 
-def _exit_after(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+def _exit_after(watched: Sequence[Any]) -> None:
+    wait_for_any(watched)
+    leave_at_once("", status=1)
 
 
 @contextlib.contextmanager
