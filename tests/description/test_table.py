@@ -23,7 +23,9 @@ NO_CUTS = replace(
     KNOWN, description=replace(KNOWN.description, cuts=0, cut_seconds=(), near_duplicate_of=None, hashes=())
 )
 UNKNOWN = TableRow(ClipDescription("c.webm", 5, 1.0, 8, 8, "vp9", 25.0, 25, 1, exact=False), 1)
-ENTRIES = [KNOWN, NO_CUTS, UNKNOWN]
+NO_COPY = replace(KNOWN, description=replace(KNOWN.description, near_duplicate_of=""))
+COPY_OF_DASH = replace(KNOWN, description=replace(KNOWN.description, near_duplicate_of="-"))
+ENTRIES = [KNOWN, NO_CUTS, UNKNOWN, NO_COPY, COPY_OF_DASH]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".CSV"])

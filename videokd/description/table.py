@@ -19,6 +19,8 @@ from videokd.files import csv_text, from_cell, write_whole, written_whole
 _SUFFIXES = (".parquet", ".csv")
 #: (name of the column, type) in order; a type as the annotations of `ClipDescription` have it
 COLUMNS = (*((field.name, str(field.type)) for field in fields(ClipDescription)), ("modified_ns", "int"))
+#: In CSV, an empty text of a column that may be unknown; a clip of this name has an apostrophe before it
+_EMPTY = "-"
 _ARROW_TYPES = {
     "str": pa.string(),
     "int": pa.int64(),
@@ -101,7 +103,8 @@ def write_table(path: Path, rows: Sequence[TableRow]) -> None:
     """Writes the table, whole or not at all.
 
     Args:
-        path: the file, .parquet or .csv. In CSV, values of lists are separated by spaces, and unknown values are empty.
+        path: the file, .parquet or .csv. In CSV, values of lists are separated by spaces, unknown values are empty, and an empty
+            `near_duplicate_of` is a dash.
         rows: of the table.
 
     Raises:
@@ -112,7 +115,9 @@ def write_table(path: Path, rows: Sequence[TableRow]) -> None:
     values = [row.values() for row in rows]
     if path.suffix.lower() == ".csv":
         names = [name for name, _ in COLUMNS]
-        write_whole(path, csv_text([names, *([_cell(row[name]) for name in names] for row in values)]).encode())
+        write_whole(
+            path, csv_text([names, *([_cell(row[name], kind) for name, kind in COLUMNS] for row in values)]).encode()
+        )
         return
     columns = {name: pa.array([row[name] for row in values], _ARROW_TYPES[_plain(kind)]) for name, kind in COLUMNS}
     with written_whole(path) as aside:
@@ -150,6 +155,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _parsed(text: str, kind: str) -> Any:
     if not text and kind.endswith("| None"):
         return None
+    if text == _EMPTY and kind == "str | None":
+        return ""
     return _FROM_TEXT[_plain(kind)](text)
 
 
@@ -157,7 +164,16 @@ def _plain(kind: str) -> str:
     return kind.removesuffix(" | None")
 
 
-def _cell(value: Any) -> object:
+class _Dash:
+    """Written as it is, where a text would get an apostrophe."""
+
+    def __str__(self) -> str:
+        return _EMPTY
+
+
+def _cell(value: Any, kind: str) -> object:
+    if value == "" and kind == "str | None":
+        return _Dash()
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
