@@ -48,7 +48,9 @@ def test_bad_files_are_listed_and_the_rest_is_described(folder: Path, tmp_path: 
     failed = dict(read_failures(failures_of(out)))
     assert failures_of(out).name == "clips.failures.csv"
     assert set(failed) == {"bad.mp4", "link.mp4"}
-    assert "is not there" in failed["link.mp4"] or "cannot be described" in failed["link.mp4"]
+    assert failed["link.mp4"].endswith(
+        "link.mp4 is a link to nowhere, which is missing. Restore that file, or remove the link."
+    )
     assert tuple(failed.items()) == done.failed
     (folder / "bad.mp4").unlink()
     (folder / "link.mp4").unlink()
@@ -94,6 +96,9 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no videos \(accepted: files, or folders"):
         files_of([str(tmp_path / "empty")])
+    for name in ("nothere.mp4", ""):
+        with pytest.raises(DataError, match=rf"^'{name}': no such file or folder \(.*\). Check the path.$"):
+            files_of([str(folder), name])
     files = files_of([str(folder)])
     with pytest.raises(ConfigError, match=r"t\.json \(accepted: a name that ends with"):
         describe_archive(files, tmp_path / "t.json")
@@ -110,8 +115,28 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         describe_archive(files, tmp_path / "other.csv", workers=ONE)
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
     monkeypatch.setattr(archive, "describe", lambda _: 1 / 0)
+    gone = archive.ArchiveFile("a.mp4", tmp_path / "a.mp4")
+    with pytest.raises(DecodeError, match=r"a\.mp4 cannot be read \(No such file or directory\). Check the file"):
+        archive.describe_file(gone)
     with pytest.raises(DecodeError, match=r"x\.mp4 cannot be described \(ZeroDivisionError: .* report this"):
         archive.describe_file(files[0])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_near_duplicates_are_looked_for_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    searches: list[int] = []
+    original = archive.find_copies
+
+    def counted(clips: Any, *arguments: Any, **settings: Any) -> Any:
+        searches.append(len(clips))
+        return original(clips, *arguments, **settings)
+
+    monkeypatch.setattr(archive, "find_copies", counted)
+    for near_duplicates in (False, True, True):
+        describe_archive(files_of([str(folder)]), tmp_path / f"t{suffix}", workers=ONE, near_duplicates=near_duplicates)
+    assert searches == [3]
 
 
 @pytest.mark.slow

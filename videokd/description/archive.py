@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,8 +55,13 @@ def files_of(sources: Sequence[str]) -> list[ArchiveFile]:
         Each file once; those of a folder sorted.
 
     Raises:
-        DataError: there are none.
+        DataError: one is not there; there are no videos.
     """
+    for given in sources:
+        if not given or not os.path.lexists(given):
+            raise DataError(
+                f"{given!r}: no such file or folder (accepted: videos, and folders with videos). Check the path."
+            )
     found: dict[Path, ArchiveFile] = {}
     for source in map(Path, sources):
         for path in videos_in(source) if source.is_dir() else [source]:
@@ -133,6 +139,13 @@ def describe_file(file: ArchiveFile) -> TableRow:
     """
     try:
         modified = file.file.stat().st_mtime_ns
+    except OSError as error:
+        if file.file.is_symlink() and isinstance(error, FileNotFoundError):
+            reason = f"is a link to {file.file.readlink()}, which is missing. Restore that file, or remove the link"
+        else:
+            reason = f"cannot be read ({error.strerror}). Check the file and its permissions"
+        raise DecodeError(f"{file.file} {reason}.") from error
+    try:
         return TableRow(replace(describe(file.file), path=file.name), modified)
     except VideoKDError:
         raise
