@@ -38,6 +38,7 @@ def test_conditions_that_hold(text: str) -> None:
 def test_why_not_names_the_columns() -> None:
     assert Condition("still < 0.2 and cuts == 0").why_not(CLIP) == "cuts is 1, still is 0.5"
     assert Condition("1 / (cuts - 1) > 0").why_not(CLIP) == "it divides by zero"
+    assert Condition(f"1.0 + cuts * 1{'0' * 307} > 0").why_not(CLIP | {"cuts": 20}) == "a number is too large"
 
 
 def test_what_is_not_known_fulfils_nothing() -> None:
@@ -66,6 +67,9 @@ def test_what_is_not_known_fulfils_nothing() -> None:
         ("hashes == 'a'", "no column hashes"),
         ("", "invalid syntax"),
         ("still < 1 and " * 100 + "exact", "longer than 1000 characters"),
+        (f"still * {'9' * 400} > 1", "a number is too large"),
+        (f"still < {'-' * 990}1", "nested"),
+        ("still < 0.9and cuts == 0", "invalid decimal literal"),
         ("(" * 400 + "still" + ")" * 400 + " < 1", "nested"),
     ],
 )

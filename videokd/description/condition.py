@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from videokd.description.table import COLUMNS
 from videokd.errors import ConfigError
 
 _LONGEST = 1000  # characters
+_DEEPEST = 100  # parts within parts
 _SAMPLES: Mapping[str, Any] = {"str": "a", "int": 1, "float": 1.0, "bool": True}
 #: {column: a value of its type} of the columns that a condition may name
 _COLUMNS = {
@@ -58,7 +60,12 @@ class Condition:
         try:
             if len(self.text) > _LONGEST:
                 raise ValueError(f"longer than {_LONGEST} characters")
-            return ast.parse(self.text.strip(), mode="eval").body
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # such as a number that runs into a word
+                tree = ast.parse(self.text.strip(), mode="eval").body
+            if _depth(tree) > _DEEPEST:
+                raise ValueError("nested too deeply")
+            return tree
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = getattr(error, "msg", None) or str(error) or "nested too deeply"
             raise self._refused(reason) from error
@@ -78,6 +85,8 @@ class Condition:
             value = _combined(node, parts, _COLUMNS)
         except ZeroDivisionError:
             value = 1.0
+        except OverflowError as error:
+            raise self._refused("a number is too large") from error
         except TypeError as error:
             raise self._refused(f"{ast.unparse(node)[:80]} combines a number and a text") from error
         except NotImplementedError as error:
@@ -99,8 +108,19 @@ class Condition:
             return f"{unknown} is not known: its codec exports no motion vectors, or it has no P-frames"
         except ZeroDivisionError:
             return "it divides by zero"
+        except OverflowError:
+            return "a number is too large"
         named = sorted({node.id for node in ast.walk(self._tree()) if isinstance(node, ast.Name)})
         return ", ".join(f"{name} is {description.get(name)}" for name in named)
+
+
+def _depth(tree: ast.expr) -> int:
+    """How many levels of parts within parts it has; counted without recursion."""
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [part for node in level for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+    return depth
 
 
 def _value(node: ast.expr, description: Mapping[str, Any]) -> Any:
