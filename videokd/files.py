@@ -61,15 +61,39 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         _set_usual_permissions(aside)
         os.replace(aside, path)
     except OSError as error:
-        reason = error.strerror or str(error).partition("\n")[0]
-        older = "; an older one is untouched" if os.path.lexists(path) else ""
-        raise DataError(
-            f"{path} could not be written ({reason}){older}. Check free space and permissions, then try again."
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         with suppress(OSError):  # its folder could not be made, or is a file
             aside.unlink()
         _unfinished.discard(aside)
+
+
+def _not_written(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error).partition("\n")[0]
+    older = "; an older one is untouched" if os.path.lexists(path) else ""
+    return DataError(
+        f"{path} could not be written ({reason}){older}. Check free space and permissions, then try again."
+    )
+
+
+def check_place(path: Path) -> None:
+    """Checks, before long work, that a file can be written.
+
+    Args:
+        path: the file; its folders are made where they are missing.
+
+    Raises:
+        DataError: it cannot, or it is a folder.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder (accepted: the name of a file to write). Add a name.")
+    aside = path.parent / f".{uuid.uuid4().hex[:12]}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _set_usual_permissions(file: Path) -> None:

@@ -40,6 +40,14 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "p.pdf (accepted: a name that ends with .svg or .png)" in refused(
         capsys, "describe", str(folder), "--plot", "p.pdf", "--near-duplicates", "false"
     )
+    for name, place in (("--save", "/proc/t.csv"), ("--plot", "/proc/p.svg")):
+        said = refused(capsys, "describe", str(folder / "a.mp4"), *("--save", str(tmp_path / "u.csv")), name, place)
+        assert f"{place} could not be written (" in said
+    assert not (tmp_path / "u.csv").exists()
+    (tmp_path / "t.csv").mkdir()
+    assert "t.csv is a folder (accepted: the name of a file to write). Add a name." in refused(
+        capsys, "describe", str(folder), "--save", str(tmp_path / "t.csv")
+    )
     assert "address auto needs the engine ray" in refused(
-        capsys, "describe", str(folder), "--address", "auto", "--save", str(tmp_path / "t.csv")
+        capsys, "describe", str(folder), "--address", "auto", "--save", str(tmp_path / "v.csv")
     )

@@ -11,7 +11,7 @@ from videokd.description.clip import describe
 from videokd.description.copies import find_copies
 from videokd.description.table import TableRow, check_table_name, read_lines, read_table, write_table
 from videokd.errors import DataError, DecodeError, VideoKDError
-from videokd.files import held
+from videokd.files import check_place, held
 from videokd.jobs.failures import FAILURES_NAME, write_failures
 from videokd.jobs.video_files import unreadable_folders, videos_in
 from videokd.jobs.workers import Workers, with_bar
@@ -98,7 +98,7 @@ def describe_archive(
     check_table_name(out)
     workers = workers or Workers()
     lines = out.with_name(f"{out.name}.unfinished")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_place(out)
     refusal = f"{out} is being written by another `videokd describe` (accepted: one at a time). Wait until it is done."
     with held(lines, refusal=refusal):
         known = {row.description.path: row for row in read_table(out)} if out.exists() else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from videokd.description.archive import Described, describe_archive, failures_of, failures_of_folders, files_of
 from videokd.description.distributions import check_picture_name, write_distributions
+from videokd.files import check_place
 from videokd.jobs.workers import Engine, Workers
 from videokd.messages import say
 from videokd.recipes.command_line import parse
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = parse(Describe, arguments, verb="describe", positional=("files",))
     if settings.plot is not None:
         check_picture_name(Path(settings.plot))
+        check_place(Path(settings.plot))
     out = Path(settings.save)
     done = describe_archive(
         files_of(settings.files),
