@@ -42,6 +42,16 @@ def test_a_picture_that_moves_as_a_whole(scale: int) -> None:
     assert (motion.camera, motion.camera_x, motion.camera_y, motion.shake) == (5, 3, -4, 0)
 
 
+@pytest.mark.parametrize(("right", "frames"), [(1, 3), (7, 4), (300, 1), (0.25, 7)])
+def test_all_percentiles_of_one_length_are_that_length(right: float, frames: int) -> None:
+    counted = counter()
+    counted.add(vectors_of(*((*block, right, 0) for block in ALL)), frames)
+    motion = counted.motion()
+    assert motion is not None
+    assert motion.percentile == pytest.approx(right / frames)
+    assert motion.mean == pytest.approx(right / frames)
+
+
 def test_long_vectors_need_both_words() -> None:
     counted = counter()
     counted.add(vectors_of(*((*block, -200, 0) for block in ALL), scale=256), 1)

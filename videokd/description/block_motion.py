@@ -57,7 +57,7 @@ class MotionCounter:
 
     def __init__(self, width: int, height: int, crop: tuple[int, int]) -> None:
         self._shape = (width, height, *crop)
-        self._lengths = np.zeros(_BINS)
+        self._lengths = np.zeros((2, _BINS))
         self._across = np.zeros((2, _QUARTERS), np.int32)
         self._frames: list[tuple[float, float, float, float, float]] = []
 
@@ -101,8 +101,13 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
 
 
 def _percentile_of(lengths: npt.NDArray[np.float64]) -> float:
-    total = lengths.sum()
-    return float(np.searchsorted(lengths.cumsum(), _PERCENTILE * total)) / _BINS_PER_PIXEL if total else 0.0
+    """The mean length in the bin that the percentile is in: exact where all lengths are the same."""
+    areas, sums = lengths
+    total = areas.sum()
+    if not total:
+        return 0.0
+    place = np.searchsorted(areas.cumsum(), _PERCENTILE * total)
+    return float(sums[place] / areas[place])
 
 
 @compiled
@@ -116,7 +121,7 @@ def _count(
     lengths: Any,
     across: Any,
 ) -> tuple[float, float, float, float, float]:  # pragma: no cover (compiled)
-    """Counts one P-frame's vectors: area by length into `lengths`, area by x and y into `across`, which is left empty.
+    """Counts one P-frame's vectors: area and area times length by length into `lengths`, area by x and y into `across`, which is left empty.
 
     motion_x and motion_y are 32-bit numbers in words 12 to 15, in units of 1/motion_scale pixel (word 16), from the block to where it
     comes from. FFmpeg exports none for intra blocks, and a zero vector for skipped blocks.
@@ -141,12 +146,12 @@ def _count(
         x, y = right * unit, down * unit
         length = np.sqrt(x * x + y * y) * per_frame
         total += length * area
-        lengths[min(np.int64(length * _BINS_PER_PIXEL), _BINS - 1)] += area
+        _add(lengths, length, area)
         column, row = _quarters(x), _quarters(y)
         across[0, column] += area
         across[1, row] += area
         lowest, highest = min(lowest, column, row), max(highest, column, row)
-    lengths[0] += still
+    lengths[0, 0] += still
     across[:, _MIDDLE] += still
     x_median = _taken_median(across[0, lowest : highest + 1], covered) + lowest - _MIDDLE
     y_median = _taken_median(across[1, lowest : highest + 1], covered) + lowest - _MIDDLE
@@ -154,6 +159,13 @@ def _count(
     share = min(covered / picture, 1.0)
     quarter = 0.25 * per_frame if share >= _LEAST_COVERED else np.nan
     return share, min(still / picture, share), total / picture, x_median * quarter, y_median * quarter
+
+
+@compiled
+def _add(lengths: Any, length: float, area: Any) -> None:  # pragma: no cover (compiled)
+    place = min(np.int64(length * _BINS_PER_PIXEL), _BINS - 1)
+    lengths[0, place] += area
+    lengths[1, place] += length * area
 
 
 @compiled
