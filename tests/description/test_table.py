@@ -59,6 +59,8 @@ def test_refusals(tmp_path: Path) -> None:
         ("b.csv", b"\xff\xfe"),
         ("c.parquet", b"PAR1"),
         ("d.csv", b"path\nx,y,z\n"),
+        ("e.csv", b"hello\n"),
+        ("f.csv", b""),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match="is not a table of `videokd describe`"):

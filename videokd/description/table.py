@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -136,20 +136,28 @@ def read_table(path: Path) -> list[TableRow]:
     """
     check_table_name(path)
     try:
-        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else pq.read_table(path).to_pylist()
+        names, rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
+        if "path" not in names:  # which tables without rows have too
+            raise ValueError("no path")
         return [TableRow.of(row) for row in rows]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise DataError(
-            f"{path} is not a table of `videokd describe` ({reason:.200}). Run `videokd describe` to write it."
+            f"{path} is not a table of `videokd describe` ({reason:.200}). Choose another name, or run `videokd describe` to write it."
         ) from error
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    table = pq.read_table(path)
+    return table.column_names, table.to_pylist()
+
+
+def _csv_rows(path: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
     kinds = dict(COLUMNS)
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield {name: _parsed(text, kinds[name]) for name, text in row.items() if name in kinds}
+        reader = csv.DictReader(file)
+        rows = [{name: _parsed(text, kinds[name]) for name, text in row.items() if name in kinds} for row in reader]
+    return reader.fieldnames or (), rows
 
 
 def _parsed(text: str, kind: str) -> Any:
