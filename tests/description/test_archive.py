@@ -114,6 +114,9 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DataError, match=r"other\.csv is not a table of `videokd describe`"):
         describe_archive(files, tmp_path / "other.csv", workers=ONE)
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+    with pytest.raises(ConfigError, match="no Ray cluster|needs Ray"):
+        describe_archive(files, tmp_path / "v.csv", workers=Workers("ray", address="127.0.0.1:1"))
+    assert not list(tmp_path.glob("[ov]*.unfinished"))
     monkeypatch.setattr(archive, "describe", lambda _: 1 / 0)
     gone = archive.ArchiveFile("a.mp4", tmp_path / "a.mp4")
     with pytest.raises(DecodeError, match=r"a\.mp4 cannot be read \(No such file or directory\). Check the file"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def describe_archive(
     lines = out.with_name(f"{out.name}.unfinished")
     check_place(out)
     refusal = f"{out} is being written by another `videokd describe` (accepted: one at a time). Wait until it is done."
-    with held(lines, refusal=refusal):
+    with held(lines, refusal=refusal), _removed_if_empty(lines):
         known = {row.description.path: row for row in read_table(out)} if out.exists() else {}
         known |= {row.description.path: row for row in read_lines(lines)}
         rows, reasons, reused = _describe_missing(files, known, lines, workers)
@@ -117,6 +118,15 @@ def describe_archive(
         write_table(out, rows)
         lines.unlink(missing_ok=True)
     return Described(tuple(rows), tuple(failed), reused)
+
+
+@contextmanager
+def _removed_if_empty(file: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if file.exists() and not file.stat().st_size:
+            file.unlink()
 
 
 def failures_of(out: Path) -> Path:
