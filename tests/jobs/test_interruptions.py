@@ -62,9 +62,9 @@ def interrupt_twice(process: subprocess.Popen[bytes], apart_seconds: float) -> s
         raise
 
 
-def session_ends(session: int) -> bool:
-    """Whether all its processes end within seconds."""
-    for _ in range(1000):
+def session_ends(session: int, *, seconds: int = 10) -> bool:
+    """Whether all its processes end in time."""
+    for _ in range(100 * seconds):
         try:
             os.killpg(session, 0)
         except ProcessLookupError:

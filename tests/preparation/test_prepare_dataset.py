@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
+from tests.jobs.test_interruptions import session_ends
 from tests.small_datasets import digests, listing, write_clip
 from videokd.codec.index import VideoIndex
 from videokd.datasets.manifest import Manifest
@@ -289,7 +290,7 @@ def test_a_stopped_run_resumes(command: list[str], tmp_path: Path, number: signa
     _, errors = process.communicate(timeout=30)
     assert process.returncode != 0
     assert errors.count("Traceback") <= 1  # the parent's own; workers are silent
-    assert _session_ends(process.pid), "workers outlived the run"
+    assert session_ends(process.pid, seconds=5), "workers outlived the run"
     done = times(out)
     rows = rows_of(out)
     assert 3 <= rows < 20
@@ -320,23 +321,13 @@ def test_kill_9_at_random_moments_loses_nothing(command: list[str], tmp_path: Pa
         time.sleep(rng.uniform(0.2, 0.9) * seconds)
         process.kill()
         process.wait()
-        assert _session_ends(process.pid)
+        assert session_ends(process.pid, seconds=5)
         if (out / "manifest.parquet").exists():  # it was complete before it was killed: start again
             assert digests(tmp_path / "reference") == digests(out)
             shutil.rmtree(out)
     subprocess.run([*command, str(out), "256"], check=True, timeout=120)
     assert digests(tmp_path / "reference") == digests(out)
     assert [path.name for path in out.rglob("*.part")] == []
-
-
-def _session_ends(session: int) -> bool:
-    for _ in range(500):
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_a_worker_that_dies_is_reported(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

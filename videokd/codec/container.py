@@ -54,9 +54,8 @@ class PictureDecoder:
         self._pictures = True
         self._sketches = False
         self.seeks = True  # whether seeking works in this file, as far as is known
-        self._kept: tuple[
-            Any, ...
-        ] = ()  # all packets of the file, once it was read from its start to its end, if it is small
+        # All packets of the file, once it was read from its start to its end, if it is small
+        self._kept: tuple[Any, ...] = ()
         self._open()
 
     def _open(self) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from videokd.description.clip import describe
 from videokd.description.copies import find_copies
 from videokd.description.table import TableRow, check_table_name, read_lines, read_table, write_table
-from videokd.errors import DataError, DecodeError, VideoKDError
+from videokd.errors import DataError, DecodeError
 from videokd.files import check_place, held
-from videokd.jobs.failures import FAILURES_NAME, write_failures
+from videokd.jobs.failures import FAILURES_NAME, any_error_named, write_failures
 from videokd.jobs.video_files import unreadable_folders, videos_in
 from videokd.jobs.workers import Workers, with_bar
 
@@ -155,14 +155,8 @@ def describe_file(file: ArchiveFile) -> TableRow:
         else:
             reason = f"cannot be read ({error.strerror}). Check the file and its permissions"
         raise DecodeError(f"{file.file} {reason}.") from error
-    try:
+    with any_error_named(file.file, done="described"):
         return TableRow(replace(describe(file.file), path=file.name), modified)
-    except VideoKDError:
-        raise
-    except Exception as error:  # whatever error an odd file causes, the others are described
-        raise DecodeError(
-            f"{file.file} cannot be described ({type(error).__name__}: {error}). Remove the file, and report this."
-        ) from error
 
 
 def _describe_missing(

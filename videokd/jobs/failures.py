@@ -1,14 +1,37 @@
-"""CSV files that a job over many files writes: the files that failed, and why."""
+"""Files that fail in a job over many files: why, and the CSV file that lists them."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from videokd.errors import DecodeError, VideoKDError
 from videokd.files import csv_text, from_cell, write_whole
 
 FAILURES_NAME = "failures.csv"
+
+
+@contextmanager
+def any_error_named(file: Path | str, *, done: str) -> Iterator[None]:
+    """Whatever error an odd file causes, it is named and the job goes on with the others: none ends the job.
+
+    Args:
+        file: as messages name it.
+        done: what is done to files: prepared, described.
+
+    Raises:
+        DecodeError: in the place of any error that is not a VideoKDError.
+    """
+    try:
+        yield
+    except VideoKDError:
+        raise
+    except Exception as error:
+        raise DecodeError(
+            f"{file} cannot be {done} ({type(error).__name__}: {error}). Remove the file, and report this."
+        ) from error
 
 
 def write_failures(path: Path, failed: Sequence[tuple[str, str]]) -> None:

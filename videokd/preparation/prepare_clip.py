@@ -16,8 +16,9 @@ from videokd.codec.indexing import index_video
 from videokd.codec.opening import check_source
 from videokd.codec.reader import open_video
 from videokd.datasets.manifest import Clip
-from videokd.errors import DataError, DecodeError, NeedsTranscoding, VideoKDError
+from videokd.errors import DataError, DecodeError, NeedsTranscoding
 from videokd.files import sha256_of, write_whole
+from videokd.jobs.failures import any_error_named
 from videokd.transcoding.mp4_writer import Encoding
 from videokd.transcoding.training_form import FileForm, form_of
 from videokd.transcoding.transcode import SourceForm, transcode
@@ -68,15 +69,9 @@ def prepare_clip(task: ClipTask) -> RowValues:
             f"{task.source}: no such file. It was removed after the folder was listed, or is a broken link."
         )
     check_source(task.source)
-    try:
+    with any_error_named(task.source, done="prepared"):
         inputs = _inputs_of(task)
         values = (_kept(task) if task.keep else None) or _transcoded(task)
-    except VideoKDError:
-        raise
-    except Exception as error:  # whatever error an odd file causes, the others are prepared
-        raise DecodeError(
-            f"{task.source} cannot be prepared ({type(error).__name__}: {error}). Remove the file, and report this."
-        ) from error
     # The keys of the first version, so that clips that it prepared are not prepared again
     write_whole(task.row, json.dumps({"made_from": inputs, "facts": values}).encode())
     return values
