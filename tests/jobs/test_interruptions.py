@@ -23,7 +23,7 @@ from videokd.stopping import one_interrupt
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 LONG_TASKS = """
-import sys, time
+import os, time
 from pathlib import Path
 from videokd.files import written_whole
 from videokd.jobs.workers import Workers
@@ -31,7 +31,7 @@ from videokd.jobs.workers import Workers
 def long_task(number):
     with written_whole(Path(f"{number}.txt")) as aside:
         aside.write_text("half")
-        Path(f"{number}.started").touch()
+        Path(f"{os.getpid()}.started").touch()
         time.sleep(600)
 
 if __name__ == "__main__":
@@ -80,6 +80,19 @@ def test_tasks_are_ended_not_waited_for(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert session_ends(process.pid), "workers outlived the run"
     assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".started"}  # nothing half-written
+
+
+def test_a_worker_that_dies_leaves_no_half_written_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(LONG_TASKS)
+    process = started([sys.executable, "run.py"], tmp_path, lambda: len(list(tmp_path.glob("*.started"))) == 2)
+    half = set(tmp_path.glob(".*.part"))
+    os.kill(int(next(tmp_path.glob("*.started")).stem), signal.SIGKILL)  # the pool then ends its other worker, and starts another one
+    deadline = time.monotonic() + 60
+    while len(half & set(tmp_path.glob(".*.part"))) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(half & set(tmp_path.glob(".*.part"))) == 1  # what the killed one was writing
+    interrupt_twice(process, 0.02)
+    assert session_ends(process.pid)
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])

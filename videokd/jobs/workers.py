@@ -180,8 +180,12 @@ def _in_pool(
 
 
 def _start_worker(watched: Connection) -> None:
-    """Ignores Ctrl-C, which the parent handles, and makes this process end when the parent ends, in whatever way, or leaves the pool."""
+    """Ignores Ctrl-C, which the parent handles, and makes this process end when the parent ends, in whatever way, or leaves the pool.
+
+    The pool itself sends SIGTERM to all its workers when one of them ends, so that must leave no half-written file either.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: leave_at_once("", status=1))
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=([parent.sentinel, watched],), daemon=True).start()
