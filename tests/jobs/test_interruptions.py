@@ -86,7 +86,8 @@ def test_a_worker_that_dies_leaves_no_half_written_files_of_others(tmp_path: Pat
     (tmp_path / "run.py").write_text(LONG_TASKS)
     process = started([sys.executable, "run.py"], tmp_path, lambda: len(list(tmp_path.glob("*.started"))) == 2)
     half = set(tmp_path.glob(".*.part"))
-    os.kill(int(next(tmp_path.glob("*.started")).stem), signal.SIGKILL)  # the pool then ends its other worker, and starts another one
+    killed = int(next(tmp_path.glob("*.started")).stem)
+    os.kill(killed, signal.SIGKILL)  # the pool then ends its other worker, and starts another one
     deadline = time.monotonic() + 60
     while len(half & set(tmp_path.glob(".*.part"))) > 1 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -182,13 +182,20 @@ def _in_pool(
 def _start_worker(watched: Connection) -> None:
     """Ignores Ctrl-C, which the parent handles, and makes this process end when the parent ends, in whatever way, or leaves the pool.
 
-    The pool itself sends SIGTERM to all its workers when one of them ends, so that must leave no half-written file either.
+    The pool itself sends SIGTERM to all its workers when one of them ends. That must leave no half-written file either, so it wakes the
+    same thread; a handler would wait for a long call into FFmpeg.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: leave_at_once("", status=1))
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=([parent.sentinel, watched],), daemon=True).start()
+    ends: list[Any] = [watched]
+    if (parent := multiprocessing.parent_process()) is not None:
+        ends.append(parent.sentinel)
+    if hasattr(signal, "pthread_sigmask"):  # not Windows, where nothing can catch the end of a process
+        woken, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.set_wakeup_fd(wakes.detach())
+        ends.append(woken)
+    threading.Thread(target=_exit_after, args=(ends,), daemon=True).start()
 
 
 def _exit_after(watched: Sequence[Any]) -> None:
