@@ -20,10 +20,11 @@ from record import CODEC_STREAMS
 from stopwatch import Stopwatch
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.distill.fusion import fuse
-from videokd.evaluation.prediction import Transcode, read_streams
 from videokd.models.backbone import Network
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
+from videokd.prediction.reading import Transcode, read_streams
+from videokd.prediction.torch_predictor import TorchPredictor
 from videokd.types import STREAMS
 
 try:
@@ -80,9 +81,11 @@ def alone(students: Students, stream: str) -> Students:
 
 def on_streams(name: str, students: Students, given: argparse.Namespace, mode: Transcode, about: str) -> System:
     """Students on codec streams, as `predict` reads them."""
+    wanted = TorchPredictor(students).wanted
 
     def read(path: Path) -> Batch:
-        return read_streams(path, students, num_segments=given.segments, transcode=mode)[0]
+        streams = read_streams(path, wanted, num_segments=given.segments, transcode=mode)[0]
+        return {name: torch.from_numpy(values) for name, values in streams.items()}
 
     def network(streams: Batch) -> Tensor:
         return fuse(students.logits(streams), students.weights, space=students.space)  # type: ignore[arg-type]

@@ -26,7 +26,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,9 @@ from record import RESULTS, ROOT, provenance, write
 from videokd.datasets.manifest import Clip, Manifest
 from videokd.distill.fusion import fuse
 from videokd.evaluation.metrics import paired_difference
-from videokd.evaluation.prediction import read_streams
 from videokd.evaluation.results import as_plain
 from videokd.evaluation.scores import Scores
+from videokd.models.students import Students
 from videokd.models.students_file import load_students
 
 ALLOWED = 3.0
@@ -84,6 +86,7 @@ def serve() -> None:
     """Answers requests on standard input, a line of JSON each: runs in one checkout's process."""
     torch.set_num_threads(1)
     loaded: dict[str, Any] = {}
+    read = reading_of_this_checkout()
     for line in sys.stdin:
         asked = json.loads(line)
         for folder in asked["students"]:
@@ -91,7 +94,7 @@ def serve() -> None:
             loaded[folder] = loaded[folder] or load_students(folder).eval()
         students = [loaded[folder] for folder in asked["students"]]
         started = time.process_time()
-        streams, seconds, *route = read_streams(asked["file"], students[0], transcode=asked["mode"])
+        streams, seconds, *route = read(asked["file"], students[0], asked["mode"])
         used = time.process_time() - started
         known = route[0] if route else "transcoded" if seconds["transcode"] else "as it is"
         found = []
@@ -101,6 +104,21 @@ def serve() -> None:
                 fused = fuse(logits, each.weights, space=each.space)
                 found.append({name: values[0].tolist() for name, values in {**logits, "fused": fused}.items()})
         print(json.dumps({"ms": 1000 * used, "route": known, "logits": found}), flush=True)
+
+
+def reading_of_this_checkout() -> Callable[[str, Students, str], tuple[Any, ...]]:
+    """Reads a file as students see it, also in a checkout from before predictions had a folder of their own."""
+    if find_spec("videokd.prediction") is None:
+        before = import_module("videokd.evaluation.prediction").read_streams
+        return lambda file, students, mode: before(file, students, transcode=mode)
+    now = import_module("videokd.prediction.reading").read_streams
+    wrapped = import_module("videokd.prediction.torch_predictor").TorchPredictor
+
+    def read(file: str, students: Students, mode: str) -> tuple[Any, ...]:
+        streams, *rest = now(file, wrapped(students).wanted, transcode=mode)
+        return {name: torch.from_numpy(values) for name, values in streams.items()}, *rest
+
+    return read
 
 
 def matrix(a: int, b: int, c: int, d: int) -> bytes:

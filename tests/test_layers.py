@@ -28,7 +28,7 @@ PACKAGE = ROOT / "videokd"
 STACK = (
     ("recipes",),
     ("evaluation",),
-    ("training", "preparation"),
+    ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
@@ -346,6 +346,12 @@ def test_the_codec_loads_no_torch() -> None:
     modules = loaded_by(f"import {', '.join(names)}; from videokd import open")
     assert "videokd.codec.reader" in modules
     assert "torch" not in modules
+
+
+def test_predictions_load_no_torch_before_it_predicts() -> None:
+    names = [f"videokd.prediction.{path.stem}" for path in (PACKAGE / "prediction").glob("[a-z]*.py")]
+    names.remove("videokd.prediction.torch_predictor")
+    assert "torch" not in loaded_by(f"import {', '.join(names)}; from videokd import predict")
 
 
 def test_public_names_exist() -> None:

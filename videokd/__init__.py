@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from videokd.errors import DataError as DataError
     from videokd.errors import DecodeError as DecodeError
     from videokd.errors import VideoKDError as VideoKDError
-    from videokd.evaluation.prediction import Prediction as Prediction
-    from videokd.evaluation.prediction import predict as predict
     from videokd.models.students import Students as Students
     from videokd.models.students_file import load_students as load_students
+    from videokd.prediction.predict import predict as predict
+    from videokd.prediction.prediction import Prediction as Prediction
     from videokd.types import STREAMS as STREAMS
     from videokd.types import Streams as Streams
 
@@ -32,7 +32,7 @@ _WHERE = {
     "ConfigError": "videokd.errors",
     "DataError": "videokd.errors",
     "DecodeError": "videokd.errors",
-    "Prediction": "videokd.evaluation.prediction",
+    "Prediction": "videokd.prediction.prediction",
     "STREAMS": "videokd.types",
     "Streams": "videokd.types",
     "Students": "videokd.models.students",
@@ -42,7 +42,7 @@ _WHERE = {
     "fuse": "videokd.distill.fusion",
     "load_students": "videokd.models.students_file",
     "open": "videokd.codec.reader:open_video",
-    "predict": "videokd.evaluation.prediction",
+    "predict": "videokd.prediction.predict",
 }
 
 __all__ = [*_WHERE]  # noqa: PLE0604

@@ -55,7 +55,7 @@ def interrupt_twice(process: subprocess.Popen[bytes], apart_seconds: float) -> s
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(apart_seconds)
     try:
-        return process.communicate(timeout=60)[1].decode()
+        return process.communicate(timeout=300)[1].decode()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

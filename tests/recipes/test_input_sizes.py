@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.predictions import streams_for
 from tests.small_runs import TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
-from videokd.evaluation.prediction import read_streams
 from videokd.evaluation.protocol import protocol_dataset
 from videokd.models.backbone import Network
 from videokd.models.students import PredictionSpec, Students
@@ -69,13 +69,13 @@ def test_an_export_predicts_as_its_members_alone(run: Path, prepared: Path, tmp_
     students, manifest = load_students(tmp_path / "students"), Manifest.read(prepared)
     assert students.input_size == 56
     clip = manifest.file(manifest.clips[0])
-    streams, _, _ = read_streams(clip, students)
+    streams, _, _ = streams_for(students, clip)
     assert sorted(streams) == ["iframe", "iframe@24", "motion@24"]
     with torch.no_grad():
         together = students.logits(streams)
         for name in ("a", "b"):
             single = alone(students, name)
-            torch.testing.assert_close(single.logits(read_streams(clip, single)[0])[name], together[name])
+            torch.testing.assert_close(single.logits(streams_for(single, clip)[0])[name], together[name])
     assert main(["predict", str(clip), f"--students={tmp_path / 'students'}"]) == 0
 
 

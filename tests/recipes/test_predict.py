@@ -13,15 +13,16 @@ import torch
 
 import videokd
 from tests.conftest import MakeClip
+from tests.predictions import streams_for
 from videokd.__main__ import main
 from videokd.codec import container
 from videokd.codec.reader import open_video
 from videokd.datasets.view import apply_crop, central_crop
 from videokd.errors import DataError, DecodeError
-from videokd.evaluation.prediction import Transcode, read_streams
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import save_students
+from videokd.prediction.reading import Transcode
 from videokd.types import STREAMS
 
 
@@ -51,7 +52,7 @@ def test_a_file_is_opened_and_indexed_once(
 
 def test_segments_are_the_middles_of_the_clip(make_clip: MakeClip, students: Students) -> None:
     path = make_clip("mpeg4", num_frames=24)
-    streams, _, _ = read_streams(path, students, num_segments=2)
+    streams, _, _ = streams_for(students, path, num_segments=2)
     assert {name: tuple(values.shape) for name, values in streams.items()} == {
         "iframe": (1, 2, 3, 32, 32),
         "motion": (1, 2, 2, 32, 32),
@@ -72,7 +73,7 @@ def only_motion() -> Students:
 @pytest.mark.parametrize("transcode", ["auto", "never"])
 def test_long_gops_are_cut(transcode: Transcode, make_clip: MakeClip, students: Students) -> None:
     path = make_clip("mpeg4", num_frames=48, gop=250)
-    streams, seconds, route = read_streams(path, students, num_segments=4, transcode=transcode)
+    streams, seconds, route = streams_for(students, path, num_segments=4, transcode=transcode)
     assert (route, seconds["transcode"]) == ("cut GOPs", 0)
     with open_video(path) as video:  # the middles of four spans, one of each 12 frames
         frames = [video.read(gop=0, position=at, streams=("frame",)).frame for at in (0, 12, 24, 36)]
@@ -89,11 +90,11 @@ def test_long_gops_are_cut(transcode: Transcode, make_clip: MakeClip, students: 
 
 def test_students_of_motion_alone_see_long_gops_transcoded(make_clip: MakeClip, students: Students) -> None:
     path = make_clip("mpeg4", num_frames=30, gop=30)
-    _, seconds, route = read_streams(path, only_motion())
+    _, seconds, route = streams_for(only_motion(), path)
     assert (route, seconds["transcode"] > 0) == ("transcoded", True)
-    assert read_streams(path, only_motion(), transcode="never")[2] == "cut GOPs"
-    assert read_streams(path, students, transcode="always")[2] == "transcoded"
-    assert read_streams(make_clip("mpeg4", num_frames=24), only_motion())[2] == "as it is"
+    assert streams_for(only_motion(), path, transcode="never")[2] == "cut GOPs"
+    assert streams_for(students, path, transcode="always")[2] == "transcoded"
+    assert streams_for(only_motion(), make_clip("mpeg4", num_frames=24))[2] == "as it is"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_similar_files_are_not_transcoded(
 def test_clips_of_a_kept_dataset_keep_their_gops(make_clip: MakeClip, students: Students) -> None:
     students.encoding = {"encoding": {"codec": "mpeg4", "gop": 12}, "keep": True, "frame_rates": [25.0, 25.0]}
     path = make_clip("libx264", gop=250, b_frames=3)
-    assert [read_streams(path, students, transcode=mode)[2] for mode in ("auto", "never")] == ["as it is"] * 2
+    assert [streams_for(students, path, transcode=mode)[2] for mode in ("auto", "never")] == ["as it is"] * 2
 
 
 @pytest.mark.parametrize("rates", [[12.5, 12.5], [50.0, 50.0], [24.0, 30.0]])
@@ -134,9 +135,9 @@ def test_gops_are_cut_to_last_as_long_as_in_training(
     gop = {12.5: 6, 50.0: 24, 24.0: 12}[rates[0]]
     path = make_clip("mpeg4", num_frames=48, gop=250)
     settings = {"encoding": {"codec": "mpeg4", "gop": gop, "short_side": 96}, "frame_rates": rates}
-    expected = read_streams(path, students, num_segments=4, transcode="never")[0]  # GOPs of 12, as by default
+    expected = streams_for(students, path, num_segments=4, transcode="never")[0]  # GOPs of 12, as by default
     students.encoding = settings
-    streams, _, route = read_streams(path, students, num_segments=4)
+    streams, _, route = streams_for(students, path, num_segments=4)
     assert route == "cut GOPs"
     assert all(torch.equal(streams[name], values) for name, values in expected.items())
 
@@ -146,7 +147,7 @@ def test_decoded_frames_are_those_at_the_sampled_positions(make_clip: MakeClip, 
     path = make_clip("mpeg4", num_frames=24)
     specs = {"student": NetworkSpec(names, "test_resnet", 3, 32)}
     seeing = build_students(specs, PredictionSpec(("wave", "clap", "throw"), 2), seed=0).eval()
-    streams, _, _ = read_streams(path, seeing, num_segments=2)
+    streams, _, _ = streams_for(seeing, path, num_segments=2)
     assert {name: values.shape[1] for name, values in streams.items()} == dict.fromkeys(names, 2)
     with open_video(path) as video:
         frame = video.read(gop=1, position=5, streams=("frame",)).frame  # the middle of frames 12 to 23
@@ -172,7 +173,7 @@ def test_students_that_see_the_order_see_as_many_segments_as_in_training(
 ) -> None:
     spec = {"student": NetworkSpec(("motion",), "test_resnet", 3, 32, temporal_shift=shifted)}
     seeing = build_students(spec, PredictionSpec(("wave", "clap", "throw"), 3), seed=0).eval()
-    streams, _, _ = read_streams(make_clip("mpeg4"), seeing)
+    streams, _, _ = streams_for(seeing, make_clip("mpeg4"))
     assert streams["motion"].shape[1] == expected
 
 

@@ -13,11 +13,10 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.transforms.v2 import functional as transforms
 
 from videokd.codec.reader import VideoReader
 from videokd.datasets.direct_crops import DIRECT, crop_directly
+from videokd.datasets.resized import resized_pictures
 from videokd.errors import DataError
 from videokd.kernels.planar import scaled
 from videokd.types import STREAMS, StreamSpec
@@ -177,9 +176,7 @@ def apply_crop(
 
 def _resized(packed: npt.NDArray[np.uint8], count: int, channels: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Quantised crops, [P, crop height, crop width, n · C], as the input of a network: [count, C, height, width]."""
-    resized = transforms.resize(torch.from_numpy(packed).permute(0, 3, 1, 2), list(size), antialias=True)
-    pictures: npt.NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()  # [P, height, width, n · C]
-    return _unpacked(pictures, count, channels).transpose(0, 3, 1, 2)
+    return _unpacked(resized_pictures(packed, size), count, channels).transpose(0, 3, 1, 2)
 
 
 def apply_crops(

@@ -169,12 +169,11 @@ def _in_pool(
         return [*running.values(), *([] if task is None else [task])]
     finally:
         # Workers end as soon as `held_open` is closed, also where an interruption skips these lines: then the frame's end closes it.
-        # An interrupted `shutdown` may leave workers waiting for ever
-        if running:
-            held_open.close()
-        try:
+        # An interrupted `shutdown` may leave workers waiting for ever, and this process for them
+        with interrupts_held_back():
+            if running:
+                held_open.close()
             executor.shutdown(cancel_futures=True)
-        finally:
             held_open.close()
             watched.close()
 

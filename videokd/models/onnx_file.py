@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from videokd.distill.fusion import fuse
 from videokd.errors import ConfigError, VideoKDError
 from videokd.files import written_whole
+from videokd.models.finite import random_videos
 from videokd.models.students import Students
 from videokd.models.students_file import DESCRIPTION_FILE
-from videokd.types import STREAMS, stream_and_size
 
 ONNX_FILE = "students.onnx"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -119,24 +118,3 @@ def _compare(fused: _Fused, path: Path) -> None:
                 f"the ONNX graph is off by {off:.2g} where PyTorch's largest logit is {float(expected.abs().max()):.2g}: it is not "
                 "written. Export as safetensors, and report the backbone."
             )
-
-
-def random_videos(students: Students, *, batch: int, segments: int) -> Mapping[str, Tensor]:
-    """Noise in the shape of videos, the same at each call.
-
-    Args:
-        students: whose inputs it has.
-        batch: B.
-        segments: S.
-
-    Returns:
-        {input: uint8 [B, S, C, H, W]}.
-    """
-    generator = torch.Generator().manual_seed(0)
-    main_size = students.input_size
-    videos = {}
-    for key in students.inputs_at(main_size):
-        stream, size = stream_and_size(key, main_size=main_size)
-        shape = (batch, segments, STREAMS[stream].channels, size, size)
-        videos[key] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return videos

@@ -206,13 +206,7 @@ class Students(nn.Module):
         Raises:
             ConfigError: the threshold is out of range, or no student has exits.
         """
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"exit_threshold is {threshold} (accepted: 0 to 1). Correct the setting.")
-        if not self.exits:
-            raise ConfigError(
-                f"students {', '.join(self.specs)} have no exits to leave by (accepted: a run with `objective.exits`, exported "
-                "with `videokd export RUN --out DIR --exits`). Export them so, or leave the threshold away."
-            )
+        self.check_threshold(threshold)
         logits, left_by = {}, {}
         for name, network in self._networks():
             if name in self.exits:
@@ -225,6 +219,20 @@ class Students(nn.Module):
                 logits[name] = network(streams)
                 left_by[name] = (DEEPEST,) * len(logits[name])
         return logits, left_by
+
+    def check_threshold(self, threshold: float) -> None:
+        """Whether students can leave early at this confidence.
+
+        Raises:
+            ConfigError: it is out of range, 0 to 1, or no student has exits.
+        """
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"exit_threshold is {threshold} (accepted: 0 to 1). Correct the setting.")
+        if not self.exits:
+            raise ConfigError(
+                f"students {', '.join(self.specs)} have no exits to leave by (accepted: a run with `objective.exits`, exported "
+                "with `videokd export RUN --out DIR --exits`). Export them so, or leave the threshold away."
+            )
 
     def parameter_groups(
         self, *, weight_decay: float = 0.0, body_factor: float = 1.0, input_factor: float = 1.0, only: str | None = None

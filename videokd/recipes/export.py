@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from videokd.errors import ConfigError
-from videokd.evaluation.prediction import check_finite_predictions
 from videokd.messages import say
+from videokd.models.finite import check_finite_predictions
 from videokd.models.onnx_file import export_onnx
 from videokd.models.students_file import save_students
 from videokd.recipes.command_line import parse

@@ -9,11 +9,12 @@ from typing import Literal
 from tqdm import tqdm
 
 from videokd.errors import ConfigError, DataError, DecodeError
-from videokd.evaluation.prediction import Transcode, predict, prediction_lines
 from videokd.messages import give, say
-from videokd.models.students_file import load_students
+from videokd.prediction.loading import load_predictor
+from videokd.prediction.predict import predict
+from videokd.prediction.prediction import prediction_lines
+from videokd.prediction.reading import Transcode
 from videokd.recipes.command_line import parse
-from videokd.runs.device import pick_device, pick_precision
 from videokd.runs.settings import Device, PrecisionName
 
 
@@ -51,21 +52,20 @@ class Predict:
 def main(arguments: Sequence[str]) -> None:
     """The verb: prints the predictions, then names the files that could not be read."""
     settings = parse(Predict, arguments, verb="predict", positional=("files",))
-    precision = pick_precision(settings.precision, pick_device(settings.device), training=False)
-    students = precision.prepared(load_students(settings.students))
+    students = load_predictor(
+        settings.students,
+        device=settings.device,
+        precision=settings.precision,
+        exit_threshold=settings.exit_threshold,
+    )
     predictions, failures = [], []
     for file in tqdm(settings.files, unit="video", disable=None if len(settings.files) > 1 else True):
         try:
-            with precision.in_effect(), precision.autocast():
-                prediction = predict(
-                    file,
-                    students,
-                    top=settings.top,
-                    num_segments=settings.num_segments,
-                    transcode=settings.transcode,
-                    exit_threshold=settings.exit_threshold,
+            predictions.append(
+                predict(
+                    file, students, top=settings.top, num_segments=settings.num_segments, transcode=settings.transcode
                 )
-            predictions.append(prediction)
+            )
         except (DecodeError, DataError) as error:
             failures.append(error)
         except ConfigError:  # such as too little memory: what is predicted is not lost

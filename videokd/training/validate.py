@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from videokd.datasets.batches import evaluation_batches
 from videokd.datasets.dataset import ClipDataset
 from videokd.distill.fusion import fuse
-from videokd.errors import VideoKDError
+from videokd.models.finite import check_logits
 from videokd.models.students import Students
 from videokd.runs.device import Precision
 from videokd.runs.ranks import Ranks
@@ -54,25 +54,6 @@ def validate(
     shares = {name: count / len(held_out) for name, count in zip(hits, counts, strict=True)}
     fused = {"val/top1": shares.pop("fused")}
     return fused if len(shares) == 1 else fused | {f"val/{name}": share for name, share in shares.items()}
-
-
-def check_logits(logits: Mapping[str, Tensor], *, video_ids: Sequence[str]) -> None:
-    """Refuses predictions that are not finite: the largest of them would be taken for a class.
-
-    Args:
-        logits: {student: [B, K]}.
-        video_ids: B names.
-
-    Raises:
-        VideoKDError: names the student and the video.
-    """
-    for name, values in logits.items():
-        broken = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if broken:
-            raise VideoKDError(
-                f"{name}'s logits for {video_ids[broken[0]]} are not finite: it has diverged, or its precision is too low. Train with a lower "
-                "learning rate or a longer warm-up, or pass `--precision fp32`."
-            )
 
 
 def predict_batches(

@@ -1,0 +1,45 @@
+"""What names the action in streams, whatever computes it: PyTorch, or another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.prediction.wanted import Wanted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What students say about B videos, fused.
+
+    Args:
+        probabilities: float32 [B, K].
+        exits: {student: the exit at which each of the B videos left}, "deepest" for the whole network; empty without a threshold.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    exits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Predictor(Protocol):
+    """A set of students that can be asked about streams, wherever it computes."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it wants of a video."""
+
+    def __call__(self, streams: Mapping[str, npt.NDArray[np.uint8]], *, names: Sequence[str]) -> Answer:
+        """Names the action in B videos.
+
+        Args:
+            streams: {input: uint8 [B, S, C, H, W]}, as `videokd.prediction.reading.read_streams` gives them for one video.
+            names: of the B videos, for errors.
+
+        Raises:
+            VideoKDError: what it computes is not finite.
+            ConfigError: the memory is too small.
+        """
