@@ -55,6 +55,7 @@ PLAN: Sequence[tuple[str, str, Sequence[str]]] = (
     *((labels, student, ("hard", "kl", "pseudo")) for labels in ("25", "5") for student in ("iframe", "streams")),
     *(("10", student, ("kl-mutual", "everything")) for student in ("iframe", "streams")),
     ("10", "motion", ("hard", "kl", "features", "relations")),
+    *(("100", student, ("kl-longer",)) for student in ("iframe", "streams")),
 )
 
 

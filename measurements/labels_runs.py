@@ -31,9 +31,9 @@ STUDENTS: Mapping[str, tuple[tuple[str, ...], str, str, int]] = {
     "lite0": (CODEC_STREAMS, "tf_efficientnet_lite0", "imagenet", 96),
 }
 #: Ways of learning: what of the teachers' target is followed, and on which clips.
-ARMS = ("hard", "kd-labelled", "pseudo", "kl", "kl-mutual", "everything", "features", "relations")
+ARMS = ("hard", "kd-labelled", "pseudo", "kl", "kl-longer", "kl-mutual", "everything", "features", "relations")
 WITHOUT_TEACHERS = ("hard",)
-ON_ALL_CLIPS = ("pseudo", "kl", "kl-mutual", "everything", "features", "relations")
+ON_ALL_CLIPS = ("pseudo", "kl", "kl-longer", "kl-mutual", "everything", "features", "relations")
 SEGMENTS_IN_TEST, POSITIONS, VIEWS, BATCH = 8, 16, 32, 24
 WARMUP = 0.04  # share of the steps
 #: Share of the training groups of each class that the choice of hyper-parameters is scored on, instead of test clips.
@@ -161,6 +161,8 @@ def student_command(cell: LabelCell, student: str, arm: str, choice: Mapping[str
     members = {"a": one, "b": one} if mutual else {student: one}
     kind = "hard" if arm in WITHOUT_TEACHERS else "distilled"
     chosen = choice[student][kind]
+    if arm == "kl-longer":  # as many steps as with hard labels
+        chosen = chosen | {"steps": choice[student]["hard"]["steps"]}
     labelled, rest, _ = cell.parts
     clips = len(labelled) + (len(rest) if arm in ON_ALL_CLIPS else 0)
     epochs = max(round(chosen["steps"] / max(clips // BATCH, 1)), 1)

@@ -13,6 +13,7 @@ _WAYS = {
     "kd-labelled": "teacher's logits, labelled clips only",
     "pseudo": "teacher's pseudo-labels, all clips",
     "kl": "teacher's logits, all clips",
+    "kl-longer": "the same, as many steps as with hard labels",
     "kl-mutual": "the same, two mutual students (mean)",
     "everything": "the same, and exits",
     "features": "teacher's logits and features, all clips",
@@ -25,6 +26,7 @@ _STUDENTS = {
     "motion": "student on motion, whose teacher sees I-frames, 0.10 M parameters",
     "lite0": "student on three streams, EfficientNet-Lite0 with ImageNet weights",
 }
+_SEES = {"iframe": "I-frames", "streams": "three streams", "motion": "motion"}
 
 
 def labels_table(results: Results) -> list[str]:
@@ -57,10 +59,10 @@ def choice_table(results: Results) -> list[str]:
         rows.append((trial, *(f"**{m:.1f}**" if m == best[name] else f"{m:.1f}" for name, m in means.items())))
     head = (
         "top-1 %, mean of two seeds",
-        *(f"student on {'I-frames' if n == 'iframe' else 'three streams'}" for n in tried),
+        *(f"student on {_SEES[name]}" for name in tried),
     )
     return [
-        "## What was tried on held-out scenes",
+        f"## What was tried on held-out scenes{' for the student on motion' if 'motion' in tried else ''}",
         "",
         f"{results['how']}.",
         "",
@@ -84,10 +86,9 @@ def few_labels_table(results: Results) -> list[str]:
             hard, kl = (rows.get(f"{share}/{student}/{way}") for way in ("hard", "kl"))
             if hard and kl:
                 added = points(gain[f"{share}/{student}/kl", f"{share}/{student}/hard"])
-                which = "I-frames" if student == "iframe" else "three streams"
                 table.append(
                     (
-                        which,
+                        _SEES[student],
                         f"{clips['labelled']} of {_total(clips)}",
                         percent(hard["top1"]),
                         percent(kl["top1"]),

@@ -74,6 +74,7 @@ PAGES = (
         (
             ("labels", labels_tables.labels_table),
             ("labels_choice", labels_tables.choice_table),
+            ("labels_choice_motion", labels_tables.choice_table),
             ("study", study_tables.study_table),
         ),
     ),
