@@ -33,7 +33,7 @@ STACK = (
     ("models", "datasets", "transcoding"),
     ("distill", "drawing", "codec"),
     ("bitstream", "stopping", "jobs", "kernels"),
-    ("messages", "config", "types", "files"),
+    ("messages", "config", "types", "files", "hub"),
     ("errors",),
 )
 FOLDERS = [name for line in STACK for name in line if (PACKAGE / name).is_dir()]
