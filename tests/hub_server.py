@@ -112,7 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, repository: str, name: str) -> None:
         if self._refused(repository):
             return
-        content = self.hub.files[repository][name]
+        content = self.hub.files[repository].get(name)
+        if content is None:
+            self._json({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
+            return
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
         self._answer(200, content, ETag=etag, X_Repo_Commit=SHA, Content_Type="application/octet-stream")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ from videokd.errors import ConfigError, DataError
 
 pytest.importorskip("huggingface_hub")
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("students.json", "students.safetensors")
 #: Runs calls of videokd.hub, and prints what each gives or raises: HF_ENDPOINT is read when huggingface_hub is imported.
 CALLS = """
@@ -198,3 +202,36 @@ def test_push_makes_a_private_repository_and_one_commit(
     (tmp_path / "students.json").write_bytes(b"{1}")
     assert call(("push", [str(tmp_path), "me/mine"]), HF_TOKEN=TOKEN) == [[page]]
     assert server.files["me/mine"]["students.json"] == b"{1}"
+
+
+def test_the_page_on_sharing_runs_as_written(server: HubServer, student_run: Path, clips: Path, tmp_path: Path) -> None:
+    """Exported, pushed, and predicted from the Hub, by the commands and the Python of docs/sharing.md."""
+    page = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (listing,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copy(next(clips.rglob("*.mp4")), tmp_path / "CLIP.mp4")
+    variables = environment(server, tmp_path) | {"HF_TOKEN": TOKEN}
+
+    def run(*command: str, **more: str) -> str:
+        done = subprocess.run(command, env=variables | more, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    exports, predicts = commands.replace("RUN", str(student_run)).replace("OWNER/NAME", "me/mine").splitlines()
+    videokd = (sys.executable, "-m", "videokd")
+    shown = run(*videokd, *shlex.split(exports)[1:])
+    assert f"{server.endpoint}/me/mine: students.safetensors, students.json, README.md" in shown
+    written = {path.name: path.read_bytes() for path in (tmp_path / "students").iterdir()}
+    assert server.files["me/mine"] == written
+    assert b"hf://me/mine" in written["README.md"]
+    (predicted,), _ = json.JSONDecoder().raw_decode(run(*videokd, *shlex.split(predicts)[1:], "--format=json"))
+    label = predicted["labels"][0]["name"]
+    assert server.downloaded() == {"students.safetensors", "students.json"}
+    server.broken = 503
+    code = listing.replace("OWNER/NAME", "me/mine")
+    assert run(sys.executable, "-c", code, HF_HUB_OFFLINE="1").splitlines()[0] == label
+    # a card that was edited on the Hub stays
+    server.broken = 0
+    server.files["me/mine"]["README.md"] = edited = written["README.md"].replace(b"license: unknown", b"license: mit")
+    assert "hf://me/mine: its README.md is kept" in run(*videokd, *shlex.split(exports)[1:])
+    assert server.files["me/mine"]["README.md"] == edited

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from videokd.errors import ConfigError, DataError
+from videokd.messages import say
 
 #: `Path("hf://a/b")` has one slash.
 _ADDRESS = re.compile(r"hf:/{1,2}(?P<repository>[^@]*)(?:@(?P<revision>.*))?", re.DOTALL)
+_README = "README.md"
 #: A part of a repository's name, as the Hub allows it.
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-])){0,95}"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
@@ -52,7 +54,14 @@ def local_folder(path: str | os.PathLike[str], *, names: Sequence[str]) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
 
 
-def push(folder: Path, repository: str, *, names: Sequence[str], version: str) -> str:
+def push(
+    folder: Path,
+    repository: str,
+    *,
+    names: Sequence[str],
+    version: str,
+    may_replace: Callable[[Path], bool] | None = None,
+) -> str:
     """Uploads files of a folder to a repository of the Hugging Face Hub, in one commit.
 
     Files of other names that are in the repository stay there. A repository that does not exist is made, and is private.
@@ -62,6 +71,7 @@ def push(folder: Path, repository: str, *, names: Sequence[str], version: str) -
         repository: `owner/name`.
         names: of the files; those that the folder does not have are omitted.
         version: of videokd, for the commit's message.
+        may_replace: whether the repository's own README.md, of which it is given a copy, may be replaced; None: always.
 
     Returns:
         The address of the repository's page.
@@ -76,6 +86,9 @@ def push(folder: Path, repository: str, *, names: Sequence[str], version: str) -
 
         api = HfApi(library_name="videokd", library_version=version)
         page = api.create_repo(repository, private=True, exist_ok=True)
+        if may_replace is not None and not _replaceable(repository, may_replace):
+            say(f"hf://{repository}: its {_README} is kept: videokd did not write it, or it was changed since.")
+            names = [name for name in names if name != _README]
         files = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
             for name in names
@@ -83,6 +96,15 @@ def push(folder: Path, repository: str, *, names: Sequence[str], version: str) -
         ]
         api.create_commit(repository, files, commit_message=f"Students exported by videokd {version}")
         return str(page)
+
+
+def _replaceable(repository: str, may_replace: Callable[[Path], bool]) -> bool:
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return may_replace(Path(hf_hub_download(repository, _README)))
+    except errors.EntryNotFoundError:
+        return True
 
 
 def check_repository(repository: str, *, where: str) -> None:
