@@ -27,17 +27,13 @@ PACKAGE = ROOT / "videokd"
 #: From the top; a module imports only what stands in lower lines, or in its own folder.
 STACK = (
     ("recipes",),
-    ("cards",),
-    ("evaluation",),
+    ("evaluation", "live"),
     ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),
-    ("distill", "codec"),
+    ("distill", "drawing", "codec"),
     ("bitstream", "stopping", "jobs", "kernels"),
-    ("hub",),
-    ("messages", "config", "types"),
-    ("drawing",),
-    ("files",),
+    ("messages", "config", "types", "files"),
     ("errors",),
 )
 FOLDERS = [name for line in STACK for name in line if (PACKAGE / name).is_dir()]
@@ -326,6 +322,8 @@ def test_few_files_touch_pyav() -> None:
             "transcoding.mp4_writer",
             "transcoding.training_form",
         ),
+        "live.connection",
+        "live.positions",
         "drawing.film",
     }
 
@@ -353,7 +351,8 @@ def test_the_codec_loads_no_torch() -> None:
 
 
 def test_predictions_load_no_torch_before_it_predicts() -> None:
-    names = [f"videokd.prediction.{path.stem}" for path in (PACKAGE / "prediction").glob("[a-z]*.py")]
+    folders = ("prediction", "live")
+    names = [f"videokd.{folder}.{path.stem}" for folder in folders for path in (PACKAGE / folder).glob("[a-z]*.py")]
     names.remove("videokd.prediction.torch_predictor")
     assert "torch" not in loaded_by(f"import {', '.join(names)}; from videokd import predict")
 

@@ -22,8 +22,8 @@ from videokd.kernels.motion import NO_VECTORS, Vectors
 
 #: Codecs whose decoders in FFmpeg export motion vectors.
 MOTION_CODECS = (SHRINKING_CODECS[0], "h264", *SHRINKING_CODECS[1:])
-# When these are flushed, the last P-frame comes without its vectors (see PictureDecoder.flush)
-_LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
+#: When these are flushed, the last P-frame comes without its vectors (see PictureDecoder.flush).
+LOSES_LAST_VECTORS = ("mpeg4", "mpeg1video", "mpeg2video")
 _APPENDED = -1  # number of a packet that is not in the file
 _VECTOR_WORDS = 20
 # How many keyframes to try to seek to: the wanted one, then those before it; and how many incomplete packets may follow a seek
@@ -160,7 +160,7 @@ class PictureDecoder:
             DecodeError: the last packets are damaged.
         """
         frames = []
-        if keyframe is not None and self.context.name in _LOSES_LAST_VECTORS:
+        if keyframe is not None and self.context.name in LOSES_LAST_VECTORS:
             for _ in range(2):
                 decoded = self._decode(_padded(keyframe), _APPENDED)
                 frames += [entry for entry in decoded if entry[0] != _APPENDED]

@@ -27,6 +27,9 @@ def decoder_options(codec: str, *, pictures: bool, sketched: int | None = None) 
         codec: FFmpeg's name of it.
         pictures: whether pictures are wanted; if not, the decoder skips what only they need.
         sketched: height of the picture in pixels, if small or rough pictures are wanted instead.
+
+    Returns:
+        {FFmpeg's name of an option: its value}.
     """
     if pictures:
         return _EXPORT_VECTORS

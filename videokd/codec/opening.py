@@ -137,7 +137,7 @@ def open_container(given: Openable | Source, limits: Limits = DEFAULT_LIMITS) ->
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _refused(source, error) from error
     try:
-        stream = _video_track(container, source)
+        stream = video_track(container, source)
         context = stream.codec_context
         check_side(source, context.width, context.height, limits)
     except BaseException:
@@ -147,8 +147,14 @@ def open_container(given: Openable | Source, limits: Limits = DEFAULT_LIMITS) ->
     return container, stream
 
 
-def check_side(source: Source, width: int, height: int, limits: Limits) -> None:
-    """Checks the size of pictures, in pixels.
+def check_side(source: Source | str, width: int, height: int, limits: Limits) -> None:
+    """Checks the size of pictures.
+
+    Args:
+        source: of the video, for messages.
+        width: in pixels.
+        height: in pixels.
+        limits: what to refuse.
 
     Raises:
         DecodeError: they are too large.
@@ -161,7 +167,13 @@ def check_side(source: Source, width: int, height: int, limits: Limits) -> None:
 
 
 def set_up(context: Any, limits: Limits, *, flags: str = "") -> None:
-    """Sets what every decoder needs: one thread, the limit of pictures, and FFmpeg's flags, with further ones as "+name"."""
+    """Sets what every decoder needs: one thread, the limit of pictures, and FFmpeg's flags.
+
+    Args:
+        context: the decoder.
+        limits: what to refuse.
+        flags: further ones, as "+name".
+    """
     context.thread_type = "NONE"
     context.thread_count = 1
     # Without "unaligned", FFmpeg rounds the left crop of H.264 to a number of pixels that suits vector instructions
@@ -180,8 +192,16 @@ def _name_or_file(source: Source) -> Any:
     return name
 
 
-def _video_track(container: Any, source: Source) -> Any:
-    """The video track to read: FFmpeg's choice (default tracks, then the highest bit rate), but never a cover picture."""
+def video_track(container: Any, source: Source | str) -> Any:
+    """The video track to read: FFmpeg's choice (default tracks, then the highest bit rate), but never a cover picture.
+
+    Args:
+        container: as PyAV opened it.
+        source: of the video, for messages.
+
+    Raises:
+        DecodeError: there is none.
+    """
     tracks = [
         stream
         for stream in container.streams.video

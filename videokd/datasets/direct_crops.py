@@ -7,6 +7,7 @@ those of several pictures in one array where that makes resizing faster.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,13 @@ DIRECT = frozenset(("iframe", "motion", "residual", "rgb"))
 _ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 _COLUMN, _ROW, _SIXTEEN = np.uint32(0xFFFF), np.uint32(0x7FFF), np.uint32(16)
 _MOTION, _RESIDUAL = STREAMS["motion"], STREAMS["residual"]
+
+
+class Picture(Protocol):
+    """A decoded picture."""
+
+    def rows(self) -> Rows:
+        """uint8 [H, 3·W or a little more], RGB; read-only."""
 
 
 def crop_directly(
@@ -46,6 +54,29 @@ def crop_directly(
     """
     fields = tuple("frame" if STREAMS[name].from_pictures else name for name in targets)
     first, current, chain = video.decoded_at(*place, fields)
+    write_crops(targets, (first, current), chain, corner, flip)
+
+
+def write_crops(
+    targets: Mapping[str, tuple[Rows, int]],
+    pictures: tuple[Picture, Picture],
+    chain: Chain | None,
+    corner: tuple[int, int],
+    flip: bool,
+) -> None:
+    """Writes the crops of one position's streams, quantised.
+
+    Args:
+        targets: as for `crop_directly`.
+        pictures: the GOP's first, and the one at the position.
+        chain: of vectors between them, uint32 [H, W] (see motion.py); None where neither motion nor residual is wanted.
+        corner: as for `crop_directly`.
+        flip: as for `crop_directly`.
+
+    Raises:
+        DecodeError: FFmpeg cannot convert a picture's pixel format.
+    """
+    first, current = pictures
     for name, (target, start) in targets.items():
         if name == "motion":
             gains = np.array(_MOTION.flip_signs if flip else (1, 1), np.float32) * np.float32(_MOTION.gain)
