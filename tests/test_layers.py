@@ -27,13 +27,17 @@ PACKAGE = ROOT / "videokd"
 #: From the top; a module imports only what stands in lower lines, or in its own folder.
 STACK = (
     ("recipes",),
+    ("cards",),
     ("evaluation", "live"),
     ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),
-    ("distill", "drawing", "codec"),
+    ("distill", "codec"),
     ("bitstream", "stopping", "jobs", "kernels"),
-    ("messages", "config", "types", "files"),
+    ("hub",),
+    ("messages", "config", "types"),
+    ("drawing",),
+    ("files",),
     ("errors",),
 )
 FOLDERS = [name for line in STACK for name in line if (PACKAGE / name).is_dir()]

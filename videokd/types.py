@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from videokd.drawing.notebook import streams_png
 from videokd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ class Streams(_ShapesInRepr):
     motion: npt.NDArray[np.int16] | None = None
     residual: npt.NDArray[np.int16] | None = None
     valid: npt.NDArray[np.bool_] | None = None
+
+    _repr_png_ = streams_png
 
 
 @dataclass(frozen=True, repr=False)

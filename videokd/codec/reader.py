@@ -21,6 +21,7 @@ from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexed_decoder import Decoder, open_decoder
 from videokd.codec.indexing import check_index, open_indexed
 from videokd.codec.stacking import Size, Stack, pairs_of
+from videokd.drawing.notebook import video_png
 from videokd.errors import ConfigError, NeedsTranscoding
 from videokd.kernels.motion import Chain, Follower
 from videokd.types import Frame, Gop, Streams
@@ -78,6 +79,7 @@ class VideoReader:
             f"{index.duration_seconds:.2f} s, {len(self.gops)} GOPs, {state})"
         )
 
+    _repr_png_ = video_png
     codec = property(lambda self: self.index.codec, doc="FFmpeg's name of the codec.")
     width = property(lambda self: self.index.width, doc="In pixels.")
     height = property(lambda self: self.index.height, doc="In pixels.")
@@ -201,8 +203,7 @@ class VideoReader:
         pairs = pairs_of(positions, self.source)
         for number, place in enumerate(pairs):
             numbers.setdefault(self._check_place(*place), []).append(number)
-        picture = (self.index.height, self.index.width)
-        stack = Stack(streams, len(pairs), picture, dtype=dtype, size=size, out=out)
+        stack = Stack(streams, len(pairs), (self.index.height, self.index.width), dtype=dtype, size=size, out=out)
         self._turn = None
         try:
             self._set_output(wanted)

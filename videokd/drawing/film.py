@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from videokd.drawing.panels import Image, panels
+from videokd.drawing.panels import DrawnStreams, Image, panels
 from videokd.drawing.picture import (
     COLUMNS,
     FAINT,
@@ -28,7 +28,6 @@ from videokd.drawing.picture import (
 )
 from videokd.errors import DataError
 from videokd.files import written_whole
-from videokd.types import Streams
 
 #: {ending: dots per inch} of the films that `save_film` writes; a GIF has fewer, since its size grows with its pixels.
 FILMS = {".mp4": 110, ".gif": 66}
@@ -50,7 +49,9 @@ class Film:
         ValueError: the sample has none of iframe, motion, residual and frame.
     """
 
-    def __init__(self, first: Streams, *, title: str, max_pixels: float, dots_per_inch: int = FILMS[".mp4"]) -> None:
+    def __init__(
+        self, first: DrawnStreams, *, title: str, max_pixels: float, dots_per_inch: int = FILMS[".mp4"]
+    ) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -87,7 +88,7 @@ class Film:
         figure.add_artist(Rectangle(width=self._bar_length, color="#dfe4ea", **box))
         self._bar = figure.add_artist(Rectangle(width=0, color=FAINT, animated=True, **box))
 
-    def draw(self, sample: Streams, *, note: str, progress: float) -> Image:
+    def draw(self, sample: DrawnStreams, *, note: str, progress: float) -> Image:
         """Draws one picture.
 
         Args:

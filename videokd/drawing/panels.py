@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from videokd.types import Streams
 
 #: uint8 [h, w, 3], RGB.
 Image = npt.NDArray[np.uint8]
@@ -19,6 +17,38 @@ INVALID, STRIPE = (222, 84, 22), (255, 255, 255)
 MOST_PIXELS = 640
 _LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
 _ROUND_LENGTHS = (2, 4, 6, 8, 12, 16, 20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+class DrawnStreams(Protocol):
+    """What is drawn of `videokd.types.Streams`, which draw themselves in notebooks, and so stand above this folder."""
+
+    @property
+    def gop(self) -> int:
+        """Number of the GOP."""
+
+    @property
+    def position(self) -> int:
+        """In the GOP."""
+
+    @property
+    def iframe(self) -> Image | None:
+        """uint8 [H, W, 3], RGB."""
+
+    @property
+    def frame(self) -> Image | None:
+        """uint8 [H, W, 3], RGB."""
+
+    @property
+    def motion(self) -> npt.NDArray[np.int16] | None:
+        """int16 [H, W, 2], (x, y) in pixels."""
+
+    @property
+    def residual(self) -> npt.NDArray[np.int16] | None:
+        """int16 [H, W, 3], RGB."""
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_] | None:
+        """bool [H, W]."""
 
 
 def warp(iframe: Image, motion: npt.NDArray[np.int16]) -> Image:
@@ -110,7 +140,7 @@ def full_colour_pixels(motions: Iterable[npt.NDArray[np.int16]]) -> float:
     return next((length for length in _ROUND_LENGTHS if length >= longest), float(np.ceil(longest)))
 
 
-def panels(sample: Streams, *, max_pixels: float, names: Iterable[str] | None = None) -> dict[str, Image]:
+def panels(sample: DrawnStreams, *, max_pixels: float, names: Iterable[str] | None = None) -> dict[str, Image]:
     """The panels of one sample, shrunk to at most `MOST_PIXELS` in width and height.
 
     Args:
@@ -184,14 +214,14 @@ def _sampled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values[step // 2 % values.shape[0] :: step, step // 2 % values.shape[1] :: step][:height, :width]
 
 
-def _luma(sample: Streams, shape: tuple[int, ...], *, otherwise: float) -> npt.NDArray[np.float64]:
+def _luma(sample: DrawnStreams, shape: tuple[int, ...], *, otherwise: float) -> npt.NDArray[np.float64]:
     """float64 [h, w, 1], 0 to 255: the I-frame's luma, or one grey if there is no I-frame."""
     if sample.iframe is None:
         return np.full((*shape[:2], 1), otherwise)
     return (shrunk(sample.iframe) @ _LUMA)[..., None]
 
 
-def _motion_panel(sample: Streams, motion: npt.NDArray[np.int16], max_pixels: float) -> Image:
+def _motion_panel(sample: DrawnStreams, motion: npt.NDArray[np.int16], max_pixels: float) -> Image:
     motion = _sampled(motion)
     colours = flow_colours(motion, max_pixels=max_pixels)
     strength = colours.max(axis=2, keepdims=True) / 255
@@ -202,7 +232,7 @@ def _motion_panel(sample: Streams, motion: npt.NDArray[np.int16], max_pixels: fl
     return np.clip(blended, 0, 255).astype(np.uint8)
 
 
-def _valid_panel(sample: Streams, valid: npt.NDArray[np.bool_]) -> Image:
+def _valid_panel(sample: DrawnStreams, valid: npt.NDArray[np.bool_]) -> Image:
     valid = _sampled(valid)[..., None]
     luma = _luma(sample, valid.shape, otherwise=128)
     return np.where(valid, 150 + 0.4 * luma, 0.3 * luma + 0.7 * np.array(INVALID)).astype(np.uint8)

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videokd.drawing.panels import INVALID, STRIPE, Image, flow_colours, full_colour_pixels, panels, stripes
+from videokd.drawing.panels import (
+    INVALID,
+    STRIPE,
+    DrawnStreams,
+    Image,
+    flow_colours,
+    full_colour_pixels,
+    panels,
+    stripes,
+)
 from videokd.errors import printable
 from videokd.files import written_whole
-from videokd.types import Streams
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +40,8 @@ COLUMNS = {
 }
 _SUM = ("warped", "residual", "frame")
 _DPI = 110
+#: The last position that a picture shows by default: errors add up along a chain, and GOPs of the training form are this long.
+_LAST_SHOWN = 12
 _GAP, _MARGIN, _HEAD, _LEGEND = 0.12, 1.15, 0.85, 1.25  # inches
 
 
@@ -80,8 +90,39 @@ def in_any_script() -> Iterator[None]:
         yield
 
 
+def places_to_show(lengths: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Which GOP a picture of a video shows, and which positions of it: three of the first twelve of the longest of the first ten GOPs.
+
+    Args:
+        lengths: positions of each GOP.
+
+    Returns:
+        Number of the GOP; positions in order.
+
+    >>> places_to_show([5, 30, 12])
+    (1, (1, 6, 12))
+    >>> places_to_show([1])
+    (0, (0,))
+    """
+    gop = max(range(min(len(lengths), 10)), key=lambda number: lengths[number])
+    return gop, positions_to_show(lengths[gop])
+
+
+def positions_to_show(length: int) -> tuple[int, ...]:
+    """Three positions among the first twelve of a GOP, from its second to its last one.
+
+    Args:
+        length: how many positions it has.
+
+    Returns:
+        Positions in order; fewer where the GOP has fewer.
+    """
+    last = min(length - 1, _LAST_SHOWN)
+    return tuple(sorted({min(1, last), (last + 1) // 2, last}))
+
+
 @in_any_script()
-def streams_picture(samples: Sequence[Streams], *, title: str) -> Image:
+def streams_picture(samples: Sequence[DrawnStreams], *, title: str, dots_per_inch: int = _DPI) -> Image:
     """Draws one row per sample, one column per stream that any of them has, and a legend.
 
     Columns: the I-frame; the motion, in colours over the dimmed I-frame, with arrows from where content was to where it is, and
@@ -91,6 +132,7 @@ def streams_picture(samples: Sequence[Streams], *, title: str) -> Image:
     Args:
         samples: one or more; a colour means the same length in all rows.
         title: a line above the picture, such as the file's name.
+        dots_per_inch: the size of the picture.
 
     Returns:
         uint8 [height, width, 3], RGB.
@@ -109,7 +151,7 @@ def streams_picture(samples: Sequence[Streams], *, title: str) -> Image:
     wide, high = panel_inches(next(picture for row in rows for picture in row.values()).shape)
     width = _MARGIN + len(names) * (wide + _GAP)
     height = _HEAD + len(samples) * (high + _GAP) + (_LEGEND if "motion" in names else 0.1)
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
     draw_title(figure, title)
     for number, (sample, pictures) in enumerate(zip(samples, rows, strict=True)):
         bottom = height - _HEAD - number * (high + _GAP) - high
@@ -212,7 +254,7 @@ def caption(figure: Figure, names: Sequence[str], name: str, *, left: float, bot
     write(figure, left, bottom, sign + COLUMNS[name], size=10.5, color=INK)
 
 
-def show_panel(axes: Axes, picture: Image, sample: Streams) -> Any:
+def show_panel(axes: Axes, picture: Image, sample: DrawnStreams) -> Any:
     """Draws a panel with axes in pixels of the video.
 
     Args:
@@ -229,7 +271,7 @@ def show_panel(axes: Axes, picture: Image, sample: Streams) -> Any:
     return axes.imshow(picture, extent=extent, interpolation="antialiased")
 
 
-def draw_arrows(axes: Axes, sample: Streams) -> Any:
+def draw_arrows(axes: Axes, sample: DrawnStreams) -> Any:
     """Draws the motion as arrows of true length, from where the centre of a cell was to where it is.
 
     Args:
@@ -267,13 +309,13 @@ def draw_arrows(axes: Axes, sample: Streams) -> Any:
     )
 
 
-def share_of(sample: Streams) -> str:
+def share_of(sample: DrawnStreams) -> str:
     """The share of pixels with valid motion, in words."""
     assert sample.valid is not None
     return f"{100 * sample.valid.mean():.0f} % valid"
 
 
-def draw_share(axes: Axes, sample: Streams) -> None:
+def draw_share(axes: Axes, sample: DrawnStreams) -> None:
     """Writes the share of pixels with valid motion in a corner of a panel."""
     style = {"facecolor": "#ffffffcc", "edgecolor": "none", "pad": 2}
     axes.text(0.02, 0.03, share_of(sample), transform=axes.transAxes, size=8.5, color=INK, bbox=style)
@@ -311,7 +353,7 @@ def draw_legend(figure: Figure, *, max_pixels: float, left: float, tinted: bool)
         write(figure, left + x, y, text, size=8.5, color=FAINT, va="center")
 
 
-def _label_row(figure: Figure, sample: Streams, *, y: float) -> None:
+def _label_row(figure: Figure, sample: DrawnStreams, *, y: float) -> None:
     """Writes GOP and position to the left of a row; `y` is its middle, in inches."""
     x = _MARGIN - 0.1
     write(figure, x, y + 0.1, f"GOP {sample.gop}", size=10, color=FAINT, ha="right", va="center")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from videokd.drawing.picture import in_any_script
+from videokd.errors import printable
 from videokd.evaluation.metrics import Bin
 from videokd.evaluation.results import EarlyExitPoint
 
@@ -196,6 +198,29 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
     Returns:
         An <svg> element.
     """
+    figure = _draw_confusion(confusion, class_names)
+    return _svg(figure, label=f"Confusion matrix of {title}: labels down, predictions across")
+
+
+@in_any_script()
+def confusion_png(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> bytes:
+    """The same confusion matrix as a PNG file, on white.
+
+    Args:
+        confusion: K rows (label) of K counts (prediction).
+        class_names: K names.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _draw_confusion(confusion, [printable(name) for name in class_names])
+    figure.set_facecolor("white")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def _draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """The matrix, in colours that `_svg` replaces by the page's."""
     counts = np.asarray(confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [K, K]
     num_classes = len(class_names)
@@ -217,7 +242,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "#ffffff" if shares[row, column] > 0.45 else _INK
             axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", size=9, color=colour)
-    return _svg(figure, label=f"Confusion matrix of {title}: labels down, predictions across")
+    return figure
 
 
 @contextmanager

@@ -268,6 +268,7 @@ class Results:
         views: "quick" or "full".
         num_segments: S.
         made_from: {"scores", "settings": names of what they were made from}; see `videokd.evaluation.protocol.keys_of`.
+        weights: sha256 of the run's best.pt; missing in results of earlier versions.
         scores_sha256: {entry: sha256 of its scores file}; missing in results of earlier versions.
         entries: {name: one model}.
         comparisons: between two entries.
@@ -285,6 +286,7 @@ class Results:
     views: str
     num_segments: int
     made_from: dict[str, str] | None = None
+    weights: str | None = None
     scores_sha256: dict[str, str] | None = None
     entries: dict[str, Entry]
     comparisons: tuple[Comparison, ...] | None = None

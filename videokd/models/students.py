@@ -12,6 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from videokd.drawing.notebook import students_html
 from videokd.errors import ConfigError, DataError
 from videokd.models.backbone import Network, module_dict, streams_of
 from videokd.models.exits import DEEPEST, Exits, first_confident_exit
@@ -78,6 +79,8 @@ class Students(nn.Module):
         #: {student: adapters to its teachers' features}, for training only; see `videokd.models.adapters`.
         self.adapters = nn.ModuleDict()
         _check_students(self, specs={name: network.spec for name, network in members.items()})
+
+    _repr_html_ = students_html
 
     @property
     def specs(self) -> dict[str, NetworkSpec]:
@@ -252,8 +255,7 @@ class Students(nn.Module):
             if p.requires_grad
         ]
         for decay, matrices in ((weight_decay, True), (0.0, False)):
-            chosen = [parameter for parameter in beside if (parameter.ndim > 1) == matrices]
-            if chosen:
+            if chosen := [parameter for parameter in beside if (parameter.ndim > 1) == matrices]:
                 groups.append({"params": chosen, "weight_decay": decay, "lr_factor": 1.0})
         return groups
 
@@ -331,8 +333,7 @@ class Students(nn.Module):
 
 
 def _check_students(students: Students, *, specs: Mapping[str, NetworkSpec]) -> None:
-    names = ", ".join(specs)
-    weights = students.weights
+    names, weights = ", ".join(specs), students.weights
     if set(weights) != set(specs):
         given = ", ".join(weights) or "nothing"
         raise ConfigError(f"weights are given for {given} (accepted: one for each of {names}). Correct the names.")
@@ -347,8 +348,7 @@ def _check_students(students: Students, *, specs: Mapping[str, NetworkSpec]) -> 
         raise ConfigError(
             f"num_classes are {classes} (accepted: {len(students.class_names)}, the number of class names)."
         )
-    homeless = sorted(set(students.exits) - set(specs))
-    if homeless:
+    if homeless := sorted(set(students.exits) - set(specs)):
         raise ConfigError(f"exits are given for {', '.join(homeless)} (accepted: {names}). Correct the names.")
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from videokd.errors import ConfigError, DataError
 from videokd.files import read_json, written_whole
+from videokd.hub import local_folder
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
 
@@ -56,13 +57,15 @@ def load_students(path: str | os.PathLike[str]) -> Students:
     """The students that `save_students` or `videokd export` wrote, in evaluation mode, on the CPU.
 
     Args:
-        path: their folder.
+        path: their folder, or a repository of the Hugging Face Hub: `hf://owner/name` or `hf://owner/name@revision`. Of a repository only
+            these two files are downloaded, and nothing in them is code.
 
     Raises:
-        DataError: the folder or one of its files is missing, damaged, or of something else; or the weights do not fit
-            the description.
+        ConfigError: the address of a repository is wrong, or huggingface_hub is not installed.
+        DataError: the folder or one of its files is missing, damaged, or of something else; the weights do not fit
+            the description; or the repository cannot be read.
     """
-    folder = Path(path)
+    folder = local_folder(path, names=(DESCRIPTION_FILE, WEIGHTS_FILE))
     what_next = "Give the folder that `videokd export` wrote."
     for file in (folder / DESCRIPTION_FILE, folder / WEIGHTS_FILE):
         if not file.is_file():

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from videokd.drawing.notebook import bars_html
 from videokd.files import csv_text
 
 #: How a file was read: as it is; with its long GOPs cut to the length of training (`VideoIndex.cut`); or transcoded.
@@ -46,6 +47,12 @@ class Prediction:
     seconds: dict[str, float]
     exits: dict[str, str] = field(default_factory=dict)
     route: Route = "as it is"
+
+    def _repr_html_(self) -> str:
+        """The labels as bars, in a notebook."""
+        seconds = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in self.seconds.items())
+        about = f"{self.path} ({seconds}; {self.route})"
+        return bars_html(((label.name, label.probability) for label in self.labels), about=about)
 
 
 def ranked(probabilities: npt.NDArray[np.float32], class_names: Sequence[str], *, top: int) -> tuple[RankedLabel, ...]:

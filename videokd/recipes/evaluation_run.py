@@ -138,6 +138,7 @@ def _evaluate(settings: Evaluate, precision: Precision, ranks: Ranks, *, command
         views=settings.views,
         num_segments=dataset.num_segments,
         made_from=made_from,
+        weights=run.weights,
         entries=entries,
         early_exit=early_exit or None,
         examples=draw_examples(manifest, shown, run.path / "pictures", part=part),

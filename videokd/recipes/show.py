@@ -10,15 +10,13 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.drawing.film import FILMS, Film, save_film
 from videokd.drawing.panels import Image, full_colour_pixels
-from videokd.drawing.picture import save_picture, streams_picture
+from videokd.drawing.picture import places_to_show, positions_to_show, save_picture, streams_picture
 from videokd.errors import ConfigError
 from videokd.messages import say
 from videokd.recipes.command_line import parse
 from videokd.types import Streams
 
 _ENDINGS = (".png", *FILMS)
-#: The last position that a picture shows by default: errors add up along a chain, and GOPs of the training form are this long.
-_LAST_SHOWN = 12
 _MOST_PICTURES, _ENOUGH_PICTURES = 150, 48
 
 #: (GOP, position).
@@ -72,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
             )
         gop = settings.gop
         if gop is None:
-            gop = max(range(min(len(video.gops), 10)), key=lambda number: video.gops[number].num_positions)
+            gop, _ = places_to_show([group.num_positions for group in video.gops])
         elif not 0 <= gop < len(video.gops):
             raise ConfigError(
                 f"{settings.file}: gop={gop} (accepted: 0 to {len(video.gops) - 1}). See `videokd inspect`."
@@ -94,8 +92,7 @@ def _title(video: VideoReader, settings: Show) -> str:
 
 
 def _write_picture(video: VideoReader, gop: int, streams: tuple[str, ...], settings: Show) -> None:
-    last = min(video.gops[gop].num_positions - 1, _LAST_SHOWN)
-    positions = settings.positions or tuple(sorted({min(1, last), (last + 1) // 2, last}))
+    positions = settings.positions or positions_to_show(video.gops[gop].num_positions)
     samples = [video.read(gop=gop, position=position, streams=streams) for position in positions]
     save_picture(streams_picture(samples, title=_title(video, settings)), settings.save)
     say(f"{settings.save}: GOP {gop}, positions {', '.join(map(str, positions))} of {settings.file}")
