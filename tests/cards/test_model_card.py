@@ -100,11 +100,18 @@ def front_of(text: str) -> dict[str, Any]:
     return yaml.safe_load(found[2])
 
 
+def export_to(folder: Path, run: TrainedRun, *, repository: str | None = None) -> bool:
+    """The card beside weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "students.safetensors").touch()
+    return write_card(folder, run, repository=repository)
+
+
 def test_an_evaluated_run(tmp_path: Path) -> None:
     names = ("wave", "clap", "jump")
     run = run_of(tmp_path / "run", names)
     results = evaluate(run)
-    assert write_card(tmp_path / "out", run) == ("README.md", "confusion.png")
+    assert export_to(tmp_path / "out", run)
     text, top1 = card_of(tmp_path / "out"), results.entries["fused"].metrics.top1
     front = front_of(text)
     assert {key: front[key] for key in ("license", "library_name", "pipeline_tag", "datasets", "metrics")} == {
@@ -145,7 +152,7 @@ def test_an_evaluated_run(tmp_path: Path) -> None:
 
 def test_a_run_that_was_never_evaluated_says_so(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", ("wave", "clap"))
-    assert write_card(tmp_path / "out", run, repository="me/my-model") == ("README.md",)
+    assert export_to(tmp_path / "out", run, repository="me/my-model")
     text = card_of(tmp_path / "out")
     assert "**Not evaluated.**" in text
     assert not {"metrics", "model-index"} & set(front_of(text))
@@ -154,19 +161,30 @@ def test_a_run_that_was_never_evaluated_says_so(tmp_path: Path) -> None:
     assert text.count("hf://me/my-model") == 2
     assert "\n# my-model\n" in text
     assert "confusion.png" not in text
+    assert not (tmp_path / "out" / "confusion.png").exists()
+
+
+def test_a_graph_is_not_loaded_from_the_hub(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", ("wave", "clap"))
+    assert write_card(tmp_path, run, repository="me/graph")
+    text = card_of(tmp_path)
+    assert "\n# graph\n" in text
+    assert "A graph for other runtimes" in text
+    assert "hf://" not in text
 
 
 def test_results_of_other_weights_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path / "run", ("wave", "clap"))
     evaluate(run, weights="0" * 64)
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     assert "**Not evaluated.**" in card_of(tmp_path / "out")
     assert "was evaluated with other weights. Evaluate it again, then export." in capsys.readouterr().err
     evaluate(run, weights=None)  # as earlier versions wrote them
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     assert "Not evaluated" not in card_of(tmp_path / "out")
+    assert "did not record of which weights they are" in card_of(tmp_path / "out")
     (run.path / "results.json").write_text("{")
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     assert "**Not evaluated.**" in card_of(tmp_path / "out")
     assert "the model card has no accuracy: " in capsys.readouterr().err
 
@@ -175,7 +193,7 @@ def test_validation_and_clips_that_were_seen_are_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", ("wave", "clap"))
     results = evaluate(run)
     evaluate(run, dataset=replace(results.dataset, part="val", trained_on=5))
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     text = card_of(tmp_path / "out")
     assert "the validation part, which chose the best epoch: the accuracy is too high" in text
     assert "**5 of them were also trained on: the accuracy is too high.**" in text
@@ -185,7 +203,7 @@ def test_validation_and_clips_that_were_seen_are_named(tmp_path: Path) -> None:
 def test_the_config_trains_the_same_again(tmp_path: Path) -> None:
     settings = Teach(out="runs/a", manifest="data/mine", stream="motion", backbone="test_resnet", seed=3)
     run = run_of(tmp_path / "run", ("wave", "clap"), settings=settings)
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     text = card_of(tmp_path / "out")
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "config.yaml").write_text(config)
@@ -196,17 +214,17 @@ def test_the_config_trains_the_same_again(tmp_path: Path) -> None:
 def test_a_card_that_videokd_did_not_write_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, path = run_of(tmp_path / "run", ("wave", "clap")), tmp_path / "README.md"
     path.write_text("my own words")
-    assert write_card(tmp_path, run) == ()
+    assert not export_to(tmp_path, run)
     assert path.read_text() == "my own words"
     assert "README.md is kept: videokd did not write it, or it was changed since" in capsys.readouterr().err
     path.unlink()
-    assert write_card(tmp_path, run) == ("README.md",)
+    assert export_to(tmp_path, run)
     assert is_unchanged_card(path)
-    assert write_card(tmp_path, run, repository="me/x") == ("README.md",)  # its own, unchanged: written anew
+    assert export_to(tmp_path, run, repository="me/x")  # its own, unchanged: written anew
     edited = card_of(tmp_path).replace("license: unknown", "license: mit")
     path.write_text(edited)
     assert not is_unchanged_card(path)
-    assert write_card(tmp_path, run) == ()
+    assert not export_to(tmp_path, run)
     assert card_of(tmp_path) == edited
     path.write_bytes(b"\xff\xfe")
     assert not is_unchanged_card(path)
@@ -219,7 +237,7 @@ def test_hostile_names(evaluated: bool, tmp_path: Path) -> None:
     if evaluated:
         evaluate(run)
     out = tmp_path / 'it\'s "out"\n---\n`x`'
-    assert write_card(out, run)
+    assert export_to(out, run)
     text = card_of(out)
     front = front_of(text)
     assert front["library_name"] == "videokd"
@@ -251,7 +269,7 @@ def test_huggingface_hub_reads_it(tmp_path: Path) -> None:
     card_class = pytest.importorskip("huggingface_hub").ModelCard
     run = run_of(tmp_path / "run", HOSTILE)
     results = evaluate(run)
-    write_card(tmp_path / "out", run)
+    export_to(tmp_path / "out", run)
     card = card_class(card_of(tmp_path / "out"))
     assert card.data.library_name == "videokd"
     assert card.data.pipeline_tag == "video-classification"
@@ -269,7 +287,7 @@ def test_huggingface_hub_reads_it(tmp_path: Path) -> None:
 def test_many_classes_have_a_list_and_no_picture(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", tuple(f"class {number}" for number in range(61)))
     evaluate(run)
-    assert write_card(tmp_path / "out", run) == ("README.md",)
+    assert export_to(tmp_path / "out", run)
     text = card_of(tmp_path / "out")
     assert "<summary>Classes</summary>" in text
     assert not (tmp_path / "out" / "confusion.png").exists()

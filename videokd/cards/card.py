@@ -19,15 +19,24 @@ class Card:
         run: that was exported.
         results: of these weights; None where they were not evaluated.
         trained: the run's clips; None where they are not known.
-        address: what `load_students` is given.
+        folder: the name of the folder that the export was written to.
+        repository: `owner/name` on the Hugging Face Hub; None where it does not go there.
+        loadable: whether `load_students` reads it; graphs for other runtimes it does not.
         picture: whether there is a picture of the confusion.
     """
 
     run: TrainedRun
     results: Results | None
     trained: TrainedOn | None
-    address: str
+    folder: str
+    repository: str | None = None
+    loadable: bool = True
     picture: bool = False
+
+    @property
+    def address(self) -> str:
+        """What names the students for who has the repository, or the folder."""
+        return f"hf://{self.repository}" if self.repository and self.loadable else self.folder
 
     @property
     def dataset(self) -> str:
@@ -37,7 +46,7 @@ class Card:
     @property
     def name(self) -> str:
         """The model's: of its repository, or of its run."""
-        return self.address.rpartition("/")[2] if self.address.startswith("hf://") else self.run.path.resolve().name
+        return self.repository.rpartition("/")[2] if self.repository else self.run.path.resolve().name
 
     @property
     def headline(self) -> Entry | None:

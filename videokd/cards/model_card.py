@@ -17,15 +17,17 @@ from videokd.evaluation.results import Results, results_name, results_of
 from videokd.evaluation.tables import interval_text
 from videokd.files import write_whole
 from videokd.messages import say
+from videokd.models.students_file import WEIGHTS_FILE
 from videokd.runs.run_folder import TrainedRun
 from videokd.runs.trained_on import trained_on
 
-CARD_FILE = "README.md"
+#: The card, and its picture where there is one.
+CARD_FILES = ("README.md", CONFUSION_FILE)
 _MARK = re.compile(r"\n<!-- written by videokd, (?P<digest>[0-9a-f]{64})[^\n]*-->\n\Z")
 _MOST_PICTURED = 60  # classes: with more, a confusion picture is too large to be read
 
 
-def write_card(folder: Path, run: TrainedRun, *, repository: str | None = None) -> tuple[str, ...]:
+def write_card(folder: Path, run: TrainedRun, *, repository: str | None = None) -> bool:
     """Writes README.md, and a picture of the confusion where there is one, beside exported students.
 
     A README.md that videokd did not write, or that was changed since, is kept, and said so.
@@ -36,20 +38,20 @@ def write_card(folder: Path, run: TrainedRun, *, repository: str | None = None) 
         repository: `owner/name` on the Hugging Face Hub, where the students go there.
 
     Returns:
-        The names of the files that were written; none where the card is kept.
+        Whether it was written; False where one is kept.
 
     Raises:
         DataError: a file cannot be written, or the run's record of its clips is damaged.
     """
-    path = folder / CARD_FILE
+    path = folder / CARD_FILES[0]
     if path.exists() and not is_unchanged_card(path):
         say(
             f"{path} is kept: videokd did not write it, or it was changed since. Delete it and export again for a new model card."
         )
-        return ()
+        return False
     results = _results_of(run)
-    address = f"hf://{repository}" if repository else folder.resolve().name
-    card = Card(run, results, trained_on(run.path, run.settings), address)
+    loadable = (folder / WEIGHTS_FILE).is_file()
+    card = Card(run, results, trained_on(run.path, run.settings), folder.resolve().name, repository, loadable)
     confusion = card.headline.metrics.confusion if card.headline else None
     picture = folder / CONFUSION_FILE
     if results is not None and confusion and len(confusion) <= _MOST_PICTURED:
@@ -59,7 +61,7 @@ def write_card(folder: Path, run: TrainedRun, *, repository: str | None = None) 
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
     mark = f"\n<!-- written by videokd, {digest}: an export replaces this file as long as it is not changed -->\n"
     write_whole(path, f"{text}{mark}".encode(errors="replace"))
-    return (CARD_FILE, CONFUSION_FILE) if card.picture else (CARD_FILE,)
+    return True
 
 
 def is_unchanged_card(path: Path) -> bool:

@@ -53,8 +53,11 @@ def _use(card: Card) -> str:
         f"import videokd\n\nstudents = videokd.load_students({json.dumps(card.address, ensure_ascii=False)})\n"
         'prediction = videokd.predict("clip.mp4", students)\nprint(prediction.labels[0].name)'
     )
-    shell = f"videokd predict clip.mp4 --students {shlex.quote(card.address)}"
-    return f"{fenced(python, 'python')}\n\n{fenced(shell, 'bash')}"
+    shell = fenced(f"videokd predict clip.mp4 --students {shlex.quote(card.address)}", "bash")
+    if card.loadable:
+        return f"{fenced(python, 'python')}\n\n{shell}"
+    graph = "A graph for other runtimes: uint8 streams in, fused logits out; `students.json` lists the classes. In this folder, with ONNX Runtime:"
+    return f"{graph}\n\n{shell}"
 
 
 def _accuracy(card: Card) -> str:
@@ -66,6 +69,8 @@ def _accuracy(card: Card) -> str:
     rows = [[name, *_percents(entry)] for name, entry in results.models.items()]
     lines = [_tested_on(results), table(columns, rows)]
     guesses = "; ".join(f"{name}: {percent(value)} %" for name, value in chances(results))
+    if results.weights is None:
+        lines.append("These results are of a version that did not record of which weights they are.")
     lines.append(f"In parentheses: 95 % intervals, over {interval_units(found)}. {guesses[:1].upper()}{guesses[1:]}.")
     if card.picture:
         lines.append(f"![Confusion matrix: labels down, predictions across]({CONFUSION_FILE})")

@@ -214,6 +214,7 @@ def confusion_png(confusion: Sequence[Sequence[int]], class_names: Sequence[str]
 
     figure = _draw_confusion(confusion, [printable(name) for name in class_names])
     figure.set_facecolor("white")
+    figure.set_dpi(150)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import videokd
-from videokd.cards.model_card import CARD_FILE, is_unchanged_card, write_card
+from videokd.cards.model_card import CARD_FILES, is_unchanged_card, write_card
 from videokd.errors import ConfigError
 from videokd.hub import check_repository, push
 from videokd.messages import say
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str]) -> None:
 def _publish(settings: Export, run: TrainedRun, files: list[str]) -> None:
     """Writes the model card beside the files, and uploads them all where that is asked for."""
     folder = Path(settings.out)
-    card = write_card(folder, run, repository=settings.push) or (CARD_FILE,)
+    write_card(folder, run, repository=settings.push)
     if settings.push is None:
         return
-    names = [*files, *card]
+    names = [name for name in (*files, *CARD_FILES) if (folder / name).is_file()]
     page = push(folder, settings.push, names=names, version=videokd.__version__, may_replace=is_unchanged_card)
     say(f"{page}: {', '.join(names)}")
