@@ -28,7 +28,7 @@ PACKAGE = ROOT / "videokd"
 STACK = (
     ("recipes",),
     ("cards",),
-    ("evaluation", "live"),
+    ("evaluation", "live", "exports"),
     ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,29 @@ def stream_and_size(key: str, *, main_size: int) -> tuple[str, int]:
     """
     stream, _, size = key.partition("@")
     return stream, int(size or main_size)
+
+
+def check_encoding(encoding: Any) -> None:
+    """Checks how videos were encoded, as a manifest and exported students say it: the kinds of what is known of it.
+
+    Args:
+        encoding: what stands there, from anybody.
+
+    Raises:
+        ConfigError: names what is of another kind.
+    """
+    if not isinstance(encoding, Mapping) or not isinstance(encoding.get("encoding", {}), Mapping):
+        raise ConfigError(f"encoding is {encoding!r:.80} (accepted: an object).")
+    for key, value in encoding.get("encoding", {}).items():
+        kinds = {
+            "codec": (str,),
+            "gop": (int,),
+            "short_side": (int,),
+            "quality": (int, type(None)),
+            "tune": (str,),
+        }.get(key)
+        if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ConfigError(f"encoding.{key} is {value!r:.80}.")
 
 
 def _describe(value: object) -> str:

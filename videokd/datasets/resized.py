@@ -23,7 +23,7 @@ def resized_pictures(pictures: npt.NDArray[np.uint8], size: tuple[int, int]) -> 
     Returns:
         [P, height, width, C].
     """
-    if "torch" in sys.modules:
+    if sys.modules.get("torch") is not None:
         return _by_torch(pictures, size)
     planes = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))  # [P, C, H, W]
     target = np.empty((*planes.shape[:2], *size), np.uint8)

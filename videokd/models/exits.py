@@ -112,7 +112,7 @@ class Exits(nn.Module):
             Logits and exits, [B, K] each; hints, a pair of [(B S), D] for each exit; features, [B, D].
         """
         logits, features, deepest = network.forward_stages(streams, stages=self.stages)
-        num_segments = len(deepest) // len(logits)
+        num_segments = deepest.shape[0] // logits.shape[0]
         exits, hints = {}, {}
         for (name, head), values in zip(self.named_children(), features, strict=True):
             shallow, adapted = head(values)

@@ -17,6 +17,7 @@ from videokd.files import read_json, written_whole
 from videokd.hub import local_folder
 from videokd.models.backbone import channels_last
 from videokd.models.students import Students
+from videokd.types import check_encoding
 
 WEIGHTS_FILE = "students.safetensors"
 DESCRIPTION_FILE = "students.json"
@@ -148,18 +149,7 @@ def _check_description(description: Any) -> None:
         known = isinstance(member, Mapping) and {key: member.get(key) for key in ("num_classes", "input_size")}
         if not known or known["num_classes"] != len(names) or type(known["input_size"]) is not int:
             raise ConfigError(f"a network has {known or 'no settings'} (accepted: {len(names)} classes, and a size).")
-    segments, encoding = description.get("num_segments"), description.get("encoding")
+    segments = description.get("num_segments")
     if type(segments) is not int or not 1 <= segments <= _MOST_SEGMENTS:
         raise ConfigError(f"num_segments is {segments!r:.80} (accepted: 1 to {_MOST_SEGMENTS}).")
-    if not isinstance(encoding, Mapping) or not isinstance(encoding.get("encoding", {}), Mapping):
-        raise ConfigError(f"encoding is {encoding!r:.80} (accepted: an object).")
-    for key, value in encoding.get("encoding", {}).items():
-        kinds = {
-            "codec": (str,),
-            "gop": (int,),
-            "short_side": (int,),
-            "quality": (int, type(None)),
-            "tune": (str,),
-        }.get(key)
-        if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise ConfigError(f"encoding.{key} is {value!r:.80}.")
+    check_encoding(description.get("encoding"))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+from videokd.errors import ConfigError
+from videokd.messages import say
 from videokd.prediction.predictor import Predictor
 from videokd.runs.settings import Device, PrecisionName
+
+_WEIGHTS = "students.safetensors"
+#: Graphs that a folder may have, the one that is used first.
+_GRAPHS = ("students.onnx", "students.int8.onnx")
 
 
 def load_predictor(
@@ -16,32 +23,73 @@ def load_predictor(
     precision: PrecisionName = "auto",
     exit_threshold: float | None = None,
 ) -> Predictor:
-    """Students that `videokd export` wrote, ready to predict.
+    """Students that `videokd export` wrote, ready to predict: with PyTorch, or an ONNX graph with ONNX Runtime and without PyTorch.
 
     Args:
-        path: their folder.
+        path: their folder, or an ONNX file. Of a folder that has several kinds, the weights for PyTorch are used.
         device: auto takes CUDA where there is one.
-        precision: as for `videokd predict`.
-        exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1. None: no student
-            stops early.
+        precision: as for `videokd predict`; a graph has its own.
+        exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; not for graphs. None: no
+            student stops early.
 
     Raises:
         DataError: the folder or one of its files is missing, damaged, or of something else.
-        ConfigError: a setting cannot be had.
+        ConfigError: a setting cannot be had, or what computes is not installed.
     """
-    from videokd.models.students_file import load_students
-    from videokd.prediction.torch_predictor import TorchPredictor
-    from videokd.runs.device import pick_device, pick_precision
+    graph = _graph_of(Path(path))
+    if graph is not None:
+        _check_for_graph(graph, precision=precision, exit_threshold=exit_threshold)
+        from videokd.prediction.onnx_predictor import OnnxPredictor
+
+        return OnnxPredictor(graph, device=device)
+    try:
+        from videokd.models.students_file import load_students
+        from videokd.prediction.torch_predictor import TorchPredictor
+        from videokd.runs.device import pick_device, pick_precision
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{path} needs {error.name}, which is not installed (accepted without it: students.onnx, of `videokd export --format onnx`). "
+            "Install videokd with all that it requires, or give an ONNX file."
+        ) from error
 
     chosen = pick_precision(precision, pick_device(device), training=False)
     return TorchPredictor(chosen.prepared(load_students(path)), precision=chosen, exit_threshold=exit_threshold)
+
+
+def _graph_of(path: Path) -> Path | None:
+    """The graph to use; None where it is weights for PyTorch, or nothing is there."""
+    if path.suffix == ".onnx" and not path.is_dir():
+        return path
+    graphs = [path / name for name in _GRAPHS if (path / name).is_file()]
+    if not graphs:
+        return None
+    weights = (path / _WEIGHTS).is_file()
+    if weights or len(graphs) > 1:
+        used = _WEIGHTS if weights else graphs[0].name
+        others = graphs if weights else graphs[1:]
+        say(f"{path}: {used} is used; to use another, name the file: {', '.join(map(str, others))}.")
+    return None if weights else graphs[0]
+
+
+def _check_for_graph(graph: Path, *, precision: PrecisionName, exit_threshold: float | None) -> None:
+    if precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"precision {precision}: {graph} computes in the precision that it was exported in (accepted: auto, fp32). Omit it, or give "
+            f"a folder with {_WEIGHTS}."
+        )
+    if exit_threshold is not None:
+        raise ConfigError(
+            f"exit_threshold is {exit_threshold}, but {graph} cannot stop early (accepted: none for an ONNX graph). Omit it, or give a "
+            f"folder with {_WEIGHTS} that was exported with `--exits`."
+        )
 
 
 def predictor_of(students: Any, *, exit_threshold: float | None = None) -> Predictor:
     """Whatever names students, ready to predict.
 
     Args:
-        students: a folder of `videokd export`, which is loaded; `Students`, which compute where and in what they are; or a predictor.
+        students: a folder of `videokd export` or an ONNX file, which is loaded; `Students`, which compute where and in what they are; or a
+            predictor.
         exit_threshold: as for `load_predictor`; a predictor has its own.
 
     Raises:

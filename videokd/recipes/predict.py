@@ -24,7 +24,8 @@ class Predict:
 
     Args:
         files: the videos.
-        students: folder of `videokd export`, or hf://owner/name of the Hugging Face Hub (needs the extra videokd[hub]).
+        students: folder of `videokd export`; or its students.onnx, which ONNX Runtime computes without PyTorch; or hf://owner/name of the
+            Hugging Face Hub (needs the extra videokd[hub]).
         top: how many labels to print.
         num_segments: places looked at in each video; by default 8, or as many as in training where students see their order.
         transcode: bring a video into the form that the students learned from: never, always, or (auto) where its form is another:

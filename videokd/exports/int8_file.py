@@ -1,0 +1,147 @@
+"""An ONNX graph of students in 8 bits, made of the one in 32 bits and of clips that show the range of each activation.
+
+Static quantisation by ONNX Runtime (Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference): weights as int8 with a scale for each channel, activations as uint8 with one scale.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from videokd.files import written_whole
+
+INT8_FILE = "students.int8.onnx"
+#: Percent of an activation's values that its range covers: without the rarest, the steps between all others are finer.
+_COVERED = 99.99
+_HOW = {"method": "static", "weights": "int8, per channel", "activations": "uint8", "range_percent": _COVERED}
+
+Videos = Sequence[Mapping[str, npt.NDArray[np.uint8]]]
+"""Videos, each {input: uint8 [1, S, C, H, W]}."""
+
+
+def export_int8(graph: Path, videos: Videos) -> float:
+    """Writes `students.int8.onnx` beside a graph.
+
+    What prepares the input (normalisation, and the BatchNorm of motion and residuals) stays in 32 bits, and everything from the first
+    convolutions on is quantised. The texts say how: `int8`.
+
+    Args:
+        graph: `students.onnx`, from `export_onnx`.
+        videos: training clips; all are in memory at once, their activations are not.
+
+    Returns:
+        The share of the videos that get the same label from both graphs.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with (
+        written_whole(graph.parent / INT8_FILE) as aside,
+        tempfile.TemporaryDirectory(prefix="videokd-") as folder,
+        _quiet(),
+    ):
+        _quantise(graph, Path(folder), videos)
+        _finish(Path(folder) / "int8.onnx", aside, like=graph, clips=len(videos))
+        return _agreement(graph, aside, videos)
+
+
+def _quantise(graph: Path, folder: Path, videos: Videos) -> None:
+    """Writes int8.onnx into a folder."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)  # folds constants and BatchNorms
+    quantization.quantize_static(
+        str(prepared),
+        str(folder / "int8.onnx"),
+        _Reader(videos),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        nodes_to_exclude=_before_first_convolutions(onnx.load(str(prepared)).graph),
+        calibrate_method=quantization.CalibrationMethod.Percentile,
+        # One video at a time, or the activations of all would be in memory at once
+        extra_options={"CalibPercentile": _COVERED, "CalibStridedMinMax": 1},
+    )
+
+
+class _Reader:
+    """Videos as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+        self._next, self._end = 0, len(videos)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._next, self._end = start_index, end_index
+
+    def get_next(self) -> Mapping[str, npt.NDArray[np.uint8]] | None:
+        self._next += 1
+        return self._videos[self._next - 1] if self._next <= self._end else None
+
+
+def _before_first_convolutions(graph: Any) -> list[str]:
+    """Names of the nodes whose results have passed no convolution: they prepare the inputs."""
+    passed: set[str] = set()
+    before = []
+    for node in graph.node:  # in the order of computation
+        if node.op_type == "Conv" or passed.intersection(node.input):
+            passed.update(node.output)
+        else:
+            before.append(node.name)
+    return before
+
+
+def _finish(quantised: Path, aside: Path, *, like: Path, clips: int) -> None:
+    """Writes the quantised graph with the texts of the other, and with how it was made."""
+    import onnx
+    import onnxruntime
+
+    model, original = onnx.load(str(quantised)), onnx.load(str(like))
+    texts = {each.key: each.value for each in original.metadata_props}
+    texts["int8"] = json.dumps(_HOW | {"clips": clips, "onnxruntime": onnxruntime.__version__})
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, texts)
+    aside.write_bytes(model.SerializeToString())
+
+
+def _agreement(graph: Path, other: Path, videos: Videos) -> float:
+    import onnxruntime
+
+    sessions = [
+        onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]) for path in (graph, other)
+    ]
+    same: list[bool] = []
+    for video in videos:
+        first, second = (session.run(["logits"], video)[0].argmax(1) for session in sessions)
+        same += (first == second).tolist()
+    return sum(same) / max(len(same), 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime's quantisation warns of what was decided here, and prints what it does."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,61 @@
+"""Students as a program of torch.export: PyTorch without videokd and timm runs it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from videokd.exports.fused import Fused, compare, evaluated
+from videokd.files import written_whole
+from videokd.models.students import Students
+
+PROGRAM_FILE = "students.pt2"
+
+
+def export_program(students: Students, folder: Path, *, with_exits: bool = False) -> Path:
+    """Writes `students.pt2`, after a comparison with the students on random videos.
+
+    `torch.export.load("students.pt2", extra_files=texts).module()` takes and gives what the graph of `export_onnx` does: uint8 streams in
+    the order of the text `inputs`, and a tuple of logits. `texts`, such as {"class_names": "", "inputs": ""}, then has the same texts too.
+
+    Args:
+        students: on the CPU.
+        folder: made if it is not there.
+        with_exits: give the logits of shallow exits too, where there are any.
+
+    Returns:
+        The folder.
+
+    Raises:
+        VideoKDError: the program gives something else than the students.
+        DataError: the file cannot be written.
+    """
+    with evaluated(students), written_whole(folder / PROGRAM_FILE) as aside:
+        fused = Fused(students, with_exits=with_exits)
+        with _quiet():
+            program = torch.export.export(fused, fused.example, dynamic_shapes=fused.dynamic_shapes)
+            with aside.open("wb") as file:
+                torch.export.save(program, file, extra_files=fused.metadata)
+            with aside.open("rb") as file:
+                computed = torch.export.load(file).module()
+        compare(fused, lambda videos: computed(*videos.values()), file=Path(PROGRAM_FILE))
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch tells its own developers much that no user can act on."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
