@@ -131,11 +131,16 @@ def circles(modules: dict[str, Module]) -> list[str]:
 
 
 def names_defined_twice(modules: dict[str, Module]) -> list[str]:
-    """Public functions and classes; a private helper is known in its own file only, and every verb has a main."""
+    """Public functions and classes; a private helper is known in its own file only, and every verb has a main.
+
+    A signature that `overload` describes is one of the function that follows.
+    """
     where: dict[str, list[str]] = defaultdict(list)
     for module in modules.values():
         for node in module.tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                continue
+            if "overload" not in map(ast.unparse, node.decorator_list):
                 where[node.name].append(module.name)
     return [f"{name}: {', '.join(files)}" for name, files in where.items() if len(files) > 1 and name != "main"]
 

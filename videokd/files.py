@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,8 @@ SHA256 = re.compile("[0-9a-f]{64}")
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 #: Temporary files that are being written.
 _unfinished: set[Path] = set()
+#: Temporary folders that are in use.
+_temporary: set[Path] = set()
 #: File descriptors of the locks that this process holds.
 _held: set[int] = set()
 
@@ -66,6 +70,50 @@ def written_whole(path: str | os.PathLike[str], *, durable: bool = False) -> Ite
         with suppress(OSError):  # its folder could not be made, or is a file
             aside.unlink()
         _unfinished.discard(aside)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "") -> Iterator[Path]:
+    """A folder for files that nobody needs afterwards; `leave_at_once` removes it too.
+
+    Args:
+        prefix: what its name begins with, after "videokd-".
+
+    Yields:
+        The folder, in the system's folder for temporary files.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"videokd-{prefix}"))
+    except OSError as error:
+        raise _not_written(Path(tempfile.gettempdir()), error) from error
+    _temporary.add(folder)
+    try:
+        yield folder
+    finally:
+        _remove_folder(folder)
+        _temporary.discard(folder)
+
+
+def remove_temporary(prefix: str) -> None:
+    """Removes what killed processes left of their temporary folders.
+
+    Args:
+        prefix: that their names had; nobody else may use it.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"videokd-{prefix}*"):
+        _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder, also where another thread is still making files in it."""
+    away = folder.with_name(f"{folder.name}.gone")
+    with suppress(OSError):
+        folder.rename(away)  # files can no longer be made in it by its name
+    for left in (away, folder):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _not_written(path: Path, error: OSError) -> DataError:
@@ -206,6 +254,8 @@ def leave_at_once(line: str, *, status: int = 130) -> None:
         for aside in list(_unfinished):  # another thread may be adding to it
             with suppress(OSError):
                 aside.unlink()
+        for folder in list(_temporary):
+            _remove_folder(folder)
         with suppress(OSError):
             os.write(2, f"{line}\n".encode() if line else b"")
     finally:

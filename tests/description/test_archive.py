@@ -9,10 +9,11 @@ import pytest
 from tests.jobs.test_workers import cluster  # noqa: F401 (fixture)
 from tests.small_datasets import write_clip
 from videokd.description import archive
-from videokd.description.archive import describe_archive, failures_of, files_of
+from videokd.description.archive import describe_archive
 from videokd.description.table import read_table
 from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import held
+from videokd.jobs.archive_files import ArchiveFile, failures_of, files_of
 from videokd.jobs.failures import read_failures
 from videokd.jobs.workers import Workers
 
@@ -68,7 +69,7 @@ def test_a_name_that_is_not_utf8(folder: Path, tmp_path: Path) -> None:
 def test_a_stopped_run_resumes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, original, seen = tmp_path / "t.parquet", archive.describe_file, []
 
-    def stopping(file: archive.ArchiveFile) -> object:
+    def stopping(file: ArchiveFile) -> object:
         seen.append(file.name)
         if file.name == "z.mp4" and seen.count("z.mp4") == 1:
             raise KeyboardInterrupt
@@ -118,7 +119,7 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         describe_archive(files, tmp_path / "v.csv", workers=Workers("ray", address="127.0.0.1:1"))
     assert not list(tmp_path.glob("[ov]*.unfinished"))
     monkeypatch.setattr(archive, "describe", lambda _: 1 / 0)
-    gone = archive.ArchiveFile("a.mp4", tmp_path / "a.mp4")
+    gone = ArchiveFile("a.mp4", tmp_path / "a.mp4")
     with pytest.raises(DecodeError, match=r"a\.mp4 cannot be read \(No such file or directory\). Check the file"):
         archive.describe_file(gone)
     with pytest.raises(DecodeError, match=r"x\.mp4 cannot be described \(ZeroDivisionError: .* report this"):

@@ -9,7 +9,8 @@ import pytest
 
 from tests.description.test_clip import scene, write
 from videokd.description import copies
-from videokd.description.archive import describe_archive, files_of
+from videokd.description.archive import describe_archive
+from videokd.jobs.archive_files import files_of
 from videokd.jobs.workers import Workers
 
 ONE = Workers(jobs=1)

@@ -200,7 +200,7 @@ def test_export_and_predict(
     prediction = videokd.predict(clip, students, top=9)
     assert sum(label.probability for label in prediction.labels) == pytest.approx(1, abs=1e-5)
     assert prediction.labels[0].name == rows[0]["label"]
-    assert set(prediction.seconds) == {"transcode", "read", "network"}
+    assert set(prediction.seconds) == {"transcode", "read", "decode", "streams", "network"}
 
 
 def test_predict_names_what_it_cannot_read(

@@ -54,6 +54,7 @@ class PictureDecoder:
         self._pictures = True
         self._sketches = False
         self.seeks = True  # whether seeking works in this file, as far as is known
+        self.decoding_seconds = 0.0  # counted by whoever waits for frames
         # All packets of the file, once it was read from its start to its end, if it is small
         self._kept: tuple[Any, ...] = ()
         self._open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,9 @@ class Cursor:
         packet = self._index.anchors[self.gop][position]
         shown = self._index.frame_number(packet)
         while packet not in self._pending:
+            started = perf_counter()
             number, frame = next(self._decoded, (None, None))
+            self._decoder.decoding_seconds += perf_counter() - started
             if number is None:
                 raise DecodeError(
                     f"{self._source}: frame {shown} cannot be decoded. Copy the file again, or repair it."
@@ -216,3 +219,20 @@ class Cursor:
         self._warped_at = -1
         follower.start_warping(self.previous.rows())
         return follower.moved(self.vectors())
+
+
+def keyframe_from(decoder: Decoder, index: VideoIndex, key: int) -> Any:
+    """A single keyframe, decoded; the time is counted.
+
+    Args:
+        decoder: of the file.
+        index: of the file.
+        key: number of the keyframe in `index.keyframes`.
+
+    Raises:
+        DecodeError: it cannot be decoded.
+    """
+    started = perf_counter()
+    frame = decoder.decode_keyframe(index, key)
+    decoder.decoding_seconds += perf_counter() - started
+    return frame

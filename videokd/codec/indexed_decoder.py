@@ -60,6 +60,7 @@ class IndexedDecoder:
         self.source = source
         self.limits = limits
         self.seeks = True
+        self.decoding_seconds = 0.0  # counted by whoever waits for frames
         check_side(self.source, index.width, index.height, limits)
         if len(places.sizes) != len(index.types):
             raise DecodeError(

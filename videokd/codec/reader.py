@@ -15,7 +15,7 @@ from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.assembly import first_streams, streams_at
 from videokd.codec.colours import Colours
 from videokd.codec.container import MOTION_CODECS
-from videokd.codec.cursor import Cursor, Decoded
+from videokd.codec.cursor import Cursor, Decoded, keyframe_from
 from videokd.codec.frames import decode_frames
 from videokd.codec.index import Limits, VideoIndex
 from videokd.codec.indexed_decoder import Decoder, open_decoder
@@ -85,6 +85,7 @@ class VideoReader:
     height = property(lambda self: self.index.height, doc="In pixels.")
     frame_rate = property(lambda self: self.index.frame_rate, doc="Frames per second.")
     num_frames = property(lambda self: self.index.num_frames, doc="Frames that decoding the whole file gives.")
+    decoding_seconds = property(lambda self: self._decoder.decoding_seconds, doc="Waited for frames, with their bytes.")
     exact = property(lambda self: self.index.exact, doc="False where a motion chain is an approximation.")
 
     @cached_property
@@ -353,7 +354,7 @@ class VideoReader:
             decoded = self._cursor_at(gop, 0, chained=False, warping=False).first
         else:
             self._cursor = None
-            frame = self._decoder.decode_keyframe(self.index, key)
+            frame = keyframe_from(self._decoder, self.index, key)
             number = self.index.gops[gop].frame_numbers[0]
             decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.source, number)
         self._iframe = (gop, decoded)

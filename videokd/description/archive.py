@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,23 +10,18 @@ from videokd.description.clip import describe
 from videokd.description.copies import find_copies
 from videokd.description.table import TableRow, check_table_name, read_lines, read_table, write_table
 from videokd.errors import DataError, DecodeError
-from videokd.files import check_place, held
-from videokd.jobs.failures import FAILURES_NAME, any_error_named, write_failures
-from videokd.jobs.video_files import unreadable_folders, videos_in
+from videokd.jobs.archive_files import (
+    NOT_UTF8,
+    ArchiveFile,
+    escaped,
+    failures_of,
+    is_unchanged,
+    reason_with_name,
+    status_of,
+)
+from videokd.jobs.failures import any_error_named, write_failures
+from videokd.jobs.unfinished import Lines, unfinished_table
 from videokd.jobs.workers import Workers, with_bar
-
-
-@dataclass(frozen=True)
-class ArchiveFile:
-    """One file of an archive.
-
-    Args:
-        name: as the table has it.
-        file: its absolute path.
-    """
-
-    name: str
-    file: Path
 
 
 @dataclass(frozen=True)
@@ -44,35 +37,6 @@ class Described:
     rows: tuple[TableRow, ...]
     failed: tuple[tuple[str, str], ...]
     reused: int
-
-
-def files_of(sources: Sequence[str]) -> list[ArchiveFile]:
-    """The files of an archive.
-
-    Args:
-        sources: files and folders. Of a single folder, names are relative to it; otherwise they are as given.
-
-    Returns:
-        Each file once; those of a folder sorted.
-
-    Raises:
-        DataError: one is not there; there are no videos.
-    """
-    for given in sources:
-        if not given or not os.path.lexists(given):
-            raise DataError(
-                f"{given!r}: no such file or folder (accepted: videos, and folders with videos). Check the path."
-            )
-    found: dict[Path, ArchiveFile] = {}
-    for source in map(Path, sources):
-        for path in videos_in(source) if source.is_dir() else [source]:
-            name = path.relative_to(source) if len(sources) == 1 and source.is_dir() else path
-            found.setdefault(path.absolute(), ArchiveFile(name.as_posix(), path.absolute()))
-    if not found:
-        raise DataError(
-            f"{', '.join(sources)}: no videos (accepted: files, or folders with files such as .mp4, .mkv, .avi). Check the path."
-        )
-    return list(found.values())
 
 
 def describe_archive(
@@ -98,14 +62,11 @@ def describe_archive(
     """
     check_table_name(out)
     workers = workers or Workers()
-    lines = out.with_name(f"{out.name}.unfinished")
-    check_place(out)
-    refusal = f"{out} is being written by another `videokd describe` (accepted: one at a time). Wait until it is done."
-    with held(lines, refusal=refusal), _removed_if_empty(lines):
+    with unfinished_table(out, verb="describe") as lines:
         known = {row.description.path: row for row in read_table(out)} if out.exists() else {}
         known |= {row.description.path: row for row in read_lines(lines)}
         rows, reasons, reused = _describe_missing(files, known, lines, workers)
-        failed = [(_utf8(file.name), reasons[file.name]) for file in files if file.name in reasons]
+        failed = [(escaped(file.name), reasons[file.name]) for file in files if file.name in reasons]
         write_failures(failures_of(out), failed)
         if not rows:
             lines.unlink(missing_ok=True)
@@ -120,41 +81,13 @@ def describe_archive(
     return Described(tuple(rows), tuple(failed), reused)
 
 
-@contextmanager
-def _removed_if_empty(file: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if file.exists() and not file.stat().st_size:
-            file.unlink()
-
-
-def failures_of(out: Path) -> Path:
-    """The CSV file of the files that could not be described, beside the table."""
-    return out.with_name(f"{out.stem}.{FAILURES_NAME}")
-
-
-def failures_of_folders(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(folder, reason) of each folder whose files cannot be listed."""
-    for source in map(Path, sources):
-        if source.is_dir():
-            yield from ((str(folder), reason) for folder, reason in unreadable_folders(source))
-
-
 def describe_file(file: ArchiveFile) -> TableRow:
     """Describes one file.
 
     Raises:
         DecodeError: it cannot be described.
     """
-    try:
-        modified = file.file.stat().st_mtime_ns
-    except OSError as error:
-        if file.file.is_symlink() and isinstance(error, FileNotFoundError):
-            reason = f"is a link to {file.file.readlink()}, which is missing. Restore that file, or remove the link"
-        else:
-            reason = f"cannot be read ({error.strerror}). Check the file and its permissions"
-        raise DecodeError(f"{file.file} {reason}.") from error
+    modified = status_of(file).st_mtime_ns
     with any_error_named(file.file, done="described"):
         return TableRow(replace(describe(file.file), path=file.name), modified)
 
@@ -168,33 +101,21 @@ def _describe_missing(
     todo = []
     for file in files:
         row = known.get(file.name)
-        if _utf8(file.name) != file.name:
-            reasons[file.name] = f"{file.name}: its name is not UTF-8, so a table cannot hold it. Rename it."
-        elif row is not None and _is_unchanged(file, row):
+        if escaped(file.name) != file.name:
+            reasons[file.name] = NOT_UTF8.format(file.name)
+        elif row is not None and is_unchanged(file, row.description.bytes, row.modified_ns):
             rows[file.name] = row
         else:
             todo.append(file)
     reused = len(rows)
-    with lines.open("a", encoding="utf-8") as kept:
-        if kept.tell():
-            kept.write("\n")  # a run that was stopped may have left half a line
+    with Lines(lines) as kept:
         for file, outcome in with_bar(describe_file, todo, workers, what="describe", done=reused):
             if isinstance(outcome, DecodeError):
-                named = str(file.file) in str(outcome)
-                reasons[file.name] = str(outcome) if named else f"{file.file}: {outcome}"
+                reasons[file.name] = reason_with_name(file, outcome)
                 continue
             rows[file.name] = outcome
-            kept.write(f"{outcome.to_json()}\n")
-            kept.flush()
+            kept.append(outcome.to_json())
     return [rows[file.name] for file in files if file.name in rows], reasons, reused
-
-
-def _is_unchanged(file: ArchiveFile, row: TableRow) -> bool:
-    try:
-        status = file.file.stat()
-    except OSError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (row.description.bytes, row.modified_ns)
 
 
 def _with_copies(files: Sequence[ArchiveFile], rows: Sequence[TableRow], out: Path, workers: Workers) -> list[TableRow]:
@@ -212,8 +133,3 @@ def _with_copies(files: Sequence[ArchiveFile], rows: Sequence[TableRow], out: Pa
         )
         for number, row in enumerate(rows)
     ]
-
-
-def _utf8(name: str) -> str:
-    """A name as failures.csv has it: bytes that are not UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()

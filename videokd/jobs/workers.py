@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -13,7 +14,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any, Literal, TypeVar, get_args
@@ -45,6 +47,8 @@ class Workers:
             videokd installed).
         jobs: tasks run at the same time; None: one per CPU that this process may use, or that the cluster has.
         address: the Ray cluster's, as `ray.init` takes it; None: RAY_ADDRESS, or the cluster this machine belongs to.
+        task_seconds: a worker that needs longer for one task is ended, as if it had died; None: none is. Tasks that run in this process
+            have no limit.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -53,6 +57,7 @@ class Workers:
     engine: Engine = "local"
     jobs: int | None = None
     address: str | None = None
+    task_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
@@ -61,6 +66,10 @@ class Workers:
             raise ConfigError(f"jobs {self.jobs} (accepted: 1 or more, or none for one per CPU).")
         if self.address is not None and self.engine != "ray":
             raise ConfigError(f"address {self.address} needs the engine ray (given: {self.engine}). Pass --engine ray.")
+
+    def at_most(self, jobs: int) -> Workers:
+        """The same, with no more jobs than this; as many as there are CPUs, if there are fewer."""
+        return replace(self, jobs=min(self.jobs or _num_cpus(), jobs))
 
     def outcomes(
         self, function: Callable[[Task], Result], tasks: Sequence[Task]
@@ -81,14 +90,16 @@ class Workers:
         if not tasks:
             return iter(())
         if self.engine == "ray":
-            return _on_ray(function, tasks, self.jobs, self.address)
+            return _on_ray(partial(_in_time, function, self.task_seconds), tasks, self.jobs, self.address)
         jobs = min(self.jobs or _num_cpus(), len(tasks))
+        if jobs > 1 and self.task_seconds is not None:
+            function = partial(_in_time, function, self.task_seconds)
         return _in_processes(function, tasks, jobs) if jobs > 1 else ((t, _attempt(function, t)) for t in tasks)
 
 
 def with_bar(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: Workers, *, what: str, done: int
-) -> Iterator[tuple[Task, Result | DecodeError]]:
+) -> Generator[tuple[Task, Result | DecodeError], None, None]:
     """The outcomes of tasks, with a progress bar on stderr if that is a terminal.
 
     Args:
@@ -116,6 +127,18 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | DecodeE
         return error
 
 
+def _in_time(function: Callable[[Task], Result], seconds: float | None, task: Task) -> Result:
+    """Calls a function, and ends this process if that takes too long, in whatever code it hangs: so far as anybody sees, it dies."""
+    if seconds is None:
+        return function(task)
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            return function(task)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
 def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -137,7 +160,9 @@ def _in_processes(
             if died:
                 yield (
                     task,
-                    DecodeError("The worker process of this file died: out of memory, or FFmpeg crashed."),
+                    DecodeError(
+                        "The worker process of this file died: out of memory, FFmpeg crashed, or it took too long."
+                    ),
                 )
 
 

@@ -22,6 +22,7 @@ def load_predictor(
     device: Device = "auto",
     precision: PrecisionName = "auto",
     exit_threshold: float | None = None,
+    threads: int | None = None,
 ) -> Predictor:
     """Students that `videokd export` wrote, ready to predict: with PyTorch, or an ONNX graph with ONNX Runtime and without PyTorch.
 
@@ -31,6 +32,7 @@ def load_predictor(
         precision: as for `videokd predict`; a graph has its own.
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; not for graphs. None: no
             student stops early.
+        threads: that networks compute with on CPUs; None: as many as the runtime takes.
 
     Raises:
         DataError: the folder or one of its files is missing, damaged, or of something else.
@@ -41,8 +43,10 @@ def load_predictor(
         _check_for_graph(graph, precision=precision, exit_threshold=exit_threshold)
         from videokd.prediction.onnx_predictor import OnnxPredictor
 
-        return OnnxPredictor(graph, device=device)
+        return OnnxPredictor(graph, device=device, threads=threads)
     try:
+        import torch
+
         from videokd.models.students_file import load_students
         from videokd.prediction.torch_predictor import TorchPredictor
         from videokd.runs.device import pick_device, pick_precision
@@ -52,6 +56,8 @@ def load_predictor(
             "Install videokd with all that it requires, or give an ONNX file."
         ) from error
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     chosen = pick_precision(precision, pick_device(device), training=False)
     return TorchPredictor(chosen.prepared(load_students(path)), precision=chosen, exit_threshold=exit_threshold)
 

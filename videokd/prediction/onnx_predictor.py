@@ -33,15 +33,16 @@ class OnnxPredictor:
     Args:
         path: `students.onnx` or `students.int8.onnx`, of `videokd export`.
         device: auto takes CUDA where ONNX Runtime has it.
+        threads: to compute with on CPUs; None: OMP_NUM_THREADS, or one per CPU.
 
     Raises:
         DataError: the file is missing, damaged, or of something else.
         ConfigError: ONNX Runtime is not installed, or has no CUDA.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, device: Device = "auto") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, device: Device = "auto", threads: int | None = None) -> None:
         self._path = Path(path)
-        self._session = _session(self._path, device)
+        self._session = _session(self._path, device, threads)
         try:
             self._wanted = wanted_of(self._session.get_modelmeta().custom_metadata_map)
             _check_graph(self._session, self._wanted)
@@ -79,7 +80,7 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return probabilities
 
 
-def _session(path: Path, device: Device) -> Any:
+def _session(path: Path, device: Device, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -88,7 +89,7 @@ def _session(path: Path, device: Device) -> Any:
         ) from error
     content = _content(path)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _num_threads()
+    options.intra_op_num_threads = threads or _num_threads()
     options.inter_op_num_threads = 1
     # Threads that wait by spinning slow a busy machine down, and gain little on an idle one
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,15 +1,16 @@
-"""`videokd.predict`: the action in one video."""
+"""`videokd.predict`: the action in one video, or in many."""
 
 from __future__ import annotations
 
 import os
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, overload
 
 from videokd.bitstream.source import Openable, Source, source_of
-from videokd.errors import ConfigError
+from videokd.prediction.batch import check_numbers, predictions_of
 from videokd.prediction.loading import predictor_of
-from videokd.prediction.prediction import Prediction, ranked
+from videokd.prediction.prediction import Prediction
+from videokd.prediction.predictions import Predictions
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import Transcode, read_streams
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from videokd.models.students import Students
 
 
-def predict(
+@overload
+def predict(  # type: ignore[overload-overlap]  # a text is one path, though it is iterable
     path: Openable | Source,
     students: Students | Predictor | str | os.PathLike[str],
     *,
@@ -25,11 +27,34 @@ def predict(
     num_segments: int | None = None,
     transcode: Transcode = "auto",
     exit_threshold: float | None = None,
-) -> Prediction:
-    """Names the action in one video.
+) -> Prediction: ...
+
+
+@overload
+def predict(
+    path: Iterable[Openable | Source],
+    students: Students | Predictor | str | os.PathLike[str],
+    *,
+    top: int = 5,
+    num_segments: int | None = None,
+    transcode: Transcode = "auto",
+    exit_threshold: float | None = None,
+) -> Predictions: ...
+
+
+def predict(
+    path: Openable | Source | Iterable[Openable | Source],
+    students: Students | Predictor | str | os.PathLike[str],
+    *,
+    top: int = 5,
+    num_segments: int | None = None,
+    transcode: Transcode = "auto",
+    exit_threshold: float | None = None,
+) -> Prediction | Predictions:
+    """Names the action in one video, or in each of many.
 
     Args:
-        path: of a file, or bytes, or a file object, as for `videokd.open`.
+        path: of a file, or bytes, or a file object, as for `videokd.open`; or an iterable of these, such as a list of paths.
         students: from `videokd.load_students`; what they compute on and in follows from them (`students.to("cuda")`,
             `students.half()`). Or a predictor (`load_predictor`), or the folder, which is then loaded at each call.
         top: how many labels.
@@ -41,6 +66,11 @@ def predict(
         exit_threshold: each student stops computing at its first exit whose probability is above this, 0 to 1; their logits are then
             fused as without a threshold. None: every student computes its whole network.
 
+    Returns:
+        The prediction; of an iterable, an iterator of predictions, in order, each read when it is asked for. A video that cannot be
+        read raises its error when it is its turn, and the iterator goes on with the next; `predict(…).good()` skips such videos, and
+        keeps them in `failed`. `videokd predict` labels large archives, in several processes.
+
     Raises:
         DecodeError: the file cannot be read.
         DataError: the video has no P-frame.
@@ -48,21 +78,11 @@ def predict(
     """
     check_numbers(top=top, num_segments=num_segments)
     predictor = predictor_of(students, exit_threshold=exit_threshold)
-    source = source_of(path)
-    streams, seconds, route = read_streams(source, predictor.wanted, num_segments=num_segments, transcode=transcode)
-    started = time.perf_counter()
-    answer = predictor(streams, names=[str(source)])
-    seconds["network"] = time.perf_counter() - started
-    labels = ranked(answer.probabilities[0], predictor.wanted.class_names, top=top)
-    return Prediction(str(source), labels, seconds, {name: exit for name, (exit,) in answer.exits.items()}, route)
-
-
-def check_numbers(*, top: int, num_segments: int | None) -> None:
-    """Refuses numbers of labels and of segments that nobody can mean.
-
-    Raises:
-        ConfigError: names the number.
-    """
-    for name, number, most in (("top", top, 10**9), ("num_segments", num_segments, 1000)):
-        if number is not None and not (isinstance(number, int) and 1 <= number <= most):
-            raise ConfigError(f"{name} is {number!r:.40} (accepted: a whole number, 1 to {most}). Correct the setting.")
+    if isinstance(path, Iterable) and not (
+        isinstance(path, str | bytes | bytearray | memoryview) or hasattr(path, "read")
+    ):
+        return Predictions(path, predictor, top=top, num_segments=num_segments, transcode=transcode)
+    source = source_of(path)  # type: ignore[arg-type]  # an iterable that can be read is a file object
+    read = read_streams(source, predictor.wanted, num_segments=num_segments, transcode=transcode)
+    (prediction,) = predictions_of([(str(source), *read)], predictor, top=top)
+    return prediction

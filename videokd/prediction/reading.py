@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader, open_video
 from videokd.datasets.view import View, central_crop, first_position_of, read_inputs, sample_positions
 from videokd.errors import ConfigError, DecodeError
+from videokd.files import temporary_folder
 from videokd.prediction.prediction import Route
 from videokd.prediction.wanted import Wanted
 from videokd.transcoding.training_form import TrainingForm, form_of
@@ -30,6 +30,7 @@ def read_streams(
     *,
     num_segments: int | None = None,
     transcode: Transcode = "auto",
+    scratch: str = "",
 ) -> tuple[dict[str, npt.NDArray[np.uint8]], dict[str, float], Route]:
     """A video as students see it.
 
@@ -38,9 +39,11 @@ def read_streams(
         wanted: what the students want.
         num_segments: S, places looked at; None: `wanted.usual_segments`.
         transcode: as for `videokd.predict`.
+        scratch: what the names of temporary folders begin with.
 
     Returns:
-        {stream: uint8 [1, S, C, H, W]}; {"transcode", "read"}: seconds; how the file was read.
+        {stream: uint8 [1, S, C, H, W]}; {"transcode", "read", "decode", "streams"}: seconds, as `Prediction` has them; how the file
+        was read.
 
     Raises:
         DecodeError: the file cannot be read.
@@ -54,20 +57,35 @@ def read_streams(
     trained = TrainingForm.from_settings(wanted.encoding)
     read = None if transcode == "always" else _read_untranscoded(source, wanted, trained, num_segments, transcode)
     if read is not None:
-        return read[0], {"transcode": 0.0, "read": time.perf_counter() - started}, read[1]
-    with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
-        target = Path(folder) / "clip.mp4"
+        return read[0].streams, read[0].seconds(started), read[1]
+    with temporary_folder(scratch) as folder:
+        target = folder / "clip.mp4"
         write_transcoded(source, target, trained.encoding_for(form_of(source).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
-            streams = _cropped_streams(video, wanted, num_segments=num_segments)
-    return streams, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}, "transcoded"
+            cropped = _cropped_streams(video, wanted, num_segments=num_segments)
+    return cropped.streams, cropped.seconds(transcoded) | {"transcode": transcoded - started}, "transcoded"
+
+
+@dataclass(frozen=True)
+class _Cropped:
+    """What was read of an open video, and how long it took."""
+
+    streams: dict[str, npt.NDArray[np.uint8]]  # [1, S, C, H, W]
+    decoding: float
+    computing: float
+
+    def seconds(self, started: float) -> dict[str, float]:
+        """As `read_streams` gives them; `started`: when the file was first touched."""
+        total = time.perf_counter() - started
+        opening = max(total - self.decoding - self.computing, 0.0)
+        return {"transcode": 0.0, "read": opening, "decode": self.decoding, "streams": self.computing}
 
 
 def _read_untranscoded(
     source: Source, wanted: Wanted, trained: TrainingForm, num_segments: int, transcode: Transcode
-) -> tuple[dict[str, npt.NDArray[np.uint8]], Route] | None:
-    """{stream: uint8 [1, S, C, H, W]}, and how they were read; None where the file must be transcoded first."""
+) -> tuple[_Cropped, Route] | None:
+    """What was read, and how; None where the file must be transcoded first."""
     if transcode == "auto":
         try:
             return _read_if_similar(source, wanted, trained, num_segments)
@@ -85,7 +103,7 @@ def _read_untranscoded(
 
 def _read_if_similar(
     source: Source, wanted: Wanted, trained: TrainingForm, num_segments: int
-) -> tuple[dict[str, npt.NDArray[np.uint8]], Route] | None:
+) -> tuple[_Cropped, Route] | None:
     """The same, for a file in the training form or in a similar one."""
     form = form_of(source)
     same = not trained.differences(form)
@@ -113,11 +131,14 @@ def _cut(video: VideoReader, length: int | None) -> Route:
     return "cut GOPs" if video.index.cuts else "as it is"
 
 
-def _cropped_streams(video: VideoReader, wanted: Wanted, *, num_segments: int) -> dict[str, npt.NDArray[np.uint8]]:
-    """{input: uint8 [1, S, C, H, W]}."""
+def _cropped_streams(video: VideoReader, wanted: Wanted, *, num_segments: int) -> _Cropped:
+    """The central crop of every input at the middles of S equal parts."""
+    started, decoded_before = time.perf_counter(), video.decoding_seconds
     lengths = [gop.num_positions for gop in video.gops]
     first_position = first_position_of(wanted.streams)
     positions = sample_positions(lengths, num_segments=num_segments, first_position=first_position)
     size = (video.width, video.height)
     cropped = read_inputs(video, View(positions, (central_crop(*size),), size), wanted.inputs)
-    return {name: values[None] for name, values in cropped.items()}  # [1, S, C, H, W]
+    decoding = video.decoding_seconds - decoded_before
+    streams = {name: values[None] for name, values in cropped.items()}  # [1, S, C, H, W]
+    return _Cropped(streams, decoding, time.perf_counter() - started - decoding)

@@ -19,6 +19,8 @@ from videokd.runs.device import Precision
 from videokd.runs.memory import out_of_memory_in_a_line
 from videokd.types import stream_and_size
 
+_BATCH_ON_GPU = 16
+
 
 class TorchPredictor:
     """Students, asked about streams; they are put into evaluation mode.
@@ -53,6 +55,11 @@ class TorchPredictor:
             students.sees_order,
             students.encoding,
         )
+
+    @property
+    def usual_batch(self) -> int:
+        """How many videos compute fastest together: on CPUs, one video's segments are batch enough."""
+        return 1 if next(self.students.parameters()).device.type == "cpu" else _BATCH_ON_GPU
 
     def __call__(self, streams: Mapping[str, npt.NDArray[np.uint8]], *, names: Sequence[str]) -> Answer:
         """Names the action in B videos; see `Predictor`."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from videokd.description.archive import ArchiveFile, describe_archive, failures_of
+from videokd.description.archive import describe_archive
 from videokd.description.clip import ClipDescription
 from videokd.description.condition import Condition
 from videokd.description.table import read_table
 from videokd.errors import DataError
+from videokd.jobs.archive_files import ArchiveFile, failures_of
 from videokd.jobs.failures import read_failures
 from videokd.jobs.workers import Workers
 from videokd.preparation.listing import ListedClip, Listing

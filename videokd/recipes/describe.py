@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videokd.description.archive import Described, describe_archive, failures_of, failures_of_folders, files_of
+from videokd.description.archive import Described, describe_archive
 from videokd.description.distributions import check_picture_name, write_distributions
 from videokd.files import check_place
+from videokd.jobs.archive_files import failures_of, failures_of_folders, files_of
 from videokd.jobs.workers import Engine, Workers
 from videokd.messages import say
 from videokd.recipes.command_line import parse

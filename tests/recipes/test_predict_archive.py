@@ -1,0 +1,190 @@
+"""`videokd predict` on many files, as a user runs it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.test_interruptions import interrupt_twice, session_ends, started
+from tests.prediction.test_archive import save
+from tests.recipes.test_verbs import refused
+from tests.small_datasets import write_clip
+from videokd.__main__ import main
+from videokd.jobs.archive_files import files_named, listed_paths
+from videokd.prediction.labels_table import read_labels
+
+NAMES = ("a/x.mp4", "a/y.mp4", "z.mp4")
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("students") / "students")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with three clips, in which the test runs."""
+    for name in NAMES:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, tmp_path / "in" / name)
+    (tmp_path / "in" / "text.txt").write_text("no video")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "in"
+
+
+def named(*words: str, listed: tuple[str, ...] = ()) -> list[str]:
+    return [file.name for file in files_named(words, listed)]
+
+
+def test_files_folders_and_patterns(folder: Path) -> None:
+    every = [f"in/{name}" for name in NAMES]
+    assert named("in") == every
+    assert named("in/**/*.mp4") == every
+    assert named("in/*.mp4") == ["in/z.mp4"]
+    assert named("in/?") == every[:2]  # a folder that a pattern matches
+    assert named("in/*") == [*every[:2], "in/text.txt", "in/z.mp4"]
+    assert named("in/z.mp4", "in/z.mp4") == ["in/z.mp4"] * 2
+    assert named("in/z.mp4", "in", "in/**") == ["in/z.mp4", *every[:2], "in/text.txt"]
+    assert named("none.mp4", "in/z.mp4") == ["none.mp4", "in/z.mp4"]
+    assert named(listed=("in", "in/z.mp4", "none.mp4")) == [*every, "none.mp4"]
+    (folder / "[z].mp4").write_bytes(b"")  # a file of this name, no pattern
+    assert named("in/[z].mp4", listed=("in/[z].mp4",)) == ["in/[z].mp4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "paths"),
+    [
+        (b"a.mp4\nb c.mp4\r\n\n", ["a.mp4", "b c.mp4"]),
+        (b"a\nb.mp4\0c.mp4\0", ["a\nb.mp4", "c.mp4"]),
+        (b"\xff.mp4", ["\udcff.mp4"]),
+        (b"", []),
+        (b"\n\n", []),
+    ],
+)
+def test_lists(content: bytes, paths: list[str]) -> None:
+    assert listed_paths(content) == paths
+
+
+def test_lists_from_files_and_standard_input(
+    folder: Path, students: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "new\nline.mp4").symlink_to(folder / "z.mp4")
+    Path("list").write_bytes(b"in/z.mp4\0in/new\nline.mp4\0")
+    arguments = ["predict", "--students", str(students), "--format", "jsonl", "--jobs", "1"]
+    assert main([*arguments, "--list", "list"]) == 0
+    shown = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["in/z.mp4", "in/new\nline.mp4"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"in/z.mp4\n")))
+    assert main([*arguments, "--list", "-", "in/a"]) == 0
+    shown = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["in/a/x.mp4", "in/a/y.mp4", "in/z.mp4"]
+
+
+def test_a_table(folder: Path, students: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", "in", "--students", str(students), "--save", "out/labels.parquet", "--top=2", "--jobs=2"]
+    assert main([*arguments, "--most-seconds", "600"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "out/labels.parquet: 3 videos.\n"  # no bar where nobody looks
+    (folder / "bad.mp4").write_bytes(b"no video" * 100)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "out/labels.parquet: 3 videos, 3 labelled before.",
+        "videokd: 1 of 4 files could not be labelled; out/labels.failures.csv says why.",
+    ]
+    rows = list(read_labels(Path("out/labels.parquet")))
+    assert [row.prediction.path for row in rows] == [f"in/{name}" for name in NAMES]
+    assert {len(row.prediction.labels) for row in rows} == {2}
+    assert {path.name for path in Path("out").iterdir()} == {"labels.parquet", "labels.failures.csv"}
+
+
+@pytest.mark.parametrize("layout", ["table", "jsonl", "json", "csv"])
+def test_processes_print_the_same(
+    folder: Path, students: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    def shown(*more: str) -> list[str]:
+        assert main(["predict", "in/**/*.mp4", "--students", str(students), f"--format={layout}", *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        if layout == "json":
+            lines = [json.dumps(one) for one in json.loads("\n".join(lines))]
+        if layout in ("json", "jsonl"):
+            return sorted(json.dumps({**json.loads(line), "seconds": 0}) for line in lines)
+        return sorted(line.partition("  (")[0] for line in lines if layout == "table") or [str(len(lines))]
+
+    assert shown("--jobs=2") == shown()
+
+
+def test_refusals(folder: Path, students: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("predict", "--students", str(students))
+    assert "required: FILES or --list" in refused(capsys, *arguments)
+    Path("empty").write_bytes(b"")
+    assert "empty lists nothing" in refused(capsys, *arguments, "--list", "empty")
+    assert "nowhere cannot be read (No such file" in refused(capsys, *arguments, "--list", "nowhere")
+    assert "'in/*.avi': nothing matches (accepted: " in refused(capsys, *arguments, "in/*.avi")
+    assert "format parquet cannot be printed" in refused(capsys, *arguments, "in", "--format", "parquet")
+    assert "format csv and t.json differ" in refused(capsys, *arguments, "in", "--format", "csv", "--save", "t.json")
+    assert "t.txt (accepted: a name that ends with" in refused(capsys, *arguments, "in", "--save", "t.txt")
+    assert "address auto needs the engine ray" in refused(capsys, *arguments, "in", "--address", "auto")
+    Path("none").mkdir()
+    assert "none is a folder without videos" in refused(capsys, *arguments, "none")
+    assert "none.mp4 cannot be read (No such file" in refused(capsys, *arguments, "none.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_it_stops_and_resumes(
+    tmp_path: Path, students: Path, clip: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C twice, or the end without warning, at any moment; nothing is left but what the next run needs."""
+    (tmp_path / "in").mkdir()
+    for number in range(24):
+        shutil.copy(clip, tmp_path / "in" / f"{number}.mp4")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    rng = random.Random(times)
+    command = [sys.executable, "-m", "videokd", "predict", "in", "--students", str(students), "--transcode=always"]
+    command += ["--save", "t.jsonl", "--jobs", "2"]
+    for turn in range(times):
+        ready = (tmp_path / "t.jsonl.unfinished").exists
+        process = started(command, tmp_path, ready)
+        time.sleep(rng.uniform(0, 4))
+        if turn % 2:
+            process.kill()
+            process.communicate()
+            assert session_ends(process.pid, seconds=60), "workers outlived the run"
+            continue
+        said = interrupt_twice(process, rng.uniform(0, 0.05))
+        assert process.returncode in (0, 130, -signal.SIGINT), said
+        assert "24 videos" in said or said == "videokd: predict stopped; the same command resumes.\n"
+        assert session_ends(process.pid, seconds=60), "workers outlived the run"
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    rows = [json.loads(line)["path"] for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert sorted(rows) == sorted(f"in/{number}.mp4" for number in range(24))
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "tmp", "t.jsonl"}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_reader_that_has_enough(folder: Path, students: Path) -> None:
+    for number in range(16):
+        os.link(folder / "z.mp4", folder / f"{number}.mp4")
+    words = f"{sys.executable} -m videokd predict in --students {students} --format jsonl --jobs 2"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} | head -n 1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["path"].startswith("in/")
