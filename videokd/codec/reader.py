@@ -354,8 +354,7 @@ class VideoReader:
             decoded = self._cursor_at(gop, 0, chained=False, warping=False).first
         else:
             self._cursor = None
-            frame = keyframe_from(self._decoder, self.index, key)
-            number = self.index.gops[gop].frame_numbers[0]
+            frame, number = keyframe_from(self._decoder, self.index, key), self.index.gops[gop].frame_numbers[0]
             decoded = Decoded(frame, self._colours, self._decoder.frame_size(self.index), self._decoder.source, number)
         self._iframe = (gop, decoded)
         return decoded

@@ -28,7 +28,7 @@ def predictions_of(read: Sequence[Read], predictor: Predictor, *, top: int) -> l
         VideoKDError: as for `Predictor`.
     """
     started = time.perf_counter()
-    batch = {key: np.concatenate([streams[key] for _, streams, _, _ in read]) for key in read[0][1]}
+    batch = {key: _together([streams[key] for _, streams, _, _ in read]) for key in read[0][1]}
     answer = predictor(batch, names=[name for name, _, _, _ in read])
     each = (time.perf_counter() - started) / len(read)
     return [
@@ -41,6 +41,17 @@ def predictions_of(read: Sequence[Read], predictor: Predictor, *, top: int) -> l
         )
         for number, (name, _, seconds, route) in enumerate(read)
     ]
+
+
+def _together(videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """[B, S, C, H, W] of B arrays [1, S, C, H, W]; a pixel's channels lie side by side, as in what was read."""
+    if len(videos) == 1:
+        return videos[0]
+    _, segments, channels, height, width = videos[0].shape
+    together = np.empty((len(videos), segments, height, width, channels), np.uint8).transpose(0, 1, 4, 2, 3)
+    for number, video in enumerate(videos):
+        together[number] = video[0]
+    return together
 
 
 def check_numbers(*, top: int, num_segments: int | None) -> None:
