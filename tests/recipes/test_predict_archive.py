@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.jobs.test_interruptions import interrupt_twice, session_ends, started
 from tests.prediction.test_archive import save
 from tests.recipes.test_verbs import refused
@@ -177,6 +179,29 @@ def test_it_stops_and_resumes(
     assert sorted(rows) == sorted(f"in/{number}.mp4" for number in range(24))
     assert {path.name for path in tmp_path.iterdir()} == {"in", "tmp", "t.jsonl"}
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_page_runs_as_written(folder: Path, students: Path, clip: Path) -> None:
+    page = (ROOT / "docs" / "archives.md").read_text(encoding="utf-8")
+    shutil.copytree(students, "students")
+    shutil.copytree("in", "CLIPS")
+    (Path("CLIPS") / "text.txt").unlink()
+    shutil.copy(clip, "clip.mp4")
+    (block,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    for line in block.splitlines():
+        command = line.replace("videokd", f"{sys.executable} -m videokd", 1)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    every = {f"CLIPS/{name}" for name in NAMES}
+    for table in ("labels.parquet", "labels.csv"):
+        assert {row.prediction.path for row in read_labels(Path(table))} == every
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    Path("page.py").write_text(python)
+    done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=True)
+    first, second, third = done.stdout.splitlines()
+    assert first.split()[0] == "clip.mp4"
+    assert second.split() == ["<bytes>", first.split()[1]]
+    assert third.startswith(f"['{first.split()[1]}'] [('missing.mp4', 'missing.mp4 is not there")
 
 
 def test_a_reader_that_has_enough(folder: Path, students: Path) -> None:
