@@ -28,7 +28,7 @@ PACKAGE = ROOT / "videokd"
 STACK = (
     ("recipes",),
     ("cards",),
-    ("evaluation", "live", "exports"),
+    ("evaluation", "live", "exports", "archives"),
     ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),

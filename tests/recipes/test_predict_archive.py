@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.archives.test_labels import save
 from tests.conftest import ROOT
 from tests.jobs.test_interruptions import interrupt_twice, session_ends, started
-from tests.prediction.test_archive import save
 from tests.recipes.test_verbs import refused
 from tests.small_datasets import write_clip
 from videokd.__main__ import main
+from videokd.archives.labels_table import read_labels
 from videokd.jobs.archive_files import files_named, listed_paths
-from videokd.prediction.labels_table import read_labels
 
 NAMES = ("a/x.mp4", "a/y.mp4", "z.mp4")
 

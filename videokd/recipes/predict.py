@@ -11,6 +11,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from videokd.archives.archive import label_files, label_into_table
+from videokd.archives.labelling import Labelling
+from videokd.archives.labels_table import check_labels_name
 from videokd.errors import ConfigError, DataError, DecodeError, VideoKDError
 from videokd.jobs.archive_files import (
     ArchiveFile,
@@ -22,9 +25,6 @@ from videokd.jobs.archive_files import (
 )
 from videokd.jobs.workers import Engine, Workers
 from videokd.messages import give, say
-from videokd.prediction.archive import label_files, label_into_table
-from videokd.prediction.labelling import Labelling
-from videokd.prediction.labels_table import check_labels_name
 from videokd.prediction.prediction import PredictionPrinter
 from videokd.prediction.reading import Transcode
 from videokd.recipes.command_line import parse

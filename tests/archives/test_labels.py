@@ -16,6 +16,10 @@ import pytest
 
 from tests.jobs.test_workers import cluster, ray_workers  # noqa: F401 (fixture)
 from tests.small_datasets import write_clip
+from videokd.archives import archive
+from videokd.archives.archive import label_into_table
+from videokd.archives.labelling import LabelledFile, Labelling
+from videokd.archives.labels_table import read_labels, write_labels
 from videokd.errors import ConfigError, DataError
 from videokd.files import held
 from videokd.jobs.archive_files import ArchiveFile, failures_of, files_named
@@ -24,10 +28,6 @@ from videokd.jobs.workers import Workers
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
-from videokd.prediction import archive
-from videokd.prediction.archive import label_into_table
-from videokd.prediction.labelling import LabelledFile, Labelling
-from videokd.prediction.labels_table import read_labels, write_labels
 from videokd.prediction.prediction import STEPS, Prediction, RankedLabel
 
 ONE = Workers(jobs=1)

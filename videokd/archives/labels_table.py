@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videokd.archives.labelling import LabelledFile
 from videokd.errors import ConfigError, DataError
 from videokd.files import csv_text, from_cell, written_whole
-from videokd.prediction.labelling import LabelledFile
 from videokd.prediction.prediction import STEPS, csv_columns, csv_rows
 
 _FACTS = ("bytes", "modified_ns", "made_with")

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from videokd.archives.labelling import LabelledFile, Labelling, label_file
+from videokd.archives.labels_table import check_labels_name, read_labels, write_labels
 from videokd.errors import DataError, DecodeError
 from videokd.files import remove_temporary
 from videokd.jobs.archive_files import NOT_UTF8, ArchiveFile, escaped, failures_of, is_unchanged, reason_with_name
 from videokd.jobs.failures import write_failures
 from videokd.jobs.unfinished import Lines, unfinished_table
 from videokd.jobs.workers import Workers, with_bar
-from videokd.prediction.labelling import LabelledFile, Labelling, label_file
-from videokd.prediction.labels_table import check_labels_name, read_labels, write_labels
 
 _FILES_WORTH_A_PROCESS = 8  # a process that loads students takes seconds to start
 
