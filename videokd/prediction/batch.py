@@ -57,6 +57,10 @@ def _together(videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
 def check_numbers(*, top: int, num_segments: int | None) -> None:
     """Refuses numbers of labels and of segments that nobody can mean.
 
+    Args:
+        top: how many labels.
+        num_segments: places looked at; None: the usual number.
+
     Raises:
         ConfigError: names the number.
     """
