@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from record import RESULTS, provenance, write
+from videokd.archives.labels_table import read_labels
 from videokd.jobs.video_files import videos_in
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
-from videokd.prediction.labels_table import read_labels
 from videokd.prediction.loading import load_predictor
 from videokd.prediction.reading import read_streams
 
