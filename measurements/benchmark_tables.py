@@ -309,6 +309,29 @@ def versions_table(results: Results) -> list[str]:
     ]
 
 
+def peers_table(results: Results) -> list[str]:
+    """A training sample of three streams against RGB frames by torchcodec."""
+    rows = [
+        (
+            row["form"],
+            f"{row['ms']['streams']:.1f}",
+            *(f"{row['ms'][n]:.1f} ({x:.2f})" for n, x in row["times_as_fast"].items()),
+        )
+        for row in results["rows"]
+    ]
+    settings, names = results["settings"], results["rows"][0]["times_as_fast"]
+    return [
+        "### A training sample, against torchcodec's RGB frames",
+        "",
+        f"{settings['segments']} segments of {settings['clips']} clips at random places, files newly opened; videokd's three streams are cropped and scaled to {settings['size']} pixels. Milliseconds of one core, "
+        f"{results['machine']['processor']}; in brackets how many times as fast the three streams are. torchcodec {results['versions']['torchcodec']}.",
+        "",
+        *grid(("form", "videokd, three streams", *(f"torchcodec, {name}" for name in names)), rows),
+        "",
+        source(results, results["command"]),
+    ]
+
+
 def fuzz_table(results: Results) -> list[str]:
     """What became of damaged files, route by route."""
     rows = []

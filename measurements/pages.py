@@ -93,6 +93,7 @@ PAGES = (
             ("bench_codec", benchmark_tables.short_codec_table),
             ("bench_codec", benchmark_tables.codec_table),
             ("bench_versions", benchmark_tables.versions_table),
+            ("bench_peers", benchmark_tables.peers_table),
             ("bench_data", benchmark_tables.data_table),
             ("quality", benchmark_tables.quality_table),
             ("training_forms", benchmark_tables.training_forms_table),
