@@ -28,7 +28,7 @@ PACKAGE = ROOT / "videokd"
 STACK = (
     ("recipes",),
     ("cards",),
-    ("evaluation", "live", "exports", "archives"),
+    ("evaluation", "live", "exports", "archives", "webpage"),
     ("training", "preparation", "prediction"),
     ("runs", "description"),
     ("models", "datasets", "transcoding"),

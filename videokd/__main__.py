@@ -28,6 +28,7 @@ VERBS = {
     "fuse": ("videokd.recipes.fuse:main", "fuses scores files, or finds weights for them"),
     "predict": ("videokd.recipes.predict:main", "names the action in videos"),
     "watch": ("videokd.recipes.watch:main", "names the action in live streams, window by window"),
+    "app": ("videokd.recipes.app:main", "a page in the browser: drop a clip, see streams and answers"),
     "export": ("videokd.recipes.export:main", "only a run's students, to load and run anywhere"),
     "report": ("videokd.recipes.report:main", "one HTML page from any number of runs"),
     "presets": ("videokd.recipes.presets:main", "lists the presets, or shows one"),

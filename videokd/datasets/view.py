@@ -82,6 +82,7 @@ def sample_positions(
     num_segments: int,
     first_position: int = 0,
     rng: np.random.Generator | None = None,
+    within: tuple[int, int] | None = None,
 ) -> tuple[tuple[int, int], ...]:
     """One (gop, position) for each of S segments: equal spans of the clip's positions (TSN, Wang et al. 2016).
 
@@ -91,6 +92,7 @@ def sample_positions(
         first_position: 1 for streams that carry nothing at an I-frame, otherwise 0. For a span without such a position, the
             nearest one is taken; a clip with fewer positions than segments repeats them.
         rng: chooses a random position of each span; None: the middle one.
+        within: (first, end) of the positions to divide into spans, counted through all GOPs; None: all.
 
     Returns:
         S pairs, in order.
@@ -100,6 +102,8 @@ def sample_positions(
 
     >>> sample_positions([4, 4], num_segments=2, first_position=1)
     ((0, 1), (1, 1))
+    >>> sample_positions([4, 4], num_segments=2, first_position=1, within=(4, 8))
+    ((1, 1), (1, 2))
     """
     lengths = np.asarray(gop_lengths, dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
@@ -112,7 +116,8 @@ def sample_positions(
             f"a clip of {len(lengths)} GOPs has no position from {first_position} on: it is empty or has only I-frames "
             "(accepted: GOPs with P-frames). Run `videokd prepare` on it."
         )
-    edges = np.arange(num_segments + 1) * total // num_segments
+    first, end = within or (0, total)
+    edges = first + np.arange(num_segments + 1) * (end - first) // num_segments
     chosen = [_position_in_span(allowed, int(low), int(high), rng) for low, high in pairwise(edges)]
     return tuple((int(gop_of[at]), int(position_of[at])) for at in chosen)
 

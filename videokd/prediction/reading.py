@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from videokd.transcoding.transcode import transcode as write_transcoded
 from videokd.types import STREAMS
 
 Transcode = Literal["auto", "always", "never"]
+Result = TypeVar("Result")
 
 
 def read_streams(
@@ -50,21 +53,52 @@ def read_streams(
         DataError: the video has no P-frame.
         ConfigError: `transcode` is none of its choices.
     """
-    started, source = time.perf_counter(), source_of(path)
-    num_segments = num_segments or wanted.usual_segments
+    read = partial(_cropped_streams, wanted=wanted, num_segments=num_segments or wanted.usual_segments)
+    cropped, seconds, route = read_as_trained(source_of(path), wanted, read, transcode=transcode, scratch=scratch)
+    opening = max(seconds["read"] - cropped.decoding - cropped.computing, 0.0)
+    split = {"read": opening, "decode": cropped.decoding, "streams": cropped.computing}
+    return cropped.streams, {"transcode": seconds["transcode"], **split}, route
+
+
+def read_as_trained(
+    source: Source,
+    wanted: Wanted,
+    read: Callable[[VideoReader], Result],
+    *,
+    transcode: Transcode = "auto",
+    scratch: str = "",
+) -> tuple[Result, dict[str, float], Route]:
+    """Reads a video in the form that students learned from: as it is, with its GOPs cut, or transcoded.
+
+    Args:
+        source: the video.
+        wanted: what the students want.
+        read: reads what is needed from the open video. It is called again, with a transcoded copy, if the file cannot be read as it is.
+        transcode: as for `videokd.predict`.
+        scratch: what the names of temporary folders begin with.
+
+    Returns:
+        What `read` gives; {"transcode", "read"}: seconds; how the file was read.
+
+    Raises:
+        DecodeError: the file cannot be read.
+        DataError: the video has no P-frame.
+        ConfigError: `transcode` is none of its choices.
+    """
+    started = time.perf_counter()
     if transcode not in get_args(Transcode):
         raise ConfigError(f"transcode {transcode!r} (accepted: {', '.join(get_args(Transcode))}). Choose one of these.")
     trained = TrainingForm.from_settings(wanted.encoding)
-    read = None if transcode == "always" else _read_untranscoded(source, wanted, trained, num_segments, transcode)
-    if read is not None:
-        return read[0].streams, read[0].seconds(started), read[1]
+    untouched = None if transcode == "always" else _read_untranscoded(source, wanted, trained, read, transcode)
+    if untouched is not None:
+        return untouched[0], {"transcode": 0.0, "read": time.perf_counter() - started}, untouched[1]
     with temporary_folder(scratch) as folder:
         target = folder / "clip.mp4"
         write_transcoded(source, target, trained.encoding_for(form_of(source).frame_rate))
         transcoded = time.perf_counter()
         with open_video(target) as video:
-            cropped = _cropped_streams(video, wanted, num_segments=num_segments)
-    return cropped.streams, cropped.seconds(transcoded) | {"transcode": transcoded - started}, "transcoded"
+            result = read(video)
+    return result, {"transcode": transcoded - started, "read": time.perf_counter() - transcoded}, "transcoded"
 
 
 @dataclass(frozen=True)
@@ -75,20 +109,14 @@ class _Cropped:
     decoding: float
     computing: float
 
-    def seconds(self, started: float) -> dict[str, float]:
-        """As `read_streams` gives them; `started`: when the file was first touched."""
-        total = time.perf_counter() - started
-        opening = max(total - self.decoding - self.computing, 0.0)
-        return {"transcode": 0.0, "read": opening, "decode": self.decoding, "streams": self.computing}
-
 
 def _read_untranscoded(
-    source: Source, wanted: Wanted, trained: TrainingForm, num_segments: int, transcode: Transcode
-) -> tuple[_Cropped, Route] | None:
-    """What was read, and how; None where the file must be transcoded first."""
+    source: Source, wanted: Wanted, trained: TrainingForm, read: Callable[[VideoReader], Result], transcode: Transcode
+) -> tuple[Result, Route] | None:
+    """What `read` gives, and how the file was read; None where it must be transcoded first."""
     if transcode == "auto":
         try:
-            return _read_if_similar(source, wanted, trained, num_segments)
+            return _read_if_similar(source, wanted, trained, read)
         except DecodeError:  # a file that cannot be read at random places may still play; if not, transcoding says why
             return None
     with open_video(source) as video:
@@ -98,12 +126,12 @@ def _read_untranscoded(
                 "Pass `--transcode auto`."
             )
         route = _cut(video, trained.gop_at(video.num_frames / video.index.duration_seconds))
-        return _cropped_streams(video, wanted, num_segments=num_segments), route
+        return read(video), route
 
 
 def _read_if_similar(
-    source: Source, wanted: Wanted, trained: TrainingForm, num_segments: int
-) -> tuple[_Cropped, Route] | None:
+    source: Source, wanted: Wanted, trained: TrainingForm, read: Callable[[VideoReader], Result]
+) -> tuple[Result, Route] | None:
     """The same, for a file in the training form or in a similar one."""
     form = form_of(source)
     same = not trained.differences(form)
@@ -116,7 +144,7 @@ def _read_if_similar(
             route = _cut(video, trained.gop_at(form.frame_rate))
             if not (similar and trained.has_similar_gops(video.index, form.frame_rate)):
                 return None
-        return _cropped_streams(video, wanted, num_segments=num_segments), route
+        return read(video), route
 
 
 def _see_pictures(wanted: Wanted) -> bool:
@@ -131,7 +159,7 @@ def _cut(video: VideoReader, length: int | None) -> Route:
     return "cut GOPs" if video.index.cuts else "as it is"
 
 
-def _cropped_streams(video: VideoReader, wanted: Wanted, *, num_segments: int) -> _Cropped:
+def _cropped_streams(video: VideoReader, *, wanted: Wanted, num_segments: int) -> _Cropped:
     """The central crop of every input at the middles of S equal parts."""
     started, decoded_before = time.perf_counter(), video.decoding_seconds
     lengths = [gop.num_positions for gop in video.gops]
