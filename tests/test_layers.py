@@ -360,7 +360,7 @@ def test_the_codec_loads_no_torch() -> None:
 
 
 def test_predictions_load_no_torch_before_it_predicts() -> None:
-    folders = ("prediction", "live", "archives")
+    folders = ("prediction", "live", "archives", "webpage")
     names = [f"videokd.{folder}.{path.stem}" for folder in folders for path in (PACKAGE / folder).glob("[a-z]*.py")]
     names.remove("videokd.prediction.torch_predictor")
     assert "torch" not in loaded_by(f"import {', '.join(names)}; from videokd import predict")

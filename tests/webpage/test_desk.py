@@ -91,7 +91,7 @@ def test_an_upload_is_answered_and_removed(
     assert re.search(r"h264, 128 × 96, 0\.\d+ MB", text)
     assert "3.00 s, 75 frames, 25 a second" in text
     assert re.search(r"\d+ I, \d+ P, \d+ B", text)
-    assert "motion is an approximation" in text  # several references and B-frames
+    assert "motion read from this file is an approximation" in text  # several references and B-frames
     assert text.count("5 windows of 1 s, one every 0.5 s") == 2
     assert all(f"<h3>set {number}</h3>" in html for number in (0, 1))
     assert [name for name in ("jump", "wave", "clap", "throw") if name not in text] == []

@@ -89,15 +89,13 @@ def _film(film: StreamsFilm) -> str:
         f"<div><b>{title}</b><br>{text}</div>" for title, text in (_CAPTIONS[name] for name in film.panels)
     )
     sampled = (
-        ""
-        if film.pictures == film.positions
-        else f"; {film.pictures} of its {film.positions} I- and P-frames are shown"
+        "" if film.pictures == film.positions else f" {film.pictures} of {film.positions} I- and P-frames are shown."
     )
     legend = ""
     if "motion" in film.panels:
         legend = (
             f'<p class="note"><span class="wheel"></span>Colour is the direction of motion, as on the wheel; brightest from {film.max_pixels:g} pixels. '
-            f"Stripes: the codec has no motion there{sampled}.</p>"
+            f"Stripes: no motion is stored there.{sampled}</p>"
         )
     return (
         f'<div class="film"><div class="captions n{len(film.panels)}">{captions}</div>'
@@ -158,7 +156,7 @@ def _exactness(index: VideoIndex) -> str:
         return f"none: {shown_text(index.codec)} exports no motion vectors; the students saw a transcoded copy"
     if index.exact:
         return "yes: every P-frame's vectors point at the frame before it"
-    return f"no: {shown_text('; '.join(index.inexact_because))}; motion is an approximation"
+    return f"no: {shown_text('; '.join(index.inexact_because))}; motion read from this file is an approximation"
 
 
 def _times(found: ClipAnswer) -> str:
