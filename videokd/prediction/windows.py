@@ -17,8 +17,8 @@ from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.reader import VideoReader
 from videokd.datasets.view import View, central_crop, first_position_of, read_inputs, sample_positions
 from videokd.errors import ConfigError
+from videokd.prediction.batch import check_numbers
 from videokd.prediction.loading import predictor_of
-from videokd.prediction.predict import check_numbers
 from videokd.prediction.prediction import Route
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import Transcode, read_as_trained

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from videokd.codec.container import MOTION_CODECS
 from videokd.codec.reader import VideoReader
 from videokd.drawing.film import save_film
 from videokd.drawing.panels import Image, full_colour_pixels, panels
+from videokd.files import temporary_folder
 
 _MOST_PICTURES = 120
 _PICTURES_PER_SECOND = 30.0
@@ -64,8 +63,8 @@ def film_streams(video: VideoReader) -> StreamsFilm:
             drawn = panels(sample, max_pixels=max_pixels, names=shown)
             yield side_by_side([drawn[stream] for stream in shown])
 
-    with tempfile.TemporaryDirectory(prefix="videokd-") as folder:
-        film = save_film(pictures(), Path(folder) / "film.mp4", pictures_per_second=len(places) / seconds)
+    with temporary_folder() as folder:
+        film = save_film(pictures(), folder / "film.mp4", pictures_per_second=len(places) / seconds)
         return StreamsFilm(film.read_bytes(), shown, len(places), len(positions), max_pixels)
 
 

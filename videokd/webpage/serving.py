@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videokd.errors import ConfigError
+from videokd.files import temporary_folder
 from videokd.prediction.predictor import Predictor
 from videokd.stopping import StopSignal
 from videokd.webpage import markup
@@ -76,11 +76,11 @@ def serve_page(
         KeyboardInterrupt: it was told to stop.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="videokd-app-", ignore_cleanup_errors=True) as uploads,
+        temporary_folder("app-") as uploads,
         _listening(address) as listener,
     ):
-        gradio = gradio_module(Path(uploads))
-        desk = ClipDesk(sets, limits=limits, uploads=Path(uploads), folder=folder)
+        gradio = gradio_module(uploads)
+        desk = ClipDesk(sets, limits=limits, uploads=uploads, folder=folder)
         port = listener.getsockname()[1]
         app = _application(gradio, desk, address)
         with StopSignal() as stop:
