@@ -21,6 +21,7 @@ import labels_tables
 import protocol_time
 import scale
 import study_tables
+import watch_tables
 from markdown import Results
 from record import RESULTS, ROOT, newest
 
@@ -92,6 +93,8 @@ PAGES = (
             ("bench_latency-cpu-study", benchmark_tables.latency_table),
             ("bench_codec", benchmark_tables.short_codec_table),
             ("bench_codec", benchmark_tables.codec_table),
+            ("bench_watch", watch_tables.watch_table),
+            ("fuzz_watch", watch_tables.fuzz_watch_table),
             ("bench_versions", benchmark_tables.versions_table),
             ("bench_peers", benchmark_tables.peers_table),
             ("bench_data", benchmark_tables.data_table),

@@ -31,6 +31,7 @@ from tests.live.loopback import (
     windows_of,
 )
 from videokd.errors import ConfigError, DataError, DecodeError
+from videokd.live import positions
 from videokd.live.events import EventSettings
 from videokd.live.feed import WatchSettings
 from videokd.live.watching import SourceChange
@@ -250,3 +251,15 @@ def test_students_that_need_vectors_refuse_streams_without(make_clip: MakeClip) 
         watched(str(path))
     only_pictures = StandIn({"rgb": ("rgb", 32)})
     assert len(windows_of(watched(str(path), students=only_pictures))) == 2
+
+
+def test_a_recording_without_a_p_frame_is_refused_in_a_line(make_clip: MakeClip) -> None:
+    path = make_clip("mpeg4", container="avi", gop=1)
+    with pytest.raises(DecodeError, match=r"has no position that the students can see: no P-frame, or damage"):
+        watched(str(path))
+
+
+def test_pictures_that_cannot_be_read_are_named_with_their_source(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "_MOST_BYTES", 1 << 10)
+    with pytest.raises(DecodeError, match=rf"^{clip}: its pictures of 128×96 take \d+ MiB"):
+        watched(str(clip))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +18,11 @@ import pytest
 from tests.conftest import MakeClip
 from tests.live.loopback import free_port, in_real_time, needs_ffmpeg, sending
 from videokd.__main__ import main
+from videokd.live.sources import sources_of
 from videokd.prediction.loading import load_predictor
 from videokd.prediction.predict import predict
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--window", "0.8", "--stride", "0.4", "--num_segments", "2")
 
 
@@ -146,3 +151,22 @@ def test_a_reader_that_goes_away_ends_it(clip: Path, exported: Path) -> None:
         assert process.wait(timeout=120) == 0
         assert "Traceback" not in process.stderr.read()
         process.stderr.close()
+
+
+@needs_ffmpeg
+def test_the_page_runs_as_written(clip: Path, exported: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
+    commands = re.findall(r"```bash\n(.*?)\n```", page, re.DOTALL)
+    assert len(commands) == 4
+    shutil.copy(clip, tmp_path / "CLIP.mp4")  # MPEG-TS; FFmpeg looks at the content
+    (tmp_path / "students").symlink_to(exported)
+    (shown,) = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    program = f"{shlex.quote(sys.executable)} -m videokd"
+    for command in commands:
+        text = re.sub(r"\bvideokd\b", program, command)
+        done = subprocess.run(text, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert lines[0].keys() == json.loads(shown).keys()
+    for address in re.findall(r"`((?:rtsp|tcp|udp|https|srt)://[^`…]+)`", page):
+        assert sources_of([address])[0].name

@@ -120,7 +120,7 @@ class Feed:
         self._seconds = 0.0  # stream time, over all connections
         self._dropped = self._damaged_before = 0.0
         self._damaged = 0.0
-        self._pictures = 0
+        self._pictures, self._has_given = 0, False
         self.error: VideoKDError | None = None
         self.thread = threading.Thread(target=self._run, name=f"videokd {source.name}", daemon=True)
 
@@ -151,7 +151,8 @@ class Feed:
             except NeedsTranscoding:
                 raise
             except DecodeError as lost:
-                error = lost
+                named = self.source.name in str(lost)
+                error = lost if named else DecodeError(f"{self.source.name}: {lost}")
             if self._mailbox.stopped.is_set():
                 return
             if has_end:
@@ -180,6 +181,11 @@ class Feed:
             raise error
         elif not self._pictures:
             raise DecodeError(f"{self.source.name} has no picture that can be decoded (accepted: a stream with video).")
+        elif not self._has_given:
+            raise DecodeError(
+                f"{self.source.name} has no position that the students can see: no P-frame, or damage (accepted: GOPs with P-frames). "
+                "Check that it plays."
+            )
 
     def _watch(self, connection: Connection) -> None:
         """Reads one connection to its end."""
@@ -194,7 +200,7 @@ class Feed:
         cropper = Cropper(self._inputs)
         start = self._seconds + 1 / (connection.frame_rate or 25) if self._pictures else 0.0
         clock = StreamClock(connection.tick, connection.frame_rate, start)
-        self._damaged_before += self._damaged
+        self._damaged_before, self._damaged = self._damaged_before + self._damaged, 0.0
         self._lag = Lag()
         self._tell(f"{self.source.name}: {context.name}, {context.width}×{context.height}")
         for packet, arrived in connection.packets():
@@ -234,6 +240,7 @@ class Feed:
     def _give(self, *, may_wait: bool) -> None:
         """Hands over the windows that are complete."""
         for span in self._windows.take():
+            self._has_given = True
             seen = Seen(span, self._dropped, self._damaged_before + self._damaged)
             if self._mailbox.put(self._number, seen, may_wait=lambda: may_wait or self._may_wait()):
                 self._dropped += self._settings.stride
