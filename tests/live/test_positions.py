@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MakeClip
+from videokd.bitstream.h264_headers import PictureNumbers
 from videokd.codec.reader import open_video
 from videokd.datasets.view import View, central_crop, read_inputs
 from videokd.errors import DecodeError
@@ -132,6 +133,24 @@ def test_a_lost_picture_costs_what_depends_on_it(make_clip: MakeClip) -> None:
                 found += [(place.gop, place.position) for place in reader.feed(packet, number * 0.04, 0.0)]
     assert found == [(number, position) for number in range(4) for position in range(10) if number != 1 or position < 4]
     assert reader.damaged_seconds == pytest.approx(0.24)
+
+
+@pytest.mark.parametrize("container", ["ts", "mp4"])
+def test_a_picture_that_is_missing_without_notice_costs_what_depends_on_it(make_clip: MakeClip, container: str) -> None:
+    path = make_clip("libx264", container=container, gop=12, num_frames=48, options=ONE_REFERENCE)
+    found = positions_of(path, gop=None, spoil=lambda number: number in (15, 36))  # a P-frame, and an I-frame
+    expected = [(0, position) for position in range(12)] + [(1, position) for position in range(3)]
+    assert [each[:2] for each in found] == [*expected, *((2, position) for position in range(12))]
+
+
+def test_numbers_of_pictures_are_no_false_alarm(make_clip: MakeClip) -> None:
+    for options in (H264, (*H264, ("x264-params", "bframes=3:b-pyramid=normal:open-gop=1"))):
+        path = make_clip("libx264", container="ts", gop=12, num_frames=80, options=options, b_frames=3)
+        numbers = PictureNumbers(b"")
+        with connected(path) as connection:
+            packets = [packet for packet, _ in connection.packets()]
+        assert len(packets) == 80
+        assert not any(numbers.misses(bytes(packet), keyframe=packet.is_keyframe) for packet in packets)
 
 
 def test_a_stream_that_begins_inside_a_gop_waits_for_an_i_frame(make_clip: MakeClip) -> None:

@@ -13,6 +13,7 @@ _SLICE_TYPES = "PBIPI"
 _LONGEST_SPS = 1024
 _LONGEST_SEI = 4096
 _RECOVERY_POINT = 6
+_MOST_NUMBER_BITS = 16
 
 
 def _skip_scaling_lists(bits: Bits, chroma_format: int) -> None:
@@ -26,23 +27,7 @@ def _skip_scaling_lists(bits: Bits, chroma_format: int) -> None:
             last = following or last
 
 
-def _sequence_parameter_set(unit: bytes) -> Sequence:
-    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as the frame_crop offsets."""
-    bits = Bits(unescape(unit[1:]))
-    profile = bits.take(8)
-    bits.take(16)
-    bits.exp_golomb()
-    chroma_format = 1
-    if profile in _HIGH_PROFILES:
-        chroma_format = bits.exp_golomb()
-        if chroma_format == 3:
-            bits.take(1)
-        bits.exp_golomb()
-        bits.exp_golomb()
-        bits.take(1)
-        if bits.take(1):
-            _skip_scaling_lists(bits, chroma_format)
-    bits.exp_golomb()
+def _skip_display_order(bits: Bits) -> None:
     order_type = bits.exp_golomb()
     if order_type == 0:
         bits.exp_golomb()
@@ -52,8 +37,28 @@ def _sequence_parameter_set(unit: bytes) -> Sequence:
         bits.signed_exp_golomb()
         for _ in range(bits.exp_golomb()):
             bits.signed_exp_golomb()
+
+
+def _sequence_parameter_set(unit: bytes) -> Sequence:
+    """seq_parameter_set_data, H.264 section 7.3.2.1.1, as far as the frame_crop offsets."""
+    bits = Bits(unescape(unit[1:]))
+    profile = bits.take(8)
+    bits.take(16)
+    bits.exp_golomb()
+    chroma_format, separate_planes = 1, 0
+    if profile in _HIGH_PROFILES:
+        chroma_format = bits.exp_golomb()
+        if chroma_format == 3:
+            separate_planes = bits.take(1)
+        bits.exp_golomb()
+        bits.exp_golomb()
+        bits.take(1)
+        if bits.take(1):
+            _skip_scaling_lists(bits, chroma_format)
+    number_bits = bits.exp_golomb() + 4
+    _skip_display_order(bits)
     references = bits.exp_golomb()
-    bits.take(1)
+    numbers_skip = bits.take(1)
     bits.exp_golomb()
     bits.exp_golomb()
     interlaced = not bits.take(1)
@@ -63,7 +68,13 @@ def _sequence_parameter_set(unit: bytes) -> Sequence:
         left = bits.exp_golomb() * (2 if chroma_format in (1, 2) else 1)
         bits.exp_golomb()
         top = bits.exp_golomb() * (2 if chroma_format == 1 else 1) * (1 + interlaced)
-    return Sequence(references=max(references, 1), interlaced=interlaced, crop=(left, top))
+    tells = number_bits <= _MOST_NUMBER_BITS and not (separate_planes or numbers_skip)
+    return Sequence(
+        references=max(references, 1),
+        interlaced=interlaced,
+        crop=(left, top),
+        number_bits=number_bits if tells else 0,
+    )
 
 
 def h264_length_size(extradata: bytes) -> int:
@@ -165,3 +176,54 @@ def h264_picture(packet: bytes, length_size: int) -> str | None:
         return None
     kind_of_picture = types.pop()
     return kind_of_picture if reference or kind_of_picture == "I" else kind_of_picture.lower()
+
+
+class PictureNumbers:
+    """Notices from frame_num that pictures are missing to which others refer (H.264 section 7.4.3); transports do not always tell.
+
+    Args:
+        extradata: from the container's header; may be empty.
+    """
+
+    def __init__(self, extradata: bytes) -> None:
+        self._length_size = h264_length_size(extradata)
+        try:
+            self._sequence = h264_sequence(extradata, b"")
+        except IndexError:
+            self._sequence = None
+        self._last: int | None = None
+
+    def misses(self, packet: bytes, *, keyframe: bool) -> bool:
+        """Takes the next packet; whether a picture is missing before it.
+
+        Args:
+            packet: its content.
+            keyframe: whether it is flagged as one.
+        """
+        try:
+            if keyframe:
+                self._sequence = (None if self._length_size else h264_sequence(b"", packet)) or self._sequence
+            return self._misses(packet)
+        except IndexError:  # damaged headers are noticed elsewhere
+            return False
+
+    def _misses(self, packet: bytes) -> bool:
+        for unit in nal_units(packet, self._length_size, count=24):
+            kind = unit[0] & 31 if unit else 0
+            if kind == 5:
+                self._last = 0
+                return False
+            if kind == 1:
+                return self._misses_before(unit)
+        return False
+
+    def _misses_before(self, slice_unit: bytes) -> bool:
+        if self._sequence is None or not self._sequence.number_bits:
+            return False
+        bits = Bits(unescape(slice_unit[1:]))
+        for _ in range(3):
+            bits.exp_golomb()
+        number, last = bits.take(self._sequence.number_bits), self._last
+        if slice_unit[0] >> 5 & 3:
+            self._last = number
+        return last is not None and number not in (last, (last + 1) % (1 << self._sequence.number_bits))

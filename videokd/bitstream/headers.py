@@ -64,6 +64,7 @@ class Sequence:
         ticks: MPEG-4: units of vop_time_increment in a second.
         delayed: MPEG-4: whether the header states that I- and P-pictures are shown after the B-pictures that follow them (low_delay 0).
         crop: H.264: pixels (left, top) that are coded but not shown.
+        number_bits: H.264: the length of frame_num, in bits; 0 where a picture's header does not tell it, or numbers may be left out.
         disposable_p_frames: whether a P-frame that no frame refers to comes before another, which then refers to an earlier one.
     """
 
@@ -74,6 +75,7 @@ class Sequence:
     ticks: int = 0
     delayed: bool = False
     crop: tuple[int, int] = (0, 0)
+    number_bits: int = 0
     disposable_p_frames: bool = False
 
     def joined(self, later: Sequence) -> Sequence:

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from videokd.bitstream.decoder_state import CarriedState
+from videokd.bitstream.h264_headers import PictureNumbers
 from videokd.bitstream.header_reader import HeaderReader
 from videokd.bitstream.picture_types import picture_type
 from videokd.codec.container import LOSES_LAST_VECTORS, MOTION_CODECS, vectors_of
@@ -73,10 +74,14 @@ class PositionReader:
         extradata = context.extradata or b""
         self._headers = HeaderReader(context.name, extradata)
         self._state = CarriedState(context.name, extradata, context.pix_fmt or "")
-        self._waiting: dict[int, tuple[float, float]] = {}  # {number of a packet: (seconds, when it came)}
+        self._numbers = PictureNumbers(extradata) if context.name == "h264" else None
+        self._waiting: dict[
+            int, tuple[float, float, bool]
+        ] = {}  # {packet: (seconds, when it came, whether it is corrupt)}
         self._times: list[float] = []  # of pictures from the start of the GOP, in the order in which they are shown
         self._number = -1
         self._whole = False  # whether pictures are undamaged since the last I-frame
+        self._bad_from = 0  # packets from this one on are damaged until an I-frame; pictures before it may still come
         self._damaged_since: float | None = None
         self._first: Any = None
         self._gop, self._position, self._start = -1, 0, 0.0
@@ -109,11 +114,12 @@ class PositionReader:
         kind = self._headers.read(data, keyframe=packet.is_keyframe)
         _, changes = self._state.take(data, keyframe=packet.is_keyframe)
         self._note(seconds, shown=kind != "-")
-        if packet.is_corrupt:
+        missed = self._numbers is not None and self._numbers.misses(data, keyframe=packet.is_keyframe)
+        if packet.is_corrupt or missed:
             self._damage(seconds)
         if kind == "b" and not changes and self._context.name == "h264":
             return  # no picture refers to it, and it is no position
-        self._waiting[self._number] = seconds, arrived
+        self._waiting[self._number] = seconds, arrived, packet.is_corrupt
         if len(self._waiting) > MOST_PENDING:
             del self._waiting[min(self._waiting)]
         packet.pts = packet.dts = self._number
@@ -140,9 +146,9 @@ class PositionReader:
             del self._times[:-_MOST_COUNTED]
 
     def _damage(self, seconds: float) -> None:
-        self._whole = False
+        """What is decoded from the newest packet on is damaged."""
         if self._damaged_since is None:
-            self._damaged_since = seconds
+            self._damaged_since, self._bad_from = seconds, max(self._number, 0)
 
     def _decode(self, packet: Any, seconds: float) -> Iterator[LivePosition]:
         try:
@@ -153,30 +159,29 @@ class PositionReader:
             self._damage(seconds)
             return
         for frame in frames:
-            known = self._waiting.pop(frame.pts, None) if frame.pts is not None else None
+            number = frame.pts
+            known = self._waiting.pop(number, None) if number is not None else None
             if known is None:
                 continue
             self._latest = known[0]
-            position = self._take(frame, *known)
+            if self._damaged_since is not None and number >= self._bad_from:
+                self._whole = False
+            position = self._take(frame, *known[:2], corrupt=known[2] or frame.is_corrupt)
             if position is not None:
                 yield position
 
-    def _take(self, frame: Any, seconds: float, arrived: float) -> LivePosition | None:
+    def _take(self, frame: Any, seconds: float, arrived: float, *, corrupt: bool) -> LivePosition | None:
         """The position of a decoded picture; None for a B-frame, and for one that is damaged."""
         kind = picture_type(frame)
         if kind == "B":
-            return None
-        if frame.is_corrupt:
-            self._damage(seconds)
             return None
         another_size = self._first is not None and (frame.width, frame.height) != (
             self._first.width,
             self._first.height,
         )
-        if kind == "I" or another_size or self._is_cut(seconds) or self._has_waited(seconds):
-            if another_size and kind != "I":
-                self._damage(seconds)
-                return None
+        if corrupt or (another_size and kind != "I"):
+            self._whole = False
+        if not corrupt and (kind == "I" or self._is_cut(seconds) or self._has_waited(seconds)):
             self._begin(frame, seconds)
         elif not self._whole:
             self._damage(seconds)
@@ -202,12 +207,13 @@ class PositionReader:
         """A GOP begins with a picture."""
         if not self._whole and self._damaged_since is not None:
             self.damaged_seconds += max(seconds - self._damaged_since, 0.0) if self._first is not None else 0.0
+            self._damaged_since = None
         if frame.width * frame.height * _BYTES_PER_PIXEL > _MOST_BYTES:
             needed, accepted = frame.width * frame.height * _BYTES_PER_PIXEL >> 20, _MOST_BYTES >> 20
             raise DecodeError(
                 f"its pictures of {frame.width}×{frame.height} take {needed} MiB to read (accepted: up to {accepted} MiB). Send smaller ones."
             )
-        self._whole, self._damaged_since = True, None
+        self._whole = True
         before = self._first
         self._first, self._start = frame, seconds
         self._gop, self._position = self._gop + 1, 0
