@@ -153,6 +153,22 @@ def test_a_reader_that_goes_away_ends_it(clip: Path, exported: Path) -> None:
         process.stderr.close()
 
 
+def test_a_graph_is_watched_with_without_pytorch(clip: Path, student_run: Path, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    assert main(["export", str(student_run), "--format", "onnx", "--out", str(tmp_path / "graph")]) == 0
+    code = (
+        "import sys; from videokd.__main__ import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or 7 * ('torch' in sys.modules))"
+    )
+    given = ["watch", str(clip), "--students", str(tmp_path / "graph" / "students.onnx"), *QUICK, "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["kind"] for line in done.stdout.splitlines()] == ["window"] * 5
+
+
 @needs_ffmpeg
 def test_the_page_runs_as_written(clip: Path, exported: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ class Watch:
     Args:
         sources: addresses (rtsp, rtsps, tcp, udp, srt, http, https), files, devices, or - for standard input. TCP and UDP carry MPEG-TS;
             `tcp://:5000?listen=1` waits for a sender, `udp://:5000` receives.
-        students: folder of `videokd export`.
+        students: as for `videokd predict`: folder of `videokd export`, its students.onnx, or hf://owner/name.
         window: seconds that a label is about.
         stride: seconds from the start of one window to that of the next.
         num_segments: places looked at in each window; by default 8, or as many as in training where students see their order.
