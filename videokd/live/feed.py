@@ -175,7 +175,7 @@ class Feed:
         """A recording has ended."""
         self._windows.end(self._seconds)
         self._give(may_wait=True)
-        if error is not None and self._pictures:
+        if error is not None and self._has_given:
             self._tell(f"{error} What came before was watched.")
         elif error is not None:
             raise error
