@@ -189,5 +189,14 @@ def test_files_that_do_not_serve_are_refused_in_one_line(state, tmp_path, monkey
     assert "holds no weights" in refusal({"epoch": 3})
     assert "holds no weights" in refusal({})
     assert "holds no weights" in refusal([torch.zeros(1)])
+    weight = state["layer2.0.conv1.weight"]
+    quantised = {"layer2.0.conv1.weight": (weight * 127).to(torch.int8)}
+    assert "layer2.0.conv1.weight is int8 (accepted: floating-point" in refusal(state | quantised)
+    assert "fc.bias is complex64" in refusal(state | {"fc.bias": state["fc.bias"].cfloat()})
+    torch.save(state, tmp_path / "w.pth")
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    at = content.index(weight.numpy().tobytes())  # stored as it is: nothing but the checksum tells
+    content[at : at + 40] = bytes(40)
+    assert "damaged (a checksum in it is wrong)" in refusal(bytes(content))
     state["fc.bias"][2] = torch.nan
     assert "fc.bias has values that are not finite" in refusal(state)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from tests.recipes.test_verbs import refused
@@ -106,6 +107,10 @@ def test_what_cannot_be_frozen_is_refused(
     assert "weights are random" in refused(capsys, *command, "--init=none")
     assert "mixes no clips" in refused(capsys, *command, "--optim.mixup=0.2")
     assert not (tmp_path / "run").exists()
+    state = timm.create_model("test_resnet").state_dict()
+    name = next(name for name in state if name.endswith("running_var"))
+    torch.save(state | {name: -state[name]}, tmp_path / "damaged.pth")  # finite, but the features are not
+    assert "features are not finite" in refused(capsys, *command, f"--init={tmp_path / 'damaged.pth'}")
     video = [*command[:2], "--backbone=video:r3d_18", *command[3:], "--init=none", "--freeze=true"]
     assert "video:r3d_18" in refused(capsys, *video, f"--init={teacher_runs['motion']}")
 

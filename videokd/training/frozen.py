@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videokd.datasets.dataset import JoinedClips
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, DataError
 from videokd.messages import say
 from videokd.models.backbone import Network
 from videokd.models.video_backbone import is_video
@@ -101,7 +101,7 @@ def _check_not_video(network: Network) -> None:
 
 
 def _check_features(network: Network, session: Session) -> int:
-    """The number of features. They and the classifier must be all there is: some backbones do more after pooling."""
+    """The number of features, which must be finite. They and the classifier must be all there is: some backbones do more after pooling."""
     _check_not_video(network)
     size, device = network.spec.input_size, session.precision.device
     generator = torch.Generator().manual_seed(0)
@@ -114,6 +114,11 @@ def _check_features(network: Network, session: Session) -> int:
         wanted = network(streams)
         features = network.segment_features(streams)
         found = network.classifier(features).mean(1)
+    if not features.isfinite().all():
+        raise DataError(
+            f"backbone {network.spec.backbone}: its features are not finite: its weights are damaged, or too large for its precision. Start from "
+            "other weights with --init."
+        )
     if not torch.allclose(wanted, found, rtol=1e-3, atol=1e-3):
         raise _does_more(network)
     return features.shape[-1]
