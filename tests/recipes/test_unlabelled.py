@@ -68,6 +68,7 @@ def test_students_follow_their_teachers_on_them(
     run = tmp_path / "run"
     arguments = [ONE, *teachers(teacher_runs), "--data.val_fraction=0", "--objective.alpha=0.5"]
     assert distill(prepared, unlabelled, run, *arguments) == 0
+    assert "another form" not in capsys.readouterr().err
     labelled = len(Manifest.read(prepared).select("train", split=1))
     steps = load_checkpoint(run / "checkpoint.pt")["progress"]["step"]
     assert steps == 2 * ((labelled + 54) // 6)
@@ -106,6 +107,18 @@ def test_every_loss_that_follows_teachers_takes_them(
 ) -> None:
     arguments = [ONE, *teachers(teacher_runs), f"--objective.{loss}", "--weighting=confidence"]
     assert distill(prepared, unlabelled, tmp_path / "run", *arguments, "--optim.epochs=1", "--objective.exits") == 0
+
+
+def test_pseudo_labels_that_no_clip_gets_are_said(
+    prepared: Path, unlabelled: Path, teacher_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise a student that learned nothing would be tested like any other."""
+    arguments = [ONE, *teachers(teacher_runs), "--objective.target_loss=hard", "--optim.epochs=1"]
+    for confidence, is_said in (("1.0", True), ("0.0", False)):
+        run = tmp_path / confidence
+        assert distill(prepared, unlabelled, run, *arguments, f"--objective.confidence={confidence}") == 0
+        said = capsys.readouterr().err
+        assert ("no clip of the first epoch had a pseudo-label" in said) == is_said, said
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -148,7 +161,7 @@ def test_copies_of_tested_clips_are_refused_or_omitted(
     others = Manifest.read(unlabelled)
     for clip in others.clips[:12]:
         os.link(others.file(clip), tmp_path / "in" / Path(clip.path).name)
-    assert prepare(tmp_path / "in", tmp_path / "out", "--unlabelled") == 0
+    assert prepare(tmp_path / "in", tmp_path / "out", "--unlabelled", "--codec=h264") == 0
     arguments = [ONE, *teachers(teacher_runs), "--optim.epochs=1"]
     assert distill(prepared, tmp_path / "out", tmp_path / "run", *arguments) == 2
     line = refused(capsys)
@@ -159,6 +172,7 @@ def test_copies_of_tested_clips_are_refused_or_omitted(
     assert distill(prepared, tmp_path / "out", tmp_path / "run", *arguments, "--overlap=omit") == 0
     assert "copy.mp4 like" in (said := capsys.readouterr().err)
     assert "omitted, 12 are left." in said
+    assert f"{tmp_path / 'out'} was prepared in another form than {prepared} (codec h264 instead of mpeg4): " in said
     fit = json.loads((tmp_path / "run" / "trained_on.json").read_text())["fit"]
     assert sum(label == -1 for _, _, label in fit) == 12
 

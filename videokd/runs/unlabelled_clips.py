@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
     if settings.unlabelled is None:
         return None
     unlabelled = read_manifest(settings.unlabelled, labelled=False)
+    _say_where_form_differs(unlabelled, manifest, settings)
     _, held_out = training_parts(manifest, split=settings.split, val_fraction=settings.data.val_fraction)
     parts = {"test": tested_clips(manifest, split=settings.split), "val": held_out}
     for part, clips in parts.items():
@@ -40,6 +41,26 @@ def read_unlabelled(settings: Distill, manifest: Manifest) -> Manifest | None:
         copies = _copies(unlabelled, manifest, clips, settings)
         unlabelled = _without(copies, unlabelled, settings, what=f"show the same as {part} clips")
     return unlabelled
+
+
+def _say_where_form_differs(unlabelled: Manifest, manifest: Manifest, settings: Distill) -> None:
+    """Other codecs, sizes and rates are other streams, and students learn that form as well as what is shown."""
+    forms = [_form(each) for each in (unlabelled, manifest)]
+    names = [name for name in forms[0] | forms[1] if forms[0].get(name) != forms[1].get(name)]
+    if names:
+        differing = ", ".join(f"{name} {forms[0].get(name)} instead of {forms[1].get(name)}" for name in names)
+        say(
+            f"{settings.unlabelled} was prepared in another form than {settings.manifest} ({differing}): teachers may be wrong about these clips, "
+            "and students learn from streams unlike those that are tested. Prepare both with the same options."
+        )
+
+
+def _form(manifest: Manifest) -> dict[str, object]:
+    """{option of `prepare`: its value}; quality and tuning belong to the codec."""
+    encoding = manifest.settings.get("encoding")
+    form = dict(encoding) if isinstance(encoding, Mapping) else {}
+    form |= {"keep": bool(manifest.settings.get("keep")), "flip": manifest.flip}
+    return {name: value for name, value in form.items() if name not in ("quality", "tune") and value is not None}
 
 
 def _copies(

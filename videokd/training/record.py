@@ -196,6 +196,7 @@ class Recorder:
         )
         self._device = session.precision.device
         self._steps = StepsOnDevice(self._device, session.ranks, most_steps=steps_at_once)
+        self._of_pseudo_labels = dict[str, float]()  # {part of the loss: its largest value in the first epoch}
 
     def __enter__(self) -> Recorder:
         return self
@@ -269,6 +270,8 @@ class Recorder:
             # a batch without a label has no accuracy
             there = {name: v for name, v in values.items() if not (name.endswith("/train_top1") and math.isnan(v))}
             self._log.record(each.step, each.epoch, there | {"lr": each.rate} | beside)
+            for name in (name for name in each.losses if name.endswith("/hard") and not each.epoch):
+                self._of_pseudo_labels[name] = max(values[name], self._of_pseudo_labels.get(name, 0.0))
         last = read.steps[-1]
         self._bar.set_postfix_str(f"epoch {last.epoch + 1} loss {read.values[-1]['loss/total']:.3f}", refresh=False)
         self._bar.update(len(read.steps))
@@ -294,9 +297,20 @@ class Recorder:
         """
         if validation:
             self._log.record(step, epoch, validation)
+        self._say_where_no_clip_counted(epoch)
         rarely = (epoch + 1) % max(epochs // 20, 1) and epoch + 1 < epochs
         if rarely or not self._ranks.is_first:
             return
         shown = "".join(f", {name} {100 * value:.1f}%" for name, value in validation.items())
         with tqdm.external_write_mode(file=sys.stderr):
             say(f"{self._name}: epoch {epoch + 1}/{epochs}{shown}")
+
+    def _say_where_no_clip_counted(self, epoch: int) -> None:
+        """Teachers are as sure in later epochs as in the first: a threshold that no clip reached then is too high."""
+        if epoch or any(self._of_pseudo_labels.values()) or not self._of_pseudo_labels or not self._ranks.is_first:
+            return
+        with tqdm.external_write_mode(file=sys.stderr):
+            say(
+                f"{self._name}: no clip of the first epoch had a pseudo-label, as the teachers were never as sure as objective.confidence asks: "
+                "students learned nothing from them. Lower it."
+            )
