@@ -101,6 +101,16 @@ class Evil:
         return (os.mkdir, (str(self.path),))
 
 
+def test_changed_numbers_are_noticed(tmp_path):
+    weight = torch.rand(100)
+    save_checkpoint(path := tmp_path / "best.pt", {"weight": weight})
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 42] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the checksum of .* is wrong"):
+        load_checkpoint(path)
+
+
 def test_no_code_from_the_file_runs(tmp_path):
     trace = tmp_path / "made"
     torch.save({"format": "videokd-checkpoint", "version": 1, "payload": Evil(trace)}, tmp_path / "evil.pt")
