@@ -6,11 +6,13 @@ import csv
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +20,7 @@ from tests.jobs.test_workers import cluster, ray_workers  # noqa: F401 (fixture)
 from tests.small_datasets import write_clip
 from videokd.archives import archive
 from videokd.archives.archive import label_into_table
+from videokd.archives.central import Slots
 from videokd.archives.labelling import LabelledFile, Labelling
 from videokd.archives.labels_table import read_labels, write_labels
 from videokd.errors import ConfigError, DataError
@@ -29,6 +32,7 @@ from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
 from videokd.models.students_file import save_students
 from videokd.prediction.prediction import STEPS, Prediction, RankedLabel
+from videokd.prediction.wanted import Wanted
 
 ONE = Workers(jobs=1)
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
@@ -244,6 +248,75 @@ def test_a_full_disk(folder: Path, tiny_disk: Path, students: Path) -> None:
     (tiny_disk / "filler").unlink()
     label_into_table(files_named([str(folder)]), Labelling(str(students)), out, workers=ONE)
     assert names(out) == ["x.mp4", "y.mp4", "z.mp4"]
+
+
+@pytest.mark.parametrize(("jobs", "batch_size"), [(1, 2), (2, 2), (2, 64)])
+def test_batches_say_what_single_files_say(
+    folder: Path, tmp_path: Path, students: Path, jobs: int, batch_size: int
+) -> None:
+    for number in range(20):
+        write_clip(folder / f"more/{number:02d}.mp4", num_frames=10 + number, seed=number)
+    (folder / "bad.mp4").write_bytes(b"no video" * 100)
+    files = files_named([str(folder)])
+    for out, size, workers in (("a.jsonl", None, ONE), ("b.jsonl", batch_size, Workers(jobs=jobs))):
+        labelling = Labelling(str(students), batch_size=size)
+        assert len(label_into_table(files, labelling, tmp_path / out, workers=workers).failed) == 1
+    alone, together = (list(read_labels(tmp_path / out)) for out in ("a.jsonl", "b.jsonl"))
+    assert len(alone) == len(together) == 23
+    for one, other in zip(alone, together, strict=True):
+        assert (one.prediction.path, one.bytes, one.made_with) == (other.prediction.path, other.bytes, other.made_with)
+        expected = {label.name: label.probability for label in one.prediction.labels}
+        found = {label.name: label.probability for label in other.prediction.labels}
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert min(other.prediction.seconds[step] for step in ("read", "network")) > 0
+
+
+def test_places_for_streams_are_used_again() -> None:
+    wanted = Wanted(("wave",), {"motion": ("motion", 4), "iframe": ("iframe", 6)}, 2)
+    slots = Slots(wanted, 2, 3)
+    rng = np.random.default_rng(0)
+    shapes = {"motion": (1, 2, 2, 4, 4), "iframe": (1, 2, 3, 6, 6)}
+    videos = [{key: rng.integers(0, 256, shape, np.uint8) for key, shape in shapes.items()} for _ in range(3)]
+    assert all(slots.put(number, video) for number, video in enumerate(videos))
+    for number, video in enumerate(videos):
+        assert all(np.array_equal(values, video[key]) for key, values in slots.take(number).items())
+    assert not slots.put(0, {**videos[1], "motion": np.zeros((1, 3, 2, 4, 4), np.uint8)})
+    assert np.array_equal(slots.take(0)["iframe"], videos[0]["iframe"])
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_worker_that_dies_or_hangs_costs_its_file(
+    folder: Path, tmp_path: Path, students: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
+) -> None:
+    """A module that the workers import at their start kills them at one file, and makes them hang at another."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "from videokd.prediction import reading\n"
+        "original = reading.open_video\n"
+        "def deadly(source, **settings):\n"
+        "    if str(source).endswith('x.mp4'):\n"
+        "        os._exit(9)\n"
+        "    if str(source).endswith('y.mp4'):\n"
+        "        time.sleep(600)\n"
+        "    return original(source, **settings)\n"
+        "reading.open_video = deadly\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
+    labelling = Labelling(str(students), batch_size=batch_size, transcode="never")
+    workers = Workers(jobs=2, task_seconds=15)
+    done = label_into_table(files_named([str(folder)]), labelling, tmp_path / "t.csv", workers=workers)
+    assert names(tmp_path / "t.csv") == ["z.mp4"]
+    assert [Path(path).name for path, _ in done.failed] == ["x.mp4", "y.mp4"]
+    assert all("FFmpeg crashed, or it took too long" in reason for _, reason in done.failed)
+
+
+def test_numbers_that_nobody_can_mean(students: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size is 0 \(accepted: 1 to 4096\)"):
+        Labelling(str(students), batch_size=0)
+    labelling = Labelling(str(students), batch_size=2)
+    with pytest.raises(ConfigError, match=r"batch_size needs the engine local \(given: ray\)"):
+        label_into_table(files_named([str(folder)]), labelling, tmp_path / "t.csv", workers=Workers("ray"))
 
 
 @pytest.mark.slow

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from videokd.archives.central import label_in_batches
 from videokd.archives.labelling import LabelledFile, Labelling, label_file
 from videokd.archives.labels_table import check_labels_name, read_labels, write_labels
-from videokd.errors import DataError, DecodeError
+from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import remove_temporary
 from videokd.jobs.archive_files import NOT_UTF8, ArchiveFile, escaped, failures_of, is_unchanged, reason_with_name
 from videokd.jobs.failures import write_failures
 from videokd.jobs.unfinished import Lines, unfinished_table
 from videokd.jobs.workers import Workers, with_bar
+from videokd.prediction.loading import computes_on_gpu
 
 _FILES_WORTH_A_PROCESS = 8  # a process that loads students takes seconds to start
 
@@ -40,7 +42,7 @@ class Labelled:
 def label_files(
     files: Sequence[ArchiveFile], labelling: Labelling, *, workers: Workers, made_with: str, done: int = 0
 ) -> Generator[tuple[ArchiveFile, LabelledFile | DecodeError], None, None]:
-    """Labels files in processes that each read videos and compute networks with one thread.
+    """Labels files in processes that each read videos and compute networks with one thread; on a GPU, this process computes.
 
     Args:
         files: of an archive.
@@ -56,20 +58,26 @@ def label_files(
         DataError: there are no students.
         ConfigError: a setting cannot be had, the memory is too small, or there is no Ray cluster.
     """
-    if workers.jobs is not None or workers.engine == "ray":
-        labelling = replace(labelling, threads=1)
-    elif len(files) >= 2 * _FILES_WORTH_A_PROCESS:
-        labelling = replace(labelling, threads=1)
-        workers = workers.at_most(len(files) // _FILES_WORTH_A_PROCESS)
-    else:
-        workers = workers.at_most(1)
-    scratch = f"{uuid.uuid4().hex[:12]}-"
-    work = partial(label_file, replace(labelling, scratch=scratch), made_with)
+    on_ray = workers.engine == "ray"
+    if labelling.batch_size is not None and on_ray:
+        raise ConfigError("batch_size needs the engine local (given: ray). Omit it.")
+    if workers.jobs is None and not on_ray:
+        workers = workers.at_most(max(len(files) // _FILES_WORTH_A_PROCESS, 1))
+    in_batches = not on_ray and (
+        labelling.batch_size is not None or computes_on_gpu(labelling.students, labelling.device)
+    )
+    alone = workers.jobs == 1 and len(files) < 2 * _FILES_WORTH_A_PROCESS
+    labelling = replace(labelling, threads=None if alone or in_batches else 1, scratch=f"{uuid.uuid4().hex[:12]}-")
     try:
-        with closing(with_bar(work, files, workers, what="predict", done=done)) as outcomes:
+        if in_batches:
+            outcomes = label_in_batches(files, labelling, workers=workers, made_with=made_with, done=done)
+        else:
+            work = partial(label_file, labelling, made_with)
+            outcomes = with_bar(work, files, workers, what="predict", done=done)
+        with closing(outcomes):
             yield from outcomes
     finally:
-        remove_temporary(scratch)  # what workers that were killed left
+        remove_temporary(labelling.scratch)  # what workers that were killed left
 
 
 def label_into_table(files: Sequence[ArchiveFile], labelling: Labelling, out: Path, *, workers: Workers) -> Labelled:

@@ -11,17 +11,22 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
 
-from videokd.errors import DataError, DecodeError
+import numpy as np
+import numpy.typing as npt
+
+from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import sha256_of
 from videokd.jobs.archive_files import ArchiveFile, status_of
 from videokd.jobs.failures import any_error_named
 from videokd.prediction.batch import check_numbers, predictions_of
 from videokd.prediction.loading import load_predictor
-from videokd.prediction.prediction import STEPS, Prediction, RankedLabel
+from videokd.prediction.prediction import STEPS, Prediction, RankedLabel, Route
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import Transcode, read_streams
+from videokd.prediction.wanted import Wanted
 from videokd.runs.settings import Device, PrecisionName
 
+_LARGEST_BATCH = 4096
 #: The files in a folder that make students; graphs only where there is nothing for PyTorch.
 _FOR_PYTORCH = ("students.safetensors", "students.json")
 _GRAPHS = ("students.onnx", "students.int8.onnx")
@@ -40,7 +45,12 @@ class Labelling:
         device: as for `load_predictor`.
         precision: as for `load_predictor`.
         threads: that networks compute with in each process; None: as many as the runtime takes.
+        batch_size: how many videos compute together in this process, while others read; None: as many as are fast together on a
+            GPU, and on CPUs each process computes by itself.
         scratch: what the names of temporary folders begin with.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     students: str
@@ -51,10 +61,15 @@ class Labelling:
     device: Device = "auto"
     precision: PrecisionName = "auto"
     threads: int | None = None
+    batch_size: int | None = None
     scratch: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(top=self.top, num_segments=self.num_segments)
+        if self.batch_size is not None and not 1 <= self.batch_size <= _LARGEST_BATCH:
+            raise ConfigError(
+                f"batch_size is {self.batch_size} (accepted: 1 to {_LARGEST_BATCH}). Correct the setting."
+            )
 
     def made_with(self) -> str:
         """What a row says about how it was made: 16 digits that change with the students and with what may change the labels.
@@ -128,6 +143,17 @@ class LabelledFile:
         return cls(prediction, int(values["bytes"]), int(values["modified_ns"]), str(values["made_with"]))
 
 
+@dataclass(frozen=True)
+class ReadFile:
+    """One file, read as students see it."""
+
+    streams: dict[str, npt.NDArray[np.uint8]]  # [1, S, C, H, W]
+    seconds: dict[str, float]
+    route: Route
+    bytes: int
+    modified_ns: int
+
+
 def label_file(labelling: Labelling, made_with: str, file: ArchiveFile) -> LabelledFile:
     """Labels one file; the students stay loaded for the next.
 
@@ -141,7 +167,14 @@ def label_file(labelling: Labelling, made_with: str, file: ArchiveFile) -> Label
         DataError: there are no students.
         ConfigError: a setting cannot be had, or the memory is too small.
     """
-    predictor = _predictor_for(labelling, made_with)
+    predictor = predictor_for(labelling, made_with)
+    read = read_file(labelling, predictor.wanted, file)
+    (prediction,) = predictions_of([(file.name, read.streams, read.seconds, read.route)], predictor, top=labelling.top)
+    return LabelledFile(prediction, read.bytes, read.modified_ns, made_with)
+
+
+def read_file(labelling: Labelling, wanted: Wanted, file: ArchiveFile) -> ReadFile:
+    """Reads one file as students see it; a DecodeError if it cannot be read."""
     status = status_of(file)
     if S_ISDIR(status.st_mode):
         raise DecodeError(
@@ -151,20 +184,19 @@ def label_file(labelling: Labelling, made_with: str, file: ArchiveFile) -> Label
         try:
             read = read_streams(
                 file.file,
-                predictor.wanted,
+                wanted,
                 num_segments=labelling.num_segments,
                 transcode=labelling.transcode,
                 scratch=labelling.scratch,
             )
         except DataError as error:  # it has no P-frame
             raise DecodeError(str(error)) from error
-    (prediction,) = predictions_of([(file.name, *read)], predictor, top=labelling.top)
-    return LabelledFile(prediction, status.st_size, status.st_mtime_ns, made_with)
+    return ReadFile(*read, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _predictor_for(labelling: Labelling, made_with: str) -> Predictor:
-    """`made_with` tells students apart that were exported to one folder, one after the other."""
+def predictor_for(labelling: Labelling, made_with: str) -> Predictor:
+    """The students of a labelling, loaded once; `made_with` tells apart those that were exported to one folder, one after the other."""
     return load_predictor(
         labelling.students,
         device=labelling.device,

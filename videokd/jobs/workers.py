@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -29,7 +29,8 @@ Engine = Literal["local", "ray"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_QUEUED_PER_JOB = 4  # tasks submitted for each worker: few enough for memory, enough that no worker waits
+#: Tasks submitted for each worker: few enough for memory, enough that no worker waits.
+QUEUED_PER_JOB = 4
 _MOST_DEATHS = 8  # of workers in a row; then the machine is at fault, not the files
 _CONNECT_SECONDS = 10
 _RETRIES = 3  # of a bundle of tasks whose Ray worker died
@@ -71,14 +72,22 @@ class Workers:
         """The same, with no more jobs than this; as many as there are CPUs, if there are fewer."""
         return replace(self, jobs=min(self.jobs or _num_cpus(), jobs))
 
+    def num_jobs(self, tasks: int) -> int:
+        """How many of so many tasks run at the same time on this machine."""
+        return min(self.jobs or _num_cpus(), tasks)
+
     def outcomes(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task]
+        self,
+        function: Callable[[Task], Result],
+        tasks: Collection[Task],
+        start: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Task, Result | DecodeError]]:
         """Runs a function on each task, and yields each result when it is there.
 
         Args:
             function: of one argument; defined at the top of a module, so that other processes can import it.
-            tasks: the arguments.
+            tasks: the arguments; of Ray, a sequence. On this machine no more than `QUEUED_PER_JOB` for each job are taken at a time.
+            start: called in each process of this machine before its first task; not where tasks run in this process.
 
         Yields:
             (task, result), in order of completion. The result is a DecodeError where the function raised one, or where the
@@ -90,15 +99,21 @@ class Workers:
         if not tasks:
             return iter(())
         if self.engine == "ray":
-            return _on_ray(partial(_in_time, function, self.task_seconds), tasks, self.jobs, self.address)
-        jobs = min(self.jobs or _num_cpus(), len(tasks))
+            return _on_ray(partial(_in_time, function, self.task_seconds), list(tasks), self.jobs, self.address)
+        jobs = self.num_jobs(len(tasks))
         if jobs > 1 and self.task_seconds is not None:
             function = partial(_in_time, function, self.task_seconds)
-        return _in_processes(function, tasks, jobs) if jobs > 1 else ((t, _attempt(function, t)) for t in tasks)
+        return _in_processes(function, tasks, jobs, start) if jobs > 1 else ((t, _attempt(function, t)) for t in tasks)
 
 
 def with_bar(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: Workers, *, what: str, done: int
+    function: Callable[[Task], Result],
+    tasks: Collection[Task],
+    workers: Workers,
+    *,
+    what: str,
+    done: int,
+    start: Callable[[], None] | None = None,
 ) -> Generator[tuple[Task, Result | DecodeError], None, None]:
     """The outcomes of tasks, with a progress bar on stderr if that is a terminal.
 
@@ -108,13 +123,14 @@ def with_bar(
         workers: where the work is done.
         what: the bar's title.
         done: number of clips that were done before; the bar starts there.
+        start: see `Workers.outcomes`.
 
     Yields:
         As `Workers.outcomes`.
     """
     disabled = not sys.stderr.isatty()
     with tqdm(total=done + len(tasks), initial=done, desc=what, unit="clip", disable=disabled) as bar:
-        for outcome in workers.outcomes(function, tasks):
+        for outcome in workers.outcomes(function, tasks, start):
             yield outcome
             bar.update()
 
@@ -144,13 +160,13 @@ def _num_cpus() -> int:
 
 
 def _in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+    function: Callable[[Task], Result], tasks: Collection[Task], jobs: int, start: Callable[[], None] | None
 ) -> Iterator[tuple[Task, Result | DecodeError]]:
     """Runs tasks in a pool. If a worker dies, its pool's tasks are repeated, each in a pool of its own, to find the cause."""
     waiting, deaths = iter(tasks), 0
-    while lost := (yield from _in_pool(function, waiting, jobs)):
+    while lost := (yield from _in_pool(function, waiting, jobs, start)):
         for task in lost:
-            died = yield from _in_pool(function, iter([task]), 1)
+            died = yield from _in_pool(function, iter([task]), 1, start)
             deaths = deaths + 1 if died else 0
             if deaths == _MOST_DEATHS:
                 raise DataError(
@@ -167,19 +183,19 @@ def _in_processes(
 
 
 def _in_pool(
-    function: Callable[[Task], Result], waiting: Iterator[Task], jobs: int
+    function: Callable[[Task], Result], waiting: Iterator[Task], jobs: int, start: Callable[[], None] | None
 ) -> Generator[tuple[Task, Result | DecodeError], None, list[Task]]:
     """Yields the outcomes; returns the tasks that have none because a worker died, or an empty list."""
     # Spawned: a forked copy of a process with threads (torch, FFmpeg) can deadlock
     context = multiprocessing.get_context("spawn")
     watched, held_open = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(jobs, context, _start_worker, (watched,))
+    executor = ProcessPoolExecutor(jobs, context, _start_worker, (watched, start))
     running: dict[Future[Result | DecodeError], Task] = {}
     task: Task | None = None
     try:
         while True:
             with interrupts_held_back():
-                while len(running) < jobs * _QUEUED_PER_JOB and (task := next(waiting, None)) is not None:
+                while len(running) < jobs * QUEUED_PER_JOB and (task := next(waiting, None)) is not None:
                     running[executor.submit(_attempt, function, task)] = task
                     task = None
             if not running:
@@ -203,7 +219,7 @@ def _in_pool(
             watched.close()
 
 
-def _start_worker(watched: Connection) -> None:
+def _start_worker(watched: Connection, start: Callable[[], None] | None) -> None:
     """Ignores Ctrl-C, which the parent handles, and makes this process end when the parent ends, in whatever way, or leaves the pool.
 
     The pool itself sends SIGTERM to all its workers when one of them ends. That must leave no half-written file either, so it wakes the
@@ -220,6 +236,8 @@ def _start_worker(watched: Connection) -> None:
         signal.set_wakeup_fd(wakes.detach())
         ends.append(woken)
     threading.Thread(target=_exit_after, args=(ends,), daemon=True).start()
+    if start is not None:
+        start()
 
 
 def _exit_after(watched: Sequence[Any]) -> None:
@@ -255,7 +273,7 @@ def _on_ray(
     with _cluster(address) as ray:
         remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(attempt)
         cpus = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        limit = jobs or _QUEUED_PER_JOB * cpus
+        limit = jobs or QUEUED_PER_JOB * cpus
         size = min(max(len(tasks) // (_BUNDLES_PER_CPU * cpus), 1), _LARGEST_BUNDLE)
         waiting = iter([tasks[start : start + size] for start in range(0, len(tasks), size)])
         repeated: list[Sequence[Task]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from videokd.messages import say
 from videokd.prediction.predictor import Predictor
 from videokd.runs.settings import Device, PrecisionName
 
+#: Files by which Linux gives GPUs to programs: NVIDIA's, AMD's, and those of Windows' subsystem.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 _WEIGHTS = "students.safetensors"
 #: Graphs that a folder may have, the one that is used first.
 _GRAPHS = ("students.onnx", "students.int8.onnx")
@@ -60,6 +63,24 @@ def load_predictor(
         torch.set_num_threads(threads)
     chosen = pick_precision(precision, pick_device(device), training=False)
     return TorchPredictor(chosen.prepared(load_students(path)), precision=chosen, exit_threshold=exit_threshold)
+
+
+def computes_on_gpu(path: str, device: Device) -> bool:
+    """Whether students will compute on a GPU; PyTorch is asked only where the system may have one.
+
+    Args:
+        path: as for `load_predictor`.
+        device: as for `load_predictor`.
+    """
+    if device != "auto" or Path(path).suffix == ".onnx":
+        return device == "cuda"
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DEVICES)):
+        return False
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return torch.cuda.is_available()
 
 
 def _graph_of(path: Path) -> Path | None:

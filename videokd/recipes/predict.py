@@ -55,6 +55,8 @@ class Predict:
         precision: auto, fp32, tf32 (CUDA only), bf16 or fp16 (CUDA only); auto is tf32 on a GPU that has it, fp32 elsewhere.
         jobs: videos labelled at the same time, each in a process with one thread; by default one per CPU, and for less than 16 videos
             one after the other in this process.
+        batch_size: videos whose networks compute together in this process, while other processes read; by default 16 on CUDA, and on
+            CPUs each process computes by itself, one video after the other.
         engine: local (processes) or ray (an existing Ray cluster, whose machines see the same paths).
         address: address of the Ray cluster; by default the one that this machine belongs to.
         most_seconds: a video that takes longer is given up, as one that crashes FFmpeg is; where processes work.
@@ -72,6 +74,7 @@ class Predict:
     device: Device = "auto"
     precision: PrecisionName = "auto"
     jobs: int | None = None
+    batch_size: int | None = None
     engine: Engine = "local"
     address: str | None = None
     most_seconds: float = 3600.0
@@ -89,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         exit_threshold=settings.exit_threshold,
         device=settings.device,
         precision=settings.precision,
+        batch_size=settings.batch_size,
     )
     workers = Workers(settings.engine, settings.jobs, settings.address, settings.most_seconds)
     listed = listed_paths(_content(settings.list)) if settings.list is not None else []
