@@ -18,6 +18,7 @@ import benchmark_tables
 import describe_tables
 import gpu_tables
 import labels_tables
+import predict_tables
 import protocol_time
 import scale
 import study_tables
@@ -88,6 +89,7 @@ PAGES = (
             ("demo", benchmark_tables.accuracy_table),
             ("predict_forms", benchmark_tables.forms_table),
             ("both_forms", benchmark_tables.forms_table),
+            ("bench_predict_archive", predict_tables.archive_table),
             ("fuzz_codec", benchmark_tables.fuzz_table),
             ("bench_latency-cpu", benchmark_tables.latency_table),
             ("bench_latency-cpu-study", benchmark_tables.latency_table),
