@@ -13,7 +13,8 @@ from videokd.drawing.film import save_film
 from videokd.drawing.panels import Image, full_colour_pixels, panels
 from videokd.files import temporary_folder
 
-_MOST_PICTURES = 120
+#: Of a longer clip, evenly spaced ones are shown.
+MOST_PICTURES = 120
 _PICTURES_PER_SECOND = 30.0
 #: Positions that decide which length of motion has full brightness.
 _MEASURED = 12
@@ -52,7 +53,7 @@ def film_streams(video: VideoReader) -> StreamsFilm:
     shown = ("frame", "motion", "residual") if video.codec in MOTION_CODECS else ("frame",)
     positions = [(gop.index, position) for gop in video.gops for position in range(gop.num_positions)]
     seconds = video.index.duration_seconds
-    most = max(min(_MOST_PICTURES, int(_PICTURES_PER_SECOND * seconds)), 1)
+    most = max(min(MOST_PICTURES, int(_PICTURES_PER_SECOND * seconds)), 1)
     places = positions[:: -(-len(positions) // most)]
     max_pixels = _full_brightness(video, places) if "motion" in shown else 1.0
     wanted = ("iframe", *shown) if "motion" in shown else shown  # motion is drawn over the dimmed I-frame

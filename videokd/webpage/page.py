@@ -10,7 +10,8 @@ from videokd.errors import ConfigError
 from videokd.webpage import markup
 from videokd.webpage.desk import ClipDesk
 
-_MOST_WAITING = 20
+#: Clips that wait for their turn; further ones are refused.
+MOST_WAITING = 20
 _FONTS = ("system-ui", "sans-serif")
 _MONOSPACE = ("ui-monospace", "monospace")
 
@@ -71,7 +72,7 @@ def build_page(gradio: Any, desk: ClipDesk) -> Any:
         )
         if desk.folder is not None:
             chooser.select(on_choice, inputs=[chooser], outputs=[shown], **one_at_a_time)
-    page.queue(api_open=False, max_size=_MOST_WAITING, default_concurrency_limit=1)
+    page.queue(api_open=False, max_size=MOST_WAITING, default_concurrency_limit=1)
     return page
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -141,6 +142,8 @@ def _run(app: Any, listener: socket.socket, stop: StopSignal, ready: Callable[[]
         """Ten times a second."""
         if counter == 0:
             ready()
+        if stop.requested:  # answers that do not end in time are cancelled, which is no error that anybody must see
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         return stop.requested or await usual_tick(counter)
 
     server.on_tick = on_tick
