@@ -20,6 +20,7 @@ import gpu_tables
 import labels_tables
 import predict_tables
 import protocol_time
+import runtimes_tables
 import scale
 import study_tables
 import watch_tables
@@ -93,6 +94,7 @@ PAGES = (
             ("fuzz_codec", benchmark_tables.fuzz_table),
             ("bench_latency-cpu", benchmark_tables.latency_table),
             ("bench_latency-cpu-study", benchmark_tables.latency_table),
+            ("runtimes", runtimes_tables.runtimes_table),
             ("bench_codec", benchmark_tables.short_codec_table),
             ("bench_codec", benchmark_tables.codec_table),
             ("bench_watch", watch_tables.watch_table),

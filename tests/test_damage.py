@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.datasets.test_manifest import manifest_of
+from tests.small_graphs import write_graph
 from videokd.evaluation.scores import Scores
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, build_students
@@ -50,6 +51,7 @@ LOADERS = {
     "manifest.parquet": "from videokd.datasets.manifest import Manifest; load = Manifest.read",
     "students.json": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
     "students.safetensors": "from videokd.models.students_file import load_students\ndef load(path): load_students(path.parent)",
+    "students.onnx": "from videokd.prediction.onnx_predictor import OnnxPredictor as load",
     "checkpoint.pt": "from videokd.runs.checkpoint import load_checkpoint as load",
     "config.yaml": (
         "from videokd.recipes.command_line import parse; from videokd.recipes.teach import Teach\n"
@@ -127,6 +129,10 @@ def make(kind: str, folder: Path) -> Path:
         make("scores-iframe.npz", folder)
     elif kind == "manifest.parquet":
         manifest_of(folder, groups=3).write()
+    elif kind == "students.onnx":
+        pytest.importorskip("onnx", reason="the extra videokd[onnx] is not installed")
+        pytest.importorskip("onnxruntime", reason="the extra videokd[onnx] is not installed")
+        write_graph(path)
     elif kind.startswith("students"):
         spec = NetworkSpec(("motion",), "test_resnet", len(CLASSES), 32)
         save_students(build_students({"a": spec}, PredictionSpec(CLASSES, 3), seed=0), folder)

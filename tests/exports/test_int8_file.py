@@ -33,7 +33,7 @@ def convolution(path: Path) -> Path:
         helper.make_node("Reshape", ["scaled", "flat"], ["pictures"], name="flatten"),
         helper.make_node("Conv", ["pictures", "filters"], ["features"], name="convolve"),
         helper.make_node("ReduceMean", ["features", "axes"], ["pooled"], keepdims=0, name="pool"),
-        helper.make_node("MatMul", ["pooled", "matrix"], ["rows"], name="classify"),
+        helper.make_node("Gemm", ["pooled", "matrix"], ["rows"], name="classify"),
         helper.make_node("Reshape", ["rows", "apart"], ["segments"], name="unflatten"),
         helper.make_node("ReduceMean", ["segments", "middle"], ["logits"], keepdims=0, name="consensus"),
     ]
@@ -77,6 +77,9 @@ def test_a_graph_in_8_bits_says_nearly_the_same(tmp_path: Path, capsys: pytest.C
     assert kinds["filters_quantized"] == onnx.TensorProto.INT8
     first = next(node for node in model.graph.node if "Quantize" in node.op_type and "filters" not in node.input[0])
     assert first.input[0] == "pictures"  # what prepares the input is as it was
+    assert not {"pooled", "rows", "segments"} & {
+        name for n in model.graph.node if "Quantize" in n.op_type for name in n.input
+    }
     predictors = [load_predictor(tmp_path / name, device="cpu") for name in ("students.onnx", "students.int8.onnx")]
     both = [predictor(videos[0], names=["a"]).probabilities for predictor in predictors]
     np.testing.assert_allclose(both[1], both[0], atol=0.05)

@@ -14,9 +14,10 @@ from tests.conftest import MakeClip
 from tests.small_networks import random_streams
 from videokd.__main__ import main
 from videokd.distill.fusion import fuse
-from videokd.errors import ConfigError, VideoKDError
+from videokd.errors import ConfigError, DataError, VideoKDError
 from videokd.exports import fused, onnx_file
 from videokd.exports.onnx_file import export_onnx
+from videokd.exports.torch_file import export_program
 from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.prediction.loading import load_predictor
@@ -118,6 +119,19 @@ def test_an_interrupted_export_leaves_the_older_one(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         export_onnx(two_students("logits", smaller=32), tmp_path)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("students.onnx", b"an older one")]
+
+
+def test_a_full_disk_and_a_locked_folder_leave_nothing(tiny_disk: Path) -> None:
+    needs_onnx()
+    students = two_students("logits", smaller=32)
+    (tiny_disk / "students.onnx").write_bytes(b"an older one")
+    (tiny_disk / "full").write_bytes(b"x" * 900_000)
+    with pytest.raises(DataError, match=r"students.(onnx|json) could not be written \(No space left on device\)"):
+        export_onnx(students, tiny_disk)
+    with pytest.raises(DataError, match=r"students.pt2 could not be written"):
+        export_program(students, tiny_disk)
+    assert sorted(path.name for path in tiny_disk.iterdir()) == ["full", "students.onnx"]
+    assert (tiny_disk / "students.onnx").read_bytes() == b"an older one"
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -39,11 +40,11 @@ def export_program(students: Students, folder: Path, *, with_exits: bool = False
         fused = Fused(students, with_exits=with_exits)
         with _quiet():
             program = torch.export.export(fused, fused.example, dynamic_shapes=fused.dynamic_shapes)
-            with aside.open("wb") as file:
-                torch.export.save(program, file, extra_files=fused.metadata)
-            with aside.open("rb") as file:
-                computed = torch.export.load(file).module()
+            content = io.BytesIO()  # PyTorch's own error of a full disk does not say so
+            torch.export.save(program, content, extra_files=fused.metadata)
+            computed = torch.export.load(io.BytesIO(content.getvalue())).module()
         compare(fused, lambda videos: computed(*videos.values()), file=Path(PROGRAM_FILE))
+        aside.write_bytes(content.getvalue())
     return folder
 
 
