@@ -18,6 +18,7 @@ import pytest
 from tests.small_datasets import write_clip
 from videokd.__main__ import main
 from videokd.description.table import read_table
+from videokd.jobs.workers import interrupts_held_back
 from videokd.stopping import one_interrupt
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -121,6 +122,22 @@ def test_describe_stops_while_it_compares(tmp_path: Path, times: int) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
     assert sum(bool(row.description.near_duplicate_of) for row in read_table(out)) == 39
     assert {path.name for path in tmp_path.iterdir()} == {"in", "u.parquet"}
+
+
+def test_interrupts_wait_also_where_another_thread_gets_them() -> None:
+    def interrupted_work() -> None:
+        with interrupts_held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            end.set()
+
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, args=(60,))
+    thread.start()  # it does not block signals, so the kernel gives them to it
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work()
+    assert end.is_set()
+    thread.join()
 
 
 def test_one_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

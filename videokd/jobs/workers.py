@@ -247,15 +247,28 @@ def _exit_after(watched: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Delays Ctrl-C until the block ends, so that processes started in it are not interrupted before they ignore it."""
+    """Delays Ctrl-C until the block ends, so that processes started in it are not interrupted before they ignore it.
+
+    They inherit that the signal is blocked. This process gets it in spite of that where some thread of a library does not block it, so
+    its handler waits too.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    came: list[int] = []
+    handled = (
+        threading.current_thread() is threading.main_thread()
+    )  # only there may Python change handlers, and runs them
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if handled else None
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        if handled:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _on_ray(
