@@ -22,7 +22,7 @@ from videokd.archives import archive
 from videokd.archives.archive import label_into_table
 from videokd.archives.central import Slots
 from videokd.archives.labelling import LabelledFile, Labelling
-from videokd.archives.labels_table import read_labels, write_labels
+from videokd.archives.labels_table import check_labels_name, read_labels, write_labels
 from videokd.errors import ConfigError, DataError
 from videokd.files import held
 from videokd.jobs.archive_files import ArchiveFile, failures_of, files_named
@@ -348,3 +348,10 @@ def test_a_killed_ray_worker_loses_no_file(
     label_into_table(files, labelling, tmp_path / "here.jsonl", workers=ONE)
     assert (done.rows, len(done.failed)) == (40, 1)
     assert without_times(out) == without_times(tmp_path / "here.jsonl")
+
+
+def test_parquet_without_pyarrow_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videokd.archives.labels_table.find_spec", lambda name: None)
+    check_labels_name(Path("labels.csv"))
+    with pytest.raises(ConfigError, match=r"needs pyarrow \(accepted without it: \.csv, \.jsonl, \.json\)"):
+        check_labels_name(Path("labels.parquet"))

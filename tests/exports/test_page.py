@@ -68,8 +68,11 @@ def test_what_the_page_installs_is_enough(make_clip: MakeClip, tmp_path: Path) -
     install = INSTALL.splitlines()[-1].removeprefix("pip install ")
     allowed = with_what_they_need(shlex.split(install)) | {"videokd"}
     assert not allowed & {"torch", "timm", "torchvision", "pyarrow", "matplotlib"}
-    # a folder without weights: nothing of PyTorch is needed to say so
-    for students, status in ((write_graph(tmp_path / "any.onnx"), 0), (tmp_path, 2)):
+    weights = tmp_path / "weights"  # for PyTorch: nothing of it is needed to say so
+    weights.mkdir()
+    for name in ("students.json", "students.safetensors"):
+        (weights / name).touch()
+    for students, status in ((write_graph(tmp_path / "any.onnx"), 0), (weights, 2)):
         command = ["predict", str(make_clip("mpeg4")), f"--students={students}"]
         done = subprocess.run(
             [sys.executable, "-c", ONLY, json.dumps(sorted(allowed)), *command],

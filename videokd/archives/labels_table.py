@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from videokd.archives.labelling import LabelledFile
 from videokd.errors import ConfigError, DataError
@@ -26,10 +24,15 @@ def check_labels_name(path: Path) -> None:
     """Checks the ending of a table's name.
 
     Raises:
-        ConfigError: it is none of those that are accepted.
+        ConfigError: it is none of those that are accepted, or PyArrow is not there for Parquet.
     """
     if path.suffix.lower() not in _FORMATS:
         raise ConfigError(f"{path} (accepted: a name that ends with {', '.join(_FORMATS)}). Choose another name.")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        others = ", ".join(ending for ending in _FORMATS if ending != ".parquet")
+        raise ConfigError(
+            f"{path} needs pyarrow (accepted without it: {others}). Run `pip install pyarrow`, or choose another ending."
+        )
 
 
 def write_labels(path: Path, rows: Iterable[LabelledFile]) -> None:
@@ -61,7 +64,7 @@ def read_labels(path: Path) -> Iterator[LabelledFile]:
     check_labels_name(path)
     try:
         yield from map(LabelledFile.of, _FORMATS[path.suffix.lower()][1](path))
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise DataError(
             f"{path} is not a table of `videokd predict` ({type(error).__name__}: {reason:.200}). Choose another name, or remove it."
@@ -117,6 +120,9 @@ def _read_json(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _write_parquet(path: Path, rows: Iterator[LabelledFile]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
     first = next(rows, None)
     exits = tuple(first.prediction.exits) if first is not None else ()
     schema = pa.schema(
@@ -131,7 +137,7 @@ def _write_parquet(path: Path, rows: Iterator[LabelledFile]) -> None:
         ]
     )
     waiting = rows if first is None else chain((first,), rows)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while some := [_parquet_row(row) for row in islice(waiting, _ROWS_AT_ONCE)]:
             writer.write_table(pa.Table.from_pylist(some, schema))
 
@@ -150,16 +156,26 @@ def _parquet_row(row: LabelledFile) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS_AT_ONCE):
-            for row in batch.to_pylist():
-                labels = zip(row["labels"], row["probabilities"], strict=True)
-                yield {
-                    **row,
-                    "labels": [{"name": name, "probability": probability} for name, probability in labels],
-                    "seconds": {step: row[f"{step}_seconds"] for step in STEPS},
-                    "exits": {key[len(_EXIT) :]: row[key] for key in row if key.startswith(_EXIT)},
-                }
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS_AT_ONCE):
+                yield from map(_labelled, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _labelled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of a Parquet table, in the form of a JSON line."""
+    labels = zip(row["labels"], row["probabilities"], strict=True)
+    return {
+        **row,
+        "labels": [{"name": name, "probability": probability} for name, probability in labels],
+        "seconds": {step: row[f"{step}_seconds"] for step in STEPS},
+        "exits": {key[len(_EXIT) :]: row[key] for key in row if key.startswith(_EXIT)},
+    }
 
 
 _Writer = Callable[[Path, Iterator[LabelledFile]], None]
