@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
 
 _JOINERS = "\u200c\u200d"  # join letters or emoji, and affect nothing else
@@ -42,6 +43,15 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(letter) if _is_control(letter) else letter for letter in text)
+
+
+def in_html(text: object) -> str:
+    """A text from a file, as it stands in HTML: printable, and without what HTML would take for itself.
+
+    >>> in_html("<a>")
+    '&lt;a&gt;'
+    """
+    return html.escape(printable(str(text)))
 
 
 def _is_control(letter: str) -> bool:

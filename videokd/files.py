@@ -178,16 +178,25 @@ def read_json(path: Path, *, most_bytes: int = 50_000_000) -> Any:
         ValueError: it is not a file, too large, not JSON, nested too deeply, or has numbers that JSON does not have (NaN).
         OSError: it cannot be read.
     """
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"the number {name} is not finite")
-
     if not path.is_file():
         raise ValueError("no file")
     if (size := path.stat().st_size) > most_bytes:
         raise ValueError(f"{size} bytes (accepted: at most {most_bytes})")
+    return parsed_json(path.read_text(encoding="utf-8"))
+
+
+def parsed_json(text: str) -> Any:
+    """The value of a JSON text from an unknown source.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or has numbers that JSON does not have (NaN).
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"the number {name} is not finite")
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

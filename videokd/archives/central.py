@@ -20,7 +20,7 @@ from videokd.archives.labelling import LabelledFile, Labelling, ReadFile, predic
 from videokd.errors import DecodeError
 from videokd.jobs.archive_files import ArchiveFile
 from videokd.jobs.workers import QUEUED_PER_JOB, Workers, with_bar
-from videokd.prediction.batch import predictions_of
+from videokd.prediction.batch import predictions_of, usual_batch
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.wanted import Wanted
 from videokd.types import STREAMS
@@ -115,7 +115,7 @@ def label_in_batches(
     """Labels files; the arguments are those of `videokd.archives.archive.label_files`."""
     predictor = predictor_for(labelling, made_with)
     jobs, wanted = workers.num_jobs(len(files)), predictor.wanted
-    size = labelling.batch_size or getattr(predictor, "usual_batch", 1)
+    size = labelling.batch_size or usual_batch(predictor)
     slots = Slots(wanted, labelling.num_segments or wanted.usual_segments, jobs * QUEUED_PER_JOB + 1)
     work = partial(_read_into_slot, labelling, wanted)
     together: list[tuple[ArchiveFile, ReadFile]] = []

@@ -18,8 +18,9 @@ from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.files import sha256_of
 from videokd.jobs.archive_files import ArchiveFile, status_of
 from videokd.jobs.failures import any_error_named
+from videokd.models.export_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from videokd.prediction.batch import check_numbers, predictions_of
-from videokd.prediction.loading import load_predictor
+from videokd.prediction.loading import GRAPHS, load_predictor
 from videokd.prediction.prediction import STEPS, Prediction, RankedLabel, Route
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import Transcode, read_streams
@@ -27,9 +28,7 @@ from videokd.prediction.wanted import Wanted
 from videokd.runs.settings import Device, PrecisionName
 
 _LARGEST_BATCH = 4096
-#: The files in a folder that make students; graphs only where there is nothing for PyTorch.
-_FOR_PYTORCH = ("students.safetensors", "students.json")
-_GRAPHS = ("students.onnx", "students.int8.onnx")
+_FOR_PYTORCH = (WEIGHTS_FILE, DESCRIPTION_FILE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def digest_of_students(path: str) -> str:
         DataError: there are none.
     """
     place = _downloaded(path) if path.startswith("hf:") else Path(path)
-    names = _FOR_PYTORCH if (place / _FOR_PYTORCH[0]).is_file() else _GRAPHS
+    names = _FOR_PYTORCH if (place / _FOR_PYTORCH[0]).is_file() else GRAPHS
     files = [file for file in ([place / name for name in names] if place.is_dir() else [place]) if file.is_file()]
     if not files:
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -70,13 +70,22 @@ def folded(summary: str, content: str) -> str:
 def front_matter(values: Mapping[str, Any]) -> str:
     """Values as the YAML between two lines of dashes that a model card starts with; texts on one line each."""
     # A width without an end: a text that is folded could begin a line with three dashes
-    text = yaml.safe_dump(_on_one_line(values), sort_keys=False, allow_unicode=True, width=10**9)
+    text = yaml.safe_dump(with_texts(values, printable), sort_keys=False, allow_unicode=True, width=10**9)
     return f"---\n{text}---\n"
 
 
-def _on_one_line(value: Any) -> Any:
+def with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value, of mappings and lists inside each other, with each text in it changed; keys stay.
+
+    Args:
+        value: as JSON or YAML can hold it.
+        change: gives the new text.
+
+    >>> with_texts({"a": ["b", 1]}, str.upper)
+    {'a': ['B', 1]}
+    """
     if isinstance(value, Mapping):
-        return {key: _on_one_line(item) for key, item in value.items()}
+        return {key: with_texts(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_on_one_line(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
+        return [with_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

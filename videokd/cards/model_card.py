@@ -17,7 +17,7 @@ from videokd.evaluation.results import Results, results_name, results_of
 from videokd.evaluation.tables import interval_text
 from videokd.files import write_whole
 from videokd.messages import say
-from videokd.models.students_file import WEIGHTS_FILE
+from videokd.models.export_files import WEIGHTS_FILE
 from videokd.runs.run_folder import TrainedRun
 from videokd.runs.trained_on import trained_on
 

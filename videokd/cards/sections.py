@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from videokd.cards.card import Card, folder_name
-from videokd.cards.markdown import fenced, folded, in_markdown, table
+from videokd.cards.markdown import fenced, folded, in_markdown, table, with_texts
 from videokd.evaluation.cost import parameters
 from videokd.evaluation.figures import short_number
 from videokd.evaluation.results import Entry, Results
@@ -204,15 +204,7 @@ def _making(card: Card) -> str:
 
 def _public_values(settings: Teach | Distill) -> dict[str, Any]:
     """The settings as config.yaml has them, without folders of the machine that trained."""
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: shown(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [shown(item) for item in value]
-        return _public(value) if isinstance(value, str) else value
-
-    values: dict[str, Any] = shown(settings.to_dict())
+    values: dict[str, Any] = with_texts(settings.to_dict(), _public)
     return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 from videokd.drawing.panels import DrawnStreams, Image
 from videokd.drawing.picture import places_to_show, streams_picture
-from videokd.errors import NeedsTranscoding, printable
+from videokd.errors import NeedsTranscoding, in_html
 
 _DPI = 72
 _BAR = "#2f6fed"
@@ -112,7 +111,7 @@ def students_html(students: _DescribedStudents) -> str:
     ]
     columns = ["student", "streams", "input, pixels", "backbone", "parameters", "weight"]
     about = f"{len(names)} classes: {listed}. {students.num_segments} segments in training."
-    return _table(columns, [[_text(cell) for cell in row] for row in rows], about)
+    return _table(columns, [[in_html(cell) for cell in row] for row in rows], about)
 
 
 def bars_html(values: Iterable[tuple[str, float]], *, about: str) -> str:
@@ -127,17 +126,13 @@ def bars_html(values: Iterable[tuple[str, float]], *, about: str) -> str:
         percent = 100 * min(max(value, 0.0), 1.0) if math.isfinite(value) else 0.0
         bar = f'<div style="background:{_BAR};height:0.9em;width:{percent:.1f}%;min-width:1px"></div>'
         cell = f'<div style="width:16em" title="{percent:.2f} %">{bar}</div>'
-        rows.append([_text(name), cell, f"{percent:.1f} %"])
+        rows.append([in_html(name), cell, f"{percent:.1f} %"])
     return _table([], rows, about)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], about: str) -> str:
     """Cells that are HTML already, below the columns' titles; a line of text below them."""
-    head = f"<thead><tr>{''.join(f'<th>{_text(title)}</th>' for title in columns)}</tr></thead>" if columns else ""
+    head = f"<thead><tr>{''.join(f'<th>{in_html(title)}</th>' for title in columns)}</tr></thead>" if columns else ""
     style = 'style="text-align:left"'
     body = "".join(f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{head}<tbody>{body}</tbody></table><div><small>{_text(about)}</small></div>"
-
-
-def _text(text: object) -> str:
-    return html.escape(printable(str(text)))
+    return f"<table>{head}<tbody>{body}</tbody></table><div><small>{in_html(about)}</small></div>"

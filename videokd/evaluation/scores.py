@@ -16,6 +16,7 @@ from videokd.errors import DataError
 from videokd.evaluation.partial_scores import read_arrays
 from videokd.evaluation.results import Results, scores_name
 from videokd.files import sha256_of, write_whole
+from videokd.prediction.predictor import softmax
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,10 +77,7 @@ class Scores:
         >>> Scores(np.array([[1, 1]], np.float32), np.array([0]), ("a",)).probabilities().tolist()
         [[0.5, 0.5]]
         """
-        logits = self.logits.astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return softmax(self.logits)
 
     def confidence(self) -> npt.NDArray[np.float64]:
         """The probability of the predicted class, [N]."""

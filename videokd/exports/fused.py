@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,22 @@ class Fused(nn.Module):
         """Which sizes of the inputs stay open: batch and segments."""
         sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("segments")}
         return (tuple(dict(sizes) for _ in self.inputs),)
+
+
+@contextmanager
+def errors_only(logger: str | None = None) -> Iterator[None]:
+    """While it lasts, a logger passes on errors alone: exporters tell their own developers much that no user can act on.
+
+    Args:
+        logger: its name; None: the root of all loggers.
+    """
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

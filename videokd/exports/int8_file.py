@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from videokd.files import written_whole
+from videokd.exports.fused import errors_only
+from videokd.files import temporary_folder, written_whole
+from videokd.models.export_files import INT8_FILE
 
-INT8_FILE = "students.int8.onnx"
 #: Percent of an activation's values that its range covers: without the rarest, the steps between all others are finer. Which value is best
 #: depends on the network: docs/measured.md says how this one was chosen, and what another gave.
 _COVERED = 99.9
@@ -51,11 +50,13 @@ def export_int8(graph: Path, videos: Videos) -> float:
     """
     with (
         written_whole(graph.parent / INT8_FILE) as aside,
-        tempfile.TemporaryDirectory(prefix="videokd-") as folder,
-        _quiet(),
+        temporary_folder() as folder,
+        # What quantisation warns of was decided here; it also prints what it does
+        errors_only(),
+        redirect_stdout(io.StringIO()),
     ):
-        _quantise(graph, Path(folder), videos)
-        _finish(Path(folder) / "int8.onnx", aside, like=graph, clips=len(videos))
+        _quantise(graph, folder, videos)
+        _finish(folder / "int8.onnx", aside, like=graph, clips=len(videos))
         return _agreement(graph, aside, videos)
 
 
@@ -142,16 +143,3 @@ def _agreement(graph: Path, other: Path, videos: Videos) -> float:
         first, second = (session.run(["logits"], video)[0].argmax(1) for session in sessions)
         same += (first == second).tolist()
     return sum(same) / max(len(same), 1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantisation warns of what was decided here, and prints what it does."""
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        log.setLevel(level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor
 
 from videokd.errors import ConfigError
-from videokd.exports.fused import Fused, compare, evaluated
+from videokd.exports.fused import Fused, compare, errors_only, evaluated
 from videokd.files import written_whole
+from videokd.models.export_files import DESCRIPTION_FILE, ONNX_FILE
 from videokd.models.students import Students
-from videokd.models.students_file import DESCRIPTION_FILE
 
-ONNX_FILE = "students.onnx"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -62,24 +60,16 @@ def export_onnx(students: Students, folder: Path, *, with_exits: bool = False) -
 
 
 def _write(fused: Fused, path: Path) -> None:
-    # the exporter tells its own developers much that no user can act on
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                fused,
-                fused.example,
-                dynamo=True,
-                dynamic_shapes=fused.dynamic_shapes,
-                input_names=list(fused.inputs),
-                output_names=list(fused.outputs),
-                verbose=False,
-            )
-    finally:
-        log.setLevel(level)
+    with errors_only("torch.onnx"), warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            fused,
+            fused.example,
+            dynamo=True,
+            dynamic_shapes=fused.dynamic_shapes,
+            input_names=list(fused.inputs),
+            output_names=list(fused.outputs),
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(fused.metadata)
     program.save(str(path), external_data=False)

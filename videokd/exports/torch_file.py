@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from videokd.exports.fused import Fused, compare, evaluated
+from videokd.exports.fused import Fused, compare, errors_only, evaluated
 from videokd.files import written_whole
+from videokd.models.export_files import PROGRAM_FILE
 from videokd.models.students import Students
-
-PROGRAM_FILE = "students.pt2"
 
 
 def export_program(students: Students, folder: Path, *, with_exits: bool = False) -> Path:
@@ -38,7 +34,7 @@ def export_program(students: Students, folder: Path, *, with_exits: bool = False
     """
     with evaluated(students), written_whole(folder / PROGRAM_FILE) as aside:
         fused = Fused(students, with_exits=with_exits)
-        with _quiet():
+        with errors_only("torch.export"), warnings.catch_warnings(action="ignore"):
             program = torch.export.export(fused, fused.example, dynamic_shapes=fused.dynamic_shapes)
             content = io.BytesIO()  # PyTorch's own error of a full disk does not say so
             torch.export.save(program, content, extra_files=fused.metadata)
@@ -46,17 +42,3 @@ def export_program(students: Students, folder: Path, *, with_exits: bool = False
         compare(fused, lambda videos: computed(*videos.values()), file=Path(PROGRAM_FILE))
         aside.write_bytes(content.getvalue())
     return folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """PyTorch tells its own developers much that no user can act on."""
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)

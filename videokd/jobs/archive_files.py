@@ -77,8 +77,9 @@ def files_named(words: Sequence[str], listed: Sequence[str] = ()) -> list[Archiv
         found += [file for file in expanded if len(expanded) == 1 or file.file not in seen]
         seen.update(file.file for file in expanded)
     for path in listed:
-        found += [file for file in _files_at(path) if file.file not in seen]
-        seen.update(file.file for file in _files_at(path))
+        there = _files_at(path)
+        found += [file for file in there if file.file not in seen]
+        seen.update(file.file for file in there)
     return found
 
 
@@ -108,7 +109,7 @@ def listed_paths(content: bytes) -> list[str]:
 
 
 def failures_of(out: Path) -> Path:
-    """The CSV file of the files that could not be described, beside the table."""
+    """The CSV file of the files that failed, beside the table."""
     return out.with_name(f"{out.stem}.{FAILURES_NAME}")
 
 

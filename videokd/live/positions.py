@@ -86,14 +86,8 @@ class PositionReader:
         self._first: Any = None
         self._gop, self._position, self._start = -1, 0, 0.0
         self._follower: Follower | None = None
+        self._latest = 0.0  # seconds of the last picture that was decoded
         self.damaged_seconds = 0.0
-
-    @property
-    def latest(self) -> float:
-        """Seconds of the last picture that was decoded."""
-        return self._latest
-
-    _latest = 0.0
 
     def feed(self, packet: Any, seconds: float, arrived: float) -> Iterator[LivePosition]:
         """Decodes the next packet.

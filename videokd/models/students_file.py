@@ -16,11 +16,10 @@ from videokd.errors import ConfigError, DataError
 from videokd.files import read_json, written_whole
 from videokd.hub import local_folder
 from videokd.models.backbone import channels_last
+from videokd.models.export_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from videokd.models.students import Students
 from videokd.types import check_encoding
 
-WEIGHTS_FILE = "students.safetensors"
-DESCRIPTION_FILE = "students.json"
 _MOST_MEMBERS, _MOST_SEGMENTS = 64, 10_000
 
 

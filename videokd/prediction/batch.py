@@ -43,6 +43,15 @@ def predictions_of(read: Sequence[Read], predictor: Predictor, *, top: int) -> l
     ]
 
 
+def usual_batch(predictor: Predictor) -> int:
+    """How many videos a predictor likes to see together; one, if it does not say.
+
+    Args:
+        predictor: the students.
+    """
+    return getattr(predictor, "usual_batch", 1)
+
+
 def _together(videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     """[B, S, C, H, W] of B arrays [1, S, C, H, W]; a pixel's channels lie side by side, as in what was read."""
     if len(videos) == 1:

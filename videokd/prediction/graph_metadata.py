@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from videokd.errors import ConfigError
+from videokd.files import parsed_json
 from videokd.prediction.wanted import Wanted
 from videokd.types import STREAMS, check_encoding, input_key
 
@@ -97,13 +98,10 @@ def _whole(value: Any, name: str, *, most: int) -> int:
 
 
 def _json(metadata: Mapping[str, str], key: str) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"the number {name} is not finite")
-
     text = metadata.get(key)
     if text is None or len(text) > _MOST_LETTERS:
         raise ConfigError(f"{key} is {'missing' if text is None else 'too long'} (accepted: a text of JSON).")
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parsed_json(text)
+    except ValueError as error:
         raise ConfigError(f"{key} is {text!r:.80} (accepted: JSON).") from error

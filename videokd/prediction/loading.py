@@ -9,14 +9,14 @@ from typing import Any
 
 from videokd.errors import ConfigError
 from videokd.messages import say
+from videokd.models.export_files import INT8_FILE, ONNX_FILE, WEIGHTS_FILE
 from videokd.prediction.predictor import Predictor
 from videokd.runs.settings import Device, PrecisionName
 
 #: Files by which Linux gives GPUs to programs: NVIDIA's, AMD's, and those of Windows' subsystem.
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-_WEIGHTS = "students.safetensors"
 #: Graphs that a folder may have, the one that is used first.
-_GRAPHS = ("students.onnx", "students.int8.onnx")
+GRAPHS = (ONNX_FILE, INT8_FILE)
 
 
 def load_predictor(
@@ -87,12 +87,12 @@ def _graph_of(path: Path) -> Path | None:
     """The graph to use; None where it is weights for PyTorch, or nothing is there."""
     if path.suffix == ".onnx" and not path.is_dir():
         return path
-    graphs = [path / name for name in _GRAPHS if (path / name).is_file()]
+    graphs = [path / name for name in GRAPHS if (path / name).is_file()]
     if not graphs:
         return None
-    weights = (path / _WEIGHTS).is_file()
+    weights = (path / WEIGHTS_FILE).is_file()
     if weights or len(graphs) > 1:
-        used = _WEIGHTS if weights else graphs[0].name
+        used = WEIGHTS_FILE if weights else graphs[0].name
         others = graphs if weights else graphs[1:]
         say(f"{path}: {used} is used; to use another, name the file: {', '.join(map(str, others))}.")
     return None if weights else graphs[0]
@@ -102,12 +102,12 @@ def _check_for_graph(graph: Path, *, precision: PrecisionName, exit_threshold: f
     if precision not in ("auto", "fp32"):
         raise ConfigError(
             f"precision {precision}: {graph} computes in the precision that it was exported in (accepted: auto, fp32). Omit it, or give "
-            f"a folder with {_WEIGHTS}."
+            f"a folder with {WEIGHTS_FILE}."
         )
     if exit_threshold is not None:
         raise ConfigError(
             f"exit_threshold is {exit_threshold}, but {graph} cannot stop early (accepted: none for an ONNX graph). Omit it, or give a "
-            f"folder with {_WEIGHTS} that was exported with `--exits`."
+            f"folder with {WEIGHTS_FILE} that was exported with `--exits`."
         )
 
 

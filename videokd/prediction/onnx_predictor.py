@@ -13,7 +13,7 @@ import numpy.typing as npt
 from videokd.errors import ConfigError, DataError, VideoKDError
 from videokd.prediction.graph_metadata import wanted_of
 from videokd.prediction.onnx_bytes import check_onnx
-from videokd.prediction.predictor import Answer
+from videokd.prediction.predictor import Answer, softmax
 from videokd.prediction.wanted import Wanted
 from videokd.runs.settings import Device
 from videokd.types import STREAMS
@@ -70,14 +70,7 @@ class OnnxPredictor:
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(broken):
             raise VideoKDError(f"{self._path}: the logits for {names[broken[0]]} are not finite. {_WHAT_NEXT}")
-        return Answer(_softmax(logits))
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+        return Answer(softmax(logits).astype(np.float32))
 
 
 def _session(path: Path, device: Device, threads: int | None) -> Any:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.errors import DataError, DecodeError
-from videokd.prediction.batch import Read, predictions_of
+from videokd.prediction.batch import Read, predictions_of, usual_batch
 from videokd.prediction.prediction import Prediction
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import Transcode, read_streams
@@ -73,7 +73,7 @@ class Predictions(Iterator[Prediction]):
 
     def _outcomes(self) -> list[tuple[str, Prediction | DecodeError | DataError]]:
         """Of as many videos as the students like to see together."""
-        sources = map(source_of, islice(self._videos, getattr(self._predictor, "usual_batch", 1)))
+        sources = map(source_of, islice(self._videos, usual_batch(self._predictor)))
         read = [self._read(source) for source in sources]
         together = [one for one in read if not isinstance(one[1], Exception)]
         predictions = iter(predictions_of(together, self._predictor, top=self._top) if together else ())  # type: ignore[arg-type]

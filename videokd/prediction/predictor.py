@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,21 @@ class Answer:
 
     probabilities: npt.NDArray[np.float32]
     exits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Probabilities of classes, [B, K].
+
+    Args:
+        logits: [B, K].
+
+    >>> softmax(np.array([[1, 1]], np.float32)).tolist()
+    [[0.5, 0.5]]
+    """
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 class Predictor(Protocol):

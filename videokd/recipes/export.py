@@ -11,13 +11,14 @@ import videokd
 from videokd.cards.model_card import CARD_FILES, is_unchanged_card, write_card
 from videokd.errors import ConfigError
 from videokd.exports.calibration import calibration_clips, videos_of
-from videokd.exports.int8_file import INT8_FILE, export_int8
-from videokd.exports.onnx_file import ONNX_FILE, export_onnx
-from videokd.exports.torch_file import PROGRAM_FILE, export_program
+from videokd.exports.int8_file import export_int8
+from videokd.exports.onnx_file import export_onnx
+from videokd.exports.torch_file import export_program
 from videokd.hub import check_repository, push
 from videokd.messages import say
+from videokd.models.export_files import DESCRIPTION_FILE, INT8_FILE, ONNX_FILE, PROGRAM_FILE, WEIGHTS_FILE
 from videokd.models.finite import check_finite_predictions
-from videokd.models.students_file import DESCRIPTION_FILE, WEIGHTS_FILE, save_students
+from videokd.models.students_file import save_students
 from videokd.recipes.command_line import parse
 from videokd.runs.run_folder import TrainedRun, load_run
 

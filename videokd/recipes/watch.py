@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from videokd.errors import ConfigError
@@ -71,12 +71,9 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"top is {settings.top} (accepted: 1 or more). Correct the setting.")
     events = EventSettings(settings.smooth, settings.smoothing, settings.on, settings.off, settings.min_seconds)
     sources = sources_of(settings.sources)
-    WatchSettings(
-        settings.window,
-        settings.stride,
-        1 if settings.num_segments is None else settings.num_segments,
-        settings.timeout,
-        settings.reconnect,
+    given = {} if settings.num_segments is None else {"num_segments": settings.num_segments}
+    watched = WatchSettings(
+        settings.window, settings.stride, timeout=settings.timeout, reconnect=settings.reconnect, **given
     )
     students = load_predictor(
         settings.students,
@@ -84,8 +81,8 @@ def main(arguments: Sequence[str]) -> None:
         precision=settings.precision,
         exit_threshold=settings.exit_threshold,
     )
-    segments = students.wanted.usual_segments if settings.num_segments is None else settings.num_segments
-    watched = WatchSettings(settings.window, settings.stride, segments, settings.timeout, settings.reconnect)
+    if settings.num_segments is None:
+        watched = replace(watched, num_segments=students.wanted.usual_segments)
     with StopSignal() as stop:
         watching = Watching(sources, students, settings=watched, events=events, top=settings.top, tell=_tell)
         for result in watching.results(lambda: stop.requested):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 
 from videokd.codec.index import VideoIndex
-from videokd.errors import printable
+from videokd.errors import in_html
 from videokd.prediction.windows import WindowedPrediction
 
 #: Colours of labels, in the order of their rank; they can be told apart by most people (Okabe and Ito 2008).
@@ -20,11 +19,6 @@ _FRAME_COLOURS = {"I": "#1c2330", "P": "#5b8fd6", "B": "#b9c4d6", "S": "#5b8fd6"
 _FRAME_HEIGHTS = {"I": 100, "P": 65, "S": 65, "B": 35}  # of the strip's height, in percent
 _MOST_FRAMES = 250
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
-
-
-def shown_text(text: str) -> str:
-    """Text from a file or a class, for the page: what steers a terminal and what HTML would take for itself is escaped."""
-    return escape(printable(text), quote=True)
 
 
 def timeline(found: WindowedPrediction, colours: Mapping[str, str], *, most_labels: int = 5) -> str:
@@ -39,7 +33,7 @@ def timeline(found: WindowedPrediction, colours: Mapping[str, str], *, most_labe
         HTML with SVG.
     """
     rows = "".join(
-        f'<span class="name">{shown_text(found.class_names[label])}</span>{_bars(found, label, colours)}'
+        f'<span class="name">{in_html(found.class_names[label])}</span>{_bars(found, label, colours)}'
         for label in leading_labels(found, most=most_labels)
     )
     return f'<div class="timeline">{rows}<span></span><div class="axis">{_ticks(found.spans[-1][1])}</div></div>'
@@ -50,7 +44,7 @@ def _bars(found: WindowedPrediction, label: int, colours: Mapping[str, str]) -> 
     duration = found.spans[-1][1]
     middles = [(start + end) / 2 for start, end in found.spans]
     edges = [0.0, *((first + second) / 2 for first, second in itertools.pairwise(middles)), duration]
-    name = shown_text(found.class_names[label])
+    name = in_html(found.class_names[label])
     colour = colours.get(found.class_names[label], OTHER)
     bars = []
     for (start, end), left, right, probabilities in zip(

@@ -10,11 +10,12 @@ import numpy as np
 
 from videokd.codec.container import MOTION_CODECS
 from videokd.codec.index import VideoIndex
+from videokd.errors import in_html
 from videokd.prediction.prediction import ranked
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.windows import WindowedPrediction
 from videokd.webpage.answers import ClipAnswer, PageLimits
-from videokd.webpage.charts import OTHER, frame_strip, legend_colours, shown_text, timeline
+from videokd.webpage.charts import OTHER, frame_strip, legend_colours, timeline
 from videokd.webpage.film_strip import StreamsFilm
 
 _CAPTIONS = {
@@ -46,7 +47,7 @@ def heading(sets: Mapping[str, Predictor], limits: PageLimits) -> str:
     for name, predictor in sets.items():
         wanted = predictor.wanted
         lines.append(
-            f"<li><b>{shown_text(name)}</b>: {len(wanted.class_names)} classes, sees {', '.join(wanted.streams)}</li>"
+            f"<li><b>{in_html(name)}</b>: {len(wanted.class_names)} classes, sees {', '.join(wanted.streams)}</li>"
         )
     return (
         '<div class="vkd"><h1>Which action does this clip show?</h1><p>The students look at what the video codec has stored: '
@@ -62,7 +63,7 @@ def problem(text: str) -> str:
     Args:
         text: what is wrong, what is accepted and what to do.
     """
-    return f'<div class="vkd"><p class="problem" role="alert">{shown_text(text)}</p></div>'
+    return f'<div class="vkd"><p class="problem" role="alert">{in_html(text)}</p></div>'
 
 
 def answer(found: ClipAnswer, limits: PageLimits) -> str:
@@ -78,7 +79,7 @@ def answer(found: ClipAnswer, limits: PageLimits) -> str:
         for name, prediction in found.predictions.items()
     )
     return (
-        f'<div class="vkd answer"><h2>{shown_text(found.name)}</h2>{_film(found.film)}'
+        f'<div class="vkd answer"><h2>{in_html(found.name)}</h2>{_film(found.film)}'
         f'<div class="columns n{len(found.predictions)}">{sets}</div>{_coding(found)}{_times(found)}</div>'
     )
 
@@ -109,16 +110,16 @@ def _of_set(
     """One set of students: the whole clip, then its windows."""
     best = ranked(found.whole, found.class_names, top=_MOST_WHOLE)
     rows = "".join(
-        f'<tr><td>{shown_text(label.name)}</td><td class="bar"><span style="width:{100 * label.probability:.1f}%;'
+        f'<tr><td>{in_html(label.name)}</td><td class="bar"><span style="width:{100 * label.probability:.1f}%;'
         f'background:{colours.get(label.name, OTHER)}"></span></td><td class="number">{100 * label.probability:.1f} %</td></tr>'
         for label in best
     )
-    title = f"<h3>{shown_text(name)}</h3>" if titled else ""
+    title = f"<h3>{in_html(name)}</h3>" if titled else ""
     count = len(found.spans)
     stride = f"one every {np.diff([start for start, _ in found.spans])[0]:.2g} s" if count > 1 else "the whole clip"
     length = f"{min(limits.window, found.spans[-1][1]):.2g} s"
     return (
-        f'<section>{title}<p class="headline" style="border-color:{colours.get(best[0].name, OTHER)}">{shown_text(best[0].name)} '
+        f'<section>{title}<p class="headline" style="border-color:{colours.get(best[0].name, OTHER)}">{in_html(best[0].name)} '
         f"<span>{100 * best[0].probability:.0f} %</span></p>"
         f'<div class="parts"><div><h4>The whole clip</h4><table class="whole">{rows}</table></div>'
         f"<div><h4>Over time</h4>{timeline(found, colours)}"
@@ -153,10 +154,10 @@ def _range(lengths: Sequence[int]) -> str:
 
 def _exactness(index: VideoIndex) -> str:
     if index.codec not in MOTION_CODECS:
-        return f"none: {shown_text(index.codec)} exports no motion vectors; the students saw a transcoded copy"
+        return f"none: {in_html(index.codec)} exports no motion vectors; the students saw a transcoded copy"
     if index.exact:
         return "yes: every P-frame's vectors point at the frame before it"
-    return f"no: {shown_text('; '.join(index.inexact_because))}; motion read from this file is an approximation"
+    return f"no: {in_html('; '.join(index.inexact_because))}; motion read from this file is an approximation"
 
 
 def _times(found: ClipAnswer) -> str:
@@ -164,7 +165,7 @@ def _times(found: ClipAnswer) -> str:
     rows = []
     for name, prediction in found.predictions.items():
         times = ", ".join(f"{step} {1000 * seconds:.0f} ms" for step, seconds in prediction.seconds.items() if seconds)
-        rows.append((shown_text(name), f"{times}; {_ROUTES[prediction.route]}"))
+        rows.append((in_html(name), f"{times}; {_ROUTES[prediction.route]}"))
     shared = (
         f"finding the frames {1000 * found.index_seconds:.0f} ms, drawing the film {1000 * found.film_seconds:.0f} ms"
     )
