@@ -95,7 +95,6 @@ PAGES = (
             ("bench_latency-cpu", benchmark_tables.latency_table),
             ("bench_latency-cpu-study", benchmark_tables.latency_table),
             ("runtimes", runtimes_tables.runtimes_table),
-            ("bench_codec", benchmark_tables.short_codec_table),
             ("bench_codec", benchmark_tables.codec_table),
             ("bench_watch", watch_tables.watch_table),
             ("fuzz_watch", watch_tables.fuzz_watch_table),
