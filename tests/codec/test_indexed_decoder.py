@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64decode, b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import videokd
 from tests.codec.test_reader import KINDS, digest
 from tests.codec.test_traps import write
 from tests.conftest import moving_texture
-from videokd.codec.index import Limits, PacketPlaces, VideoIndex
+from videokd.codec.index import Limits, PacketPlaces, VideoIndex, sum_of
 from videokd.codec.indexed_decoder import IndexedDecoder
 from videokd.codec.indexing import index_video
 from videokd.codec.rgb import read_rgb
@@ -161,10 +162,35 @@ def test_decoders_that_may_have_learned_something_are_not_kept(make_clip, monkey
             video.read(gop=0, position=3, streams=streams)
     assert len(spare) == 2  # one for motion alone
     spare.clear()
-    lying = replace(places_of(index), sizes=(*places_of(index).sizes[:3], 1, *places_of(index).sizes[4:]))
+    places = places_of(index)
+    sums, byte = bytearray(b64decode(places.sums)), next(places.following(3))[0]
+    sums[6:8] = sum_of(path.read_bytes()[byte : byte + 1])  # as if the file had been damaged when it was indexed
+    lying = replace(places, sizes=(*places.sizes[:3], 1, *places.sizes[4:]), sums=b64encode(sums).decode())
     with videokd.open(path, index=replace(index, places=lying)) as video, pytest.raises(DecodeError):
         list(video.iterate())
     assert not spare
+    unsure = replace(index, places=replace(places_of(index), sums=""))  # of an earlier version
+    with videokd.open(path, index=unsure) as video:
+        video.read(gop=0, position=3)
+    assert not spare
+
+
+@pytest.mark.parametrize("kind", ["mpeg4", "h264"])
+def test_a_changed_packet_is_never_decoded(kind: str, make_clip, tmp_path: Path) -> None:
+    """Also not that of a P-frame; FFmpeg would conceal it, or take settings from it that the next file's decoder keeps."""
+    path, other = make_clip(**KINDS[kind]), tmp_path / "other.mp4"
+    index, data = index_video(path), bytearray(path.read_bytes())
+    byte, size = next(places_of(index).following(5))
+    data[byte + size - 2] ^= 1
+    other.write_bytes(data)
+    with videokd.open(path) as video:
+        expected = digest(video.read(gop=0, position=7, streams=ALL))
+    with videokd.open(other, index=index) as video:
+        video.read(gop=0, position=4)
+        with pytest.raises(DecodeError, match="packet 5 is not the one that the index describes"):
+            video.read(gop=0, position=5)
+    with videokd.open(path, index=index) as video:
+        assert digest(video.read(gop=0, position=7, streams=ALL)) == expected
 
 
 def test_nothing_is_read_after_closing(make_clip) -> None:
@@ -240,6 +266,12 @@ def test_impossible_places_are_refused(sizes: tuple, runs: tuple) -> None:
         PacketPlaces(sizes, runs, "", "mp4v")
 
 
+@pytest.mark.parametrize("sums", ["!", "AAA=", "AAAAAAAA", 7])
+def test_impossible_checksums_are_refused(sums: object) -> None:
+    with pytest.raises(DecodeError, match="impossible checksums of packets"):
+        PacketPlaces((5, 7), ((0, 5),), "", "mp4v", sums=sums)  # type: ignore[arg-type]
+
+
 def test_a_file_that_was_cut_off_or_replaced(make_clip, tmp_path: Path) -> None:
     whole = remuxed(make_clip("mpeg4"), tmp_path / "whole.mp4", {"movflags": "faststart"})
     index, data, path = index_video(whole), whole.read_bytes(), tmp_path / "cut.mp4"
@@ -268,7 +300,7 @@ def test_other_damage_of_the_index(make_clip) -> None:
     index = index_video(path)
     places = places_of(index)
     with pytest.raises(DecodeError, match=r"has 30 packets, and places of 29\. Index it again"):
-        videokd.open(path, index=replace(index, places=replace(places, sizes=places.sizes[1:])))
+        videokd.open(path, index=replace(index, places=replace(places, sizes=places.sizes[1:], sums="")))
     for changed in (replace(places, extradata="!"), replace(places, tag="mp4"), replace(places, extradata=7)):
         with (
             videokd.open(path, index=replace(index, places=changed)) as video,
@@ -283,7 +315,7 @@ def test_other_damage_of_the_index(make_clip) -> None:
 def test_lying_places_give_an_error_or_a_picture(kind: str, make_clip) -> None:
     path = make_clip(**KINDS[kind])
     index, rng = index_video(path), np.random.default_rng(0)
-    places, outcomes = places_of(index), set()
+    places, outcomes = replace(places_of(index), sums=""), set()
     for _ in range(60):
         sizes, byte = list(places.sizes), places.runs[0][1]
         number = int(rng.integers(30))

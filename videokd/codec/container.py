@@ -345,10 +345,15 @@ def check_keyframe(index: VideoIndex, packet: Any, number: int, source: Source) 
     """
     expected = index.checksum_at.get(number)
     if expected is not None and checksum_of(packet) != expected:
-        raise DecodeError(
-            f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
-            "again; otherwise copy it again."
-        )
+        raise other_packet(number, source)
+
+
+def other_packet(number: int, source: Source) -> DecodeError:
+    """The error for a packet that is not the one that was indexed."""
+    return DecodeError(
+        f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
+        "again; otherwise copy it again."
+    )
 
 
 def _padded(data: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,11 @@ def checksum_of(packet: Any) -> int:
     return crc32(packet)
 
 
+def sum_of(packet: Any) -> bytes:
+    """What `PacketPlaces.sums` has of a packet: the low 16 bits of its CRC-32, lowest byte first."""
+    return (checksum_of(packet) & 0xFFFF).to_bytes(2, "little")
+
+
 @dataclass(frozen=True)
 class PacketPlaces:
     """Where the bytes of a file's packets are, and what its decoder needs from the header: enough to read it without a demuxer.
@@ -36,9 +42,10 @@ class PacketPlaces:
         extradata: the configuration of the decoder that the container has, in base64.
         tag: the container's name of the codec, four characters, by which FFmpeg knows encoders whose errors it corrects.
         steady: whether no packet changes what a decoder knows from extradata and tag.
+        sums: 16 bits of the CRC-32 of each packet, two bytes each (see `sum_of`), in base64; empty in older manifests.
 
     Raises:
-        DecodeError: sizes or runs are not possible.
+        DecodeError: sizes, runs or sums are not possible.
     """
 
     sizes: tuple[int, ...] = field(repr=False)
@@ -46,6 +53,7 @@ class PacketPlaces:
     extradata: str = field(repr=False)
     tag: str
     steady: bool = False
+    sums: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         whole = {*map(type, self.sizes), *(type(number) for run in self.runs for number in run)} == {int}
@@ -53,6 +61,20 @@ class PacketPlaces:
         rising = packets[:1] == [0] and packets == sorted(set(packets)) and len(packets) == len(self.runs)
         if not (self.sizes and whole and rising and min(self.sizes) > 0):
             raise DecodeError("its index has impossible places of packets. Index the file again.")
+        try:
+            num_sums = len(b64decode(self.sums, validate=True)) if self.sums else 2 * len(self.sizes)
+        except (TypeError, ValueError):
+            num_sums = -1
+        if num_sums != 2 * len(self.sizes):
+            raise DecodeError("its index has impossible checksums of packets. Index the file again.")
+
+    @cached_property
+    def _sums(self) -> bytes:
+        return b64decode(self.sums)
+
+    def holds(self, number: int, packet: Any) -> bool:
+        """Whether a packet that was read is the one that was indexed, by its number and content; True if there are no sums."""
+        return not self.sums or self._sums[2 * number : 2 * number + 2] == sum_of(packet)
 
     def following(self, first: int) -> Iterator[tuple[int, int]]:
         """(byte, size) of a packet and of each one after it, by the number of the first."""

@@ -19,10 +19,11 @@ from videokd.codec.container import (
     PictureDecoder,
     check_keyframe,
     decode_packet,
+    other_packet,
     vectors_of,
 )
 from videokd.codec.decoder_options import decoded_size, decoder_options
-from videokd.codec.index import DEFAULT_LIMITS, Limits, PacketPlaces, VideoIndex
+from videokd.codec.index import DEFAULT_LIMITS, Limits, PacketPlaces, VideoIndex, sum_of
 from videokd.codec.opening import check_side, check_source, open_container, reason, set_up
 from videokd.errors import ConfigError, DecodeError
 
@@ -175,7 +176,9 @@ class IndexedDecoder:
     def _put_aside(self) -> None:
         """Keeps the decoder for the next file, unless it may have learned something of this one."""
         context, self._context = self._context, None
-        if context is None or not context.is_open or not self._places.steady or self._has_failed:
+        # Without checksums of all packets, it may have decoded something else than was indexed
+        kept = self._places.steady and self._places.sums and not self._has_failed
+        if context is None or not context.is_open or not kept:
             return
         context.flush_buffers()
         if len(_SPARE) < _MOST_SPARE:
@@ -211,6 +214,8 @@ class IndexedDecoder:
             raise self._ends_before(number)
         try:
             check_keyframe(self._index, packet, number, self.source)
+            if not self._places.holds(number, packet):
+                raise other_packet(number, self.source)
         except DecodeError:
             self._check_that_it_is_a_video()
             raise
@@ -280,6 +285,7 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
     extradata = decoder.context.extradata or b""
     state, steady = CarriedState(decoder.context.name, extradata, decoder.context.pix_fmt or ""), True
     found: list[tuple[int, int]] = []
+    sums = bytearray()
     frames: list[tuple[int, Any]] = []
     keyframe = b""
     with decoder.source.open() as file:
@@ -289,6 +295,7 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
             if byte is None:
                 return None, []
             found.append((byte, len(data)))
+            sums += sum_of(data)
             steady &= not state.take(data, keyframe=packet.is_keyframe)[1]
             if number < _COMPARED_FRAMES:
                 keyframe = keyframe or data
@@ -298,7 +305,9 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
     if len(found) != num_packets or tag is None:
         return None, []
     sizes = tuple(size for _, size in found)
-    return PacketPlaces(sizes, _runs(found), b64encode(extradata).decode(), tag, steady), frames
+    return PacketPlaces(
+        sizes, _runs(found), b64encode(extradata).decode(), tag, steady, b64encode(sums).decode()
+    ), frames
 
 
 def _place_of(data: bytes, pos: int | None, file: Readable) -> int | None:
