@@ -5,6 +5,7 @@ The names below are loaded when first touched, so that `import videokd` costs ne
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from videokd.types import Streams as Streams
 
 __version__ = "0.1.0"
+
+# ONNX Runtime writes an identifier of this machine to the disk and sends events to its makers; only before it is imported can that be
+# forbidden, also for the processes that this one starts. Whoever set the variable has decided already.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _WHERE = {
     "ClipDescription": "videokd.description.clip",

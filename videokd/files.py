@@ -201,6 +201,19 @@ def parsed_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can write a text: JSON and names of files can hold halves of letters, which no table can.
+
+    >>> is_utf8("wäve"), is_utf8(parsed_json('"\\\\ud800"'))
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     """Writes a file, whole or not at all.
 

@@ -221,7 +221,8 @@ def test_wrong_exports_are_refused(tmp_path):
             load_students(tmp_path)
     description.write_text(good_description, encoding="utf-8")
 
-    for damaged in (b"", good_weights[: len(good_weights) // 2], b"\x80" * 1000):
+    one_changed = good_weights[:-8] + bytes([good_weights[-8] ^ 1]) + good_weights[-7:]
+    for damaged in (b"", good_weights[: len(good_weights) // 2], b"\x80" * 1000, one_changed):
         weights.write_bytes(damaged)
         with pytest.raises(DataError, match=r"students\.safetensors is damaged"):
             load_students(tmp_path)

@@ -20,7 +20,7 @@ from videokd.__main__ import main
 from videokd.errors import ConfigError, DataError, VideoKDError
 from videokd.prediction import onnx_predictor
 from videokd.prediction.loading import load_predictor
-from videokd.prediction.onnx_bytes import check_onnx
+from videokd.prediction.onnx_bytes import check_onnx, sealed
 from videokd.prediction.onnx_predictor import OnnxPredictor
 
 pytest.importorskip("onnx", reason="the extra videokd[onnx] is not installed")
@@ -107,6 +107,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "no segments": ({"texts": metadata(num_segments="true")}, "num_segments is True"),
     "order": ({"texts": metadata(sees_order="1")}, "sees_order is 1"),
     "classes": ({"texts": metadata(class_names='["a", ""]')}, "class_names is ['a', '']"),
+    "half a letter": ({"texts": metadata(class_names='["a", "\\ud800", "b"]')}, "class_names is ['a', '\\ud800', 'b']"),
     "more classes": ({"texts": metadata(class_names='["a", "b"]')}, "its outputs are logits (accepted: logits, tensor(float), of 2 classes)"),
     "stream": ({"texts": metadata(inputs='{"depth": ["depth", 32]}')}, "input depth is ['depth', 32]"),
     "stream of a list": ({"texts": metadata(inputs='{"a": [[], 32]}')}, "input a is [[], 32]"),
@@ -179,6 +180,36 @@ def test_graphs_in_graphs_without_end_are_refused(tmp_path: Path) -> None:
             message = bytes([field << 3 | 2]) + _varint(len(message)) + message
     with pytest.raises(DataError, match=r"its graphs are nested too deeply"):
         check_onnx(b"\x3a" + _varint(len(message)) + message)
+
+
+def test_a_graph_of_countless_parts_is_refused() -> None:
+    nodes = b"\x0a\x00" * 1_000_001
+    with pytest.raises(DataError, match=r"it has more than 1000000 parts"):
+        check_onnx(
+            b"\x3a" + bytes([len(nodes) & 127 | 128, len(nodes) >> 7 & 127 | 128, len(nodes) >> 14 & 127]) + nodes
+        )
+
+
+def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
+    content = sealed(write_graph(tmp_path / "sound.onnx").read_bytes())
+    path = tmp_path / "any.onnx"
+    path.write_bytes(content)
+    OnnxPredictor(path, device="cpu")
+    at = content.index(np.eye(3, dtype=np.float32).tobytes())
+    path.write_bytes(content[:at] + b"\1" + content[at + 1 :])
+    with pytest.raises(DataError, match=r"any.onnx is not accepted as ONNX: it is damaged: its bytes are not those"):
+        OnnxPredictor(path, device="cpu")
+
+
+def test_onnx_runtime_keeps_no_identifier_and_sends_nothing(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "any.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    others = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    places = {name: str(home) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    program = "import sys, videokd.prediction.loading as loading; loading.load_predictor(sys.argv[1], device='cpu')"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True, env=others | places)
+    assert not list(home.iterdir())
 
 
 def _varint(number: int) -> bytes:

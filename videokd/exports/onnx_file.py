@@ -16,6 +16,7 @@ from videokd.exports.fused import Fused, compare, errors_only, evaluated
 from videokd.files import written_whole
 from videokd.models.export_files import DESCRIPTION_FILE, ONNX_FILE
 from videokd.models.students import Students
+from videokd.prediction.onnx_bytes import sealed
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -53,6 +54,7 @@ def export_onnx(students: Students, folder: Path, *, with_exits: bool = False) -
     ):
         fused = Fused(students, with_exits=with_exits)
         _write(fused, graph)
+        graph.write_bytes(sealed(graph.read_bytes()))
         _compare(fused, graph)
         description = json.dumps(students.description(with_exits=False), indent=2, ensure_ascii=False)
         text.write_text(f"{description}\n", encoding="utf-8")

@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from videokd.errors import ConfigError, DataError
-from videokd.files import read_json, written_whole
+from videokd.files import is_utf8, read_json, written_whole
 from videokd.hub import local_folder
 from videokd.models.backbone import channels_last
 from videokd.models.export_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from videokd.models.students import Students
+from videokd.models.transfer import state_sha256
 from videokd.types import check_encoding
 
 _MOST_MEMBERS, _MOST_SEGMENTS = 64, 10_000
+#: A text beside the weights: their SHA-256, without which a few changed bytes may change answers and nothing else.
+_DIGEST = "sha256"
 
 
 def save_students(students: Students, folder: str | os.PathLike[str], *, with_exits: bool = False) -> Path:
@@ -46,7 +49,7 @@ def save_students(students: Students, folder: str | os.PathLike[str], *, with_ex
     description = json.dumps(students.description(with_exits=with_exits), indent=2, ensure_ascii=False) + "\n"
     with written_whole(folder / WEIGHTS_FILE) as weights, written_whole(folder / DESCRIPTION_FILE) as text:
         try:
-            save_file(state, weights, metadata={"format": "pt"})
+            save_file(state, weights, metadata={"format": "pt", _DIGEST: state_sha256(state)})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from error
         text.write_text(description, encoding="utf-8")
@@ -73,6 +76,7 @@ def load_students(path: str | os.PathLike[str]) -> Students:
     try:
         description = read_json(folder / DESCRIPTION_FILE)
         with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+            texts = file.metadata() or {}
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         students = build_described(description, shapes)
     except ShapesDiffer as error:
@@ -87,6 +91,10 @@ def load_students(path: str | os.PathLike[str]) -> Students:
         state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
+    if texts.get(_DIGEST, whole := state_sha256(state)) != whole:
+        raise DataError(
+            f"{folder / WEIGHTS_FILE} is damaged: its weights are not those that were written. Export the students again."
+        )
     wanted = students.state_dict()
     other = next((n for n, t in state.items() if t.dtype.is_floating_point != wanted[n].dtype.is_floating_point), None)
     if other is not None:
@@ -140,8 +148,8 @@ def _check_description(description: Any) -> None:
     if not isinstance(description, Mapping):
         raise ConfigError(f"it is a {type(description).__name__} (accepted: an object).")
     names, members = description.get("class_names"), description.get("members")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ConfigError("class_names is not a list of names.")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n and is_utf8(n) for n in names):
+        raise ConfigError("class_names is not a list of names, which UTF-8 can write.")
     if not isinstance(members, Mapping) or not 1 <= len(members) <= _MOST_MEMBERS:
         raise ConfigError(f"members is not an object of 1 to {_MOST_MEMBERS} networks.")
     for member in members.values():

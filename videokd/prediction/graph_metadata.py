@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videokd.errors import ConfigError
-from videokd.files import parsed_json
+from videokd.files import is_utf8, parsed_json
 from videokd.prediction.wanted import Wanted
 from videokd.types import STREAMS, check_encoding, input_key
 
@@ -64,8 +64,8 @@ def wanted_of(metadata: Mapping[str, str]) -> Wanted:
         raise ConfigError(f"its version is {version!r:.80} (accepted: {GRAPH_VERSION}).")
     class_names = _json(metadata, "class_names")
     sound = isinstance(class_names, list) and 1 <= len(class_names) <= _MOST["class_names"]
-    if not sound or not all(isinstance(name, str) and name for name in class_names):
-        raise ConfigError(f"class_names is {class_names!r:.80} (accepted: a list of names).")
+    if not sound or not all(isinstance(name, str) and name and is_utf8(name) for name in class_names):
+        raise ConfigError(f"class_names is {class_names!r:.80} (accepted: a list of names, which UTF-8 can write).")
     sees_order = _json(metadata, "sees_order")
     if not isinstance(sees_order, bool):
         raise ConfigError(f"sees_order is {sees_order!r:.80} (accepted: true, false).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 from videokd.errors import DataError
@@ -19,10 +20,24 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
 _DEEPEST = 60  # of messages in messages; a loop in a loop is 8 deep
+_MOST_PARTS = 1_000_000  # nodes, tensors and the like; large students have some ten thousand
+#: The last field of a file that `sealed` gave: the text `sha256` of `metadata_props`, and in it so many digits.
+_SEAL, _DIGITS = b"\x72\x4a\x0a\x06sha256\x12\x40", 64
+
+
+def sealed(content: bytes) -> bytes:
+    """ONNX with one more text, by which `check_onnx` sees whether a byte before it has changed.
+
+    Args:
+        content: of an ONNX file.
+    """
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def check_onnx(content: bytes) -> None:
-    """Refuses what is not ONNX, and what has weights in other files: a runtime would look for them, also by hostile names.
+    """Refuses what is not ONNX, or damaged, and what has weights in other files: a runtime would look for them, also by hostile names.
+
+    Damage is seen in files that `sealed` ended, of which a few changed bytes may otherwise change answers and nothing else.
 
     Args:
         content: of the file.
@@ -32,9 +47,17 @@ def check_onnx(content: bytes) -> None:
     """
     if not content:
         raise DataError("it is empty")
-    waiting = [("model", memoryview(content), 0)]
+    end = len(content) - len(_SEAL) - _DIGITS
+    if content[end : end + len(_SEAL)] == _SEAL and content != sealed(content[:end]):
+        raise DataError(
+            "it is damaged: its bytes are not those that its text sha256 is of (accepted: the file as it was written)"
+        )
+    waiting, parts = [("model", memoryview(content), 0)], 0
     while waiting:
         kind, message, depth = waiting.pop()
+        parts += 1
+        if parts + len(waiting) > _MOST_PARTS:
+            raise DataError(f"it has more than {_MOST_PARTS} parts")
         if depth > _DEEPEST:
             raise DataError("its graphs are nested too deeply")
         for field, value in _fields(message):
