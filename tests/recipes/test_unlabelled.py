@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rank_processes import ended, start_ranks
 from tests.small_runs import TINY
 from videokd.__main__ import main
 from videokd.datasets.manifest import Manifest
@@ -93,6 +94,18 @@ def test_a_share_of_each_batch_is_theirs(
     for verb in (["distill", TWO], ["teach", "--stream=motion"]):
         assert main([*verb, f"--manifest={prepared}", out, *TINY, *share]) == 2
         assert "data.unlabelled_share is 0.5, but there are no clips without labels" in refused(capsys)
+
+
+def test_two_processes_count_each_label_alike(prepared: Path, unlabelled: Path, tmp_path: Path) -> None:
+    """One of two clips has a label: where each process took the mean over its own, the other's would be lost in the log, and half in the loss."""
+    settings = ["--data.unlabelled_share=0.5", "--data.val_fraction=0", "--data.batch_size=2", "--optim.epochs=1"]
+    command = ["-m", "videokd", "distill", f"--manifest={prepared}", f"--unlabelled={unlabelled}", TWO, "--device=cpu"]
+    for status, errors in ended(start_ranks([[*command, f"--out={tmp_path / 'run'}", *TINY, *settings]] * 2)):
+        assert status == 0, errors
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    names = [name for name in lines[0] if name.endswith("/train_top1")]
+    assert len(names) == 2
+    assert all(line[name] in (0, 1) for line in lines for name in names)
 
 
 def test_students_learn_from_each_other_on_them(prepared: Path, unlabelled: Path, tmp_path: Path) -> None:

@@ -37,11 +37,12 @@ def two(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", ["plain", "accumulated", "alternating", "both"])
+@pytest.mark.parametrize("case", ["plain", "accumulated", "alternating", "both", "unlabelled"])
 def test_two_processes_give_the_weights_of_one(two, case):
     script = load_script()
     pieces, alternating = script.CASES[case]
-    alone, logged = script.train(Ranks(), pieces=pieces, alternating=alternating)
+    pieces = 1 if case == "unlabelled" else pieces  # this case compares the pieces of a batch with the whole too
+    alone, logged = script.train(Ranks(), pieces=pieces, alternating=alternating, unlabelled=case == "unlabelled")
     start = script.new_students(seed=0).state_dict()
     ranks = [results[case] for results in two[1]]
     moved = 0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from videokd.distill.feature_losses import TeacherFeatures
+from videokd.distill.mixup import counted_over, number_labelled
 from videokd.distill.objective import Objective
 from videokd.errors import VideoKDError
 from videokd.models.adapters import add_adapters
@@ -22,11 +23,13 @@ from videokd.runs.ranks import Ranks, join_ranks
 from videokd.runs.run_folder import RunFolder
 from videokd.runs.settings import OptimSettings
 from videokd.training.record import RunLog, check_finite
+from videokd.training.step_numbers import accuracy_and_agreement
 from videokd.training.target import Target
 from videokd.training.update import Update
 from videokd.types import Batch
 
 CASES = {"plain": (1, False), "accumulated": (2, False), "alternating": (1, True), "both": (3, True)}
+CASES["unlabelled"] = (3, True)
 BATCH_SIZE, STEPS = 12, 3
 
 
@@ -44,10 +47,12 @@ def new_students(seed: int) -> Students:
     return students
 
 
-def whole_batch(step: int) -> tuple[Batch, Target]:
+def whole_batch(step: int, *, unlabelled: bool) -> tuple[Batch, Target]:
     generator = torch.Generator().manual_seed(step)
     streams = torch.randint(256, (BATCH_SIZE, 2, 2, 16, 16), dtype=torch.uint8, generator=generator)
     label = torch.randint(4, (BATCH_SIZE,), generator=generator)
+    if unlabelled:  # on the second of two ranks fewer than on the first, and in one piece of its batch none
+        label[[0, 1, 3, 4, 5, 11]] = -1
     fused, features = (torch.randn(BATCH_SIZE, width, generator=generator, dtype=torch.float64) for width in (4, 5))
     target = Target(fused, features=TeacherFeatures({"iframe": features}, {"iframe": 1.0}))
     return Batch({"motion": streams}, label, tuple(map(str, range(BATCH_SIZE)))), target
@@ -67,7 +72,9 @@ def moved(target: Target, device: torch.device) -> Target:
     return Target(target.fused.to(device), features=TeacherFeatures(features, target.features.weights))
 
 
-def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, list[dict[str, float]]]:
+def train(
+    ranks: Ranks, *, pieces: int, alternating: bool, unlabelled: bool = False
+) -> tuple[Students, list[dict[str, float]]]:
     students = new_students(seed=ranks.rank)  # ranks differ until they are wrapped
     update = Update(
         students,
@@ -79,10 +86,15 @@ def train(ranks: Ranks, *, pieces: int, alternating: bool) -> tuple[Students, li
     )
     logged = []
     for step in range(STEPS):
-        batch, target = share_of(*whole_batch(step), ranks)
+        batch, target = share_of(*whole_batch(step, unlabelled=unlabelled), ranks)
         batch, target = batch.to(ranks.device), moved(target, ranks.device)
-        updated = update(batch, batch.label, target, rate=0.05)
-        logged.append({name: part.item() for name, part in ranks.mean(updated.parts).items()})
+        label = batch.label
+        if unlabelled:
+            label = counted_over(label, ranks.mean({"": number_labelled(label)})[""])
+        updated = update(batch, label, target, rate=0.05)
+        accuracy = accuracy_and_agreement(updated, label, {})
+        parts = {**updated.parts, "a/train_top1": accuracy["a/train_top1"]}
+        logged.append({name: part.item() for name, part in ranks.mean(parts).items()})
     return students, logged
 
 
@@ -91,7 +103,7 @@ def main(folder: Path) -> None:
     with join_ranks(torch.device("cpu")) as ranks:
         results = {}
         for name, (pieces, alternating) in CASES.items():
-            students, logged = train(ranks, pieces=pieces, alternating=alternating)
+            students, logged = train(ranks, pieces=pieces, alternating=alternating, unlabelled=name == "unlabelled")
             results[name] = {"state": students.state_dict(), "logged": logged}
 
         # A NaN on one rank stops all of them alike.

@@ -61,7 +61,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = self._order(epoch)
             for step in range(skip, self.steps_per_epoch):
                 numbers = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(number)) for number in numbers[self.rank :: self.num_ranks]]
+                yield self._own([(epoch, int(number)) for number in numbers])
             epoch, skip = epoch + 1, 0
 
     def _shared_batches(self, share: float) -> Iterator[list[tuple[int, int]]]:
@@ -74,7 +74,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 self._item(part, step * count + offset) for part, count in enumerate(counts) for offset in range(count)
             ]
             mixed = [items[place] for place in np.argsort(places, kind="stable")]
-            yield mixed[self.rank :: self.num_ranks]
+            yield self._own(mixed)
+
+    def _own(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """This rank's part. A run of neighbours, as parts alternate in a batch: every second clip could have no label at all."""
+        first, end = (len(batch) * rank // self.num_ranks for rank in (self.rank, self.rank + 1))
+        return batch[first:end]
 
     def _item(self, part: int, place: int) -> tuple[int, int]:
         """The (pass, number) at a place of a part's endless sequence of orders."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videokd.distill.mixup import GroundTruth, over_labels
+from videokd.distill.mixup import GroundTruth, MixedLabel, number_labelled, over_labels
 from videokd.types import NO_LABEL, StudentOutput
 
 
@@ -59,7 +59,7 @@ def cross_entropy(logits: Tensor, label: GroundTruth) -> Tensor:
     Args:
         logits: [B, K], any float dtype; computed in float32.
         label: int64 [B], class numbers from 0, or -1 for a clip without a label; of a mixture, both labels count by their
-            shares.
+            shares. `counted_over` says of how many clips it is the mean, where these are a part of a step.
 
     Returns:
         A scalar; 0 if no clip of the batch has a label.
@@ -71,10 +71,13 @@ def cross_entropy(logits: Tensor, label: GroundTruth) -> Tensor:
     """
     with full_precision(logits):
         wide = widen(logits)
+        # a mixture's other clips may have another number of labels than the clips themselves
+        given = isinstance(label, MixedLabel) and label.num_labelled is not None
 
-        def loss(label: Tensor) -> Tensor:
-            summed = F.cross_entropy(wide, label, ignore_index=NO_LABEL, reduction="sum")
-            return summed / (label != NO_LABEL).sum().clamp(min=1)
+        def loss(one: Tensor) -> Tensor:
+            summed = F.cross_entropy(wide, one, ignore_index=NO_LABEL, reduction="sum")
+            number = number_labelled(label if given else one)
+            return summed / torch.where(number > 0, number, 1)
 
         return over_labels(loss, label)
 

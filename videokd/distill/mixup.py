@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videokd.errors import ConfigError
-from videokd.types import Batch
+from videokd.types import NO_LABEL, Batch
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class MixedLabel:
         label: int64 [B], of each clip itself.
         other: int64 [B], of the clip it was mixed with.
         share: λ in [0, 1], how much of the mixture is the clip itself.
+        num_labelled: a scalar, by which a sum over the clips that have a label is divided for their mean: see `counted_over`. None: by how
+            many of these have one.
 
     Raises:
         ValueError: the shapes differ, or the share is outside its range.
@@ -30,6 +32,7 @@ class MixedLabel:
     label: Tensor
     other: Tensor
     share: float
+    num_labelled: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.label.shape != self.other.shape or self.label.ndim != 1 or not 0 <= self.share <= 1:
@@ -42,7 +45,11 @@ class MixedLabel:
         """The labels of the pieces that `Batch.split` gives."""
         size = -(-len(self.label) // pieces)
         both = zip(torch.split(self.label, size), torch.split(self.other, size), strict=True)
-        return [MixedLabel(label, other, self.share) for label, other in both]
+        counts = [
+            None if self.num_labelled is None else self.num_labelled * (len(label) / len(self.label))
+            for label in torch.split(self.label, size)
+        ]
+        return [MixedLabel(label, other, self.share, n) for (label, other), n in zip(both, counts, strict=True)]
 
 
 #: What a loss takes as the truth: int64 [B], or the labels of a mixture.
@@ -62,7 +69,34 @@ def over_labels(loss: Callable[[Tensor], Tensor], label: GroundTruth) -> Tensor:
     """
     if isinstance(label, Tensor):
         return loss(label)
+    if label.share == 1:
+        return loss(label.label)
     return label.share * loss(label.label) + (1 - label.share) * loss(label.other)
+
+
+def number_labelled(label: GroundTruth) -> Tensor:
+    """By what a sum over the clips that have a label is divided for their mean: how many have one, or what `counted_over` says."""
+    if isinstance(label, MixedLabel) and label.num_labelled is not None:
+        return label.num_labelled
+    return ((label if isinstance(label, Tensor) else label.label) != NO_LABEL).sum()
+
+
+def counted_over(label: GroundTruth, num_labelled: Tensor) -> MixedLabel:
+    """The same labels, whose mean is that over all clips of a step that have a label, however the step is divided.
+
+    Ranks, and pieces of a batch, have as many clips each, but not as many labels: with means of their own, a clip's label would
+    count for more where it has few beside it.
+
+    Args:
+        label: of this rank's share of the batch.
+        num_labelled: a scalar: the mean over the ranks of how many clips have a label.
+
+    >>> counted_over(torch.tensor([2, -1, 0, 1]), torch.tensor(2)).split(2)[0].num_labelled
+    tensor(1.)
+    """
+    if isinstance(label, MixedLabel):
+        return replace(label, num_labelled=num_labelled)
+    return MixedLabel(label, label, 1.0, num_labelled)
 
 
 def mixup(batch: Batch, *, alpha: float, rng: np.random.Generator) -> tuple[Batch, MixedLabel]:

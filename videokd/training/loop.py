@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videokd.distill.mixup import GroundTruth, mixup
+from videokd.distill.mixup import GroundTruth, counted_over, mixup, number_labelled
 from videokd.messages import say
 from videokd.models.students import Students
 from videokd.runs.device import Precision
@@ -66,7 +66,7 @@ def learn(
             step, epoch = progress.step, progress.step // clips.steps_per_epoch
             state.begin_step()
             recorder.begin_step()
-            batch, label = _take(batches, optim, precision.device, seed=(clips.seed, step, ranks.rank))
+            batch, label = _take(batches, clips, step, optim=optim, session=session)
             recorder.batch_is_here()
             ranks.seed_step(clips.seed, step)
 
@@ -77,7 +77,7 @@ def learn(
             state.average()
             progress.step += 1
 
-            recorder.step(step, epoch, updated, batch.label, goal.predictions if goal else {}, rate=rate)
+            recorder.step(step, epoch, updated, label, goal.predictions if goal else {}, rate=rate)
 
             ends_epoch = progress.step % clips.steps_per_epoch == 0
             stopping, overdue = ranks.any_of(stop.requested, state.is_overdue(optim.save_minutes, validates=ends_epoch))
@@ -135,13 +135,20 @@ def _end_epoch(
 
 
 def _take(
-    batches: Iterator[Batch], optim: OptimSettings, device: torch.device, *, seed: tuple[int, ...]
+    batches: Iterator[Batch], clips: TrainingClips, step: int, *, optim: OptimSettings, session: Session
 ) -> tuple[Batch, GroundTruth]:
     """The next batch on the device, its clips mixed in pairs where that is asked for, and its ground truth."""
     if optim.compile == "reduce-overhead":  # what CUDA graphs gave in the last step may be overwritten from here on
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-    batch = next(batches).to(device)
-    return mixup(batch, alpha=optim.mixup, rng=np.random.default_rng(seed)) if optim.mixup else (batch, batch.label)
+    ranks = session.ranks
+    batch = next(batches).to(session.precision.device)
+    label: GroundTruth = batch.label
+    if optim.mixup:
+        rng = np.random.default_rng((clips.seed, step, ranks.rank))
+        batch, label = mixup(batch, alpha=optim.mixup, rng=rng)
+    if len(clips.fit.parts) > 1:  # some have no label
+        label = counted_over(label, ranks.mean({"": number_labelled(label)})[""])
+    return batch, label
 
 
 def _compile(students: Students, target: TeacherTarget | None, *, mode: str | None) -> None:

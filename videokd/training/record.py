@@ -21,6 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch import Tensor
 from tqdm import tqdm
 
+from videokd.distill.mixup import GroundTruth
 from videokd.errors import DataError, VideoKDError
 from videokd.files import write_whole
 from videokd.messages import say
@@ -227,7 +228,7 @@ class Recorder:
         step: int,
         epoch: int,
         updated: Updated,
-        label: Tensor,
+        label: GroundTruth,
         teacher_predictions: Mapping[str, Tensor],
         *,
         rate: float,
@@ -238,7 +239,7 @@ class Recorder:
             step: its number, from 0.
             epoch: number of its epoch, from 0.
             updated: loss, parts and predictions.
-            label: int64 [B], the batch's own.
+            label: the batch's own, or those of its mixture, of which the clips themselves count.
             teacher_predictions: {teacher: int64 [B]}.
             rate: the learning rate.
 
@@ -247,8 +248,9 @@ class Recorder:
             DataError: the log cannot be written.
         """
         losses = {**updated.parts, "loss/total": updated.total}
+        itself = label if isinstance(label, Tensor) else label.label
         others = accuracy_and_agreement(updated, label, teacher_predictions)
-        if self._steps.keep(StepNumbers(step, epoch, rate, len(label), losses, others)):
+        if self._steps.keep(StepNumbers(step, epoch, rate, len(itself), losses, others)):
             self.flush()
 
     def flush(self) -> None:

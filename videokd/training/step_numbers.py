@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videokd.distill.mixup import GroundTruth, number_labelled
 from videokd.runs.ranks import Ranks
 from videokd.training.update import Updated
-from videokd.types import NO_LABEL
 
 # The log is written about once a second, and at most so many steps late.
 _SECONDS, _MOST_STEPS = 1.0, 32
@@ -157,7 +157,7 @@ class _Clock:
 
 
 def accuracy_and_agreement(
-    updated: Updated, label: Tensor, teacher_predictions: Mapping[str, Tensor]
+    updated: Updated, label: GroundTruth, teacher_predictions: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """What the log holds in addition to the loss, all still on the device.
 
@@ -165,7 +165,8 @@ def accuracy_and_agreement(
     predict the same class; the gradient's norm.
     """
     own = torch.stack([*updated.predictions.values()])  # [students, B]
-    top1 = (own == label).sum(1) / (label != NO_LABEL).sum()
+    itself = label if isinstance(label, Tensor) else label.label
+    top1 = (own == itself).sum(1) / number_labelled(label)
     values = {f"{name}/train_top1": share for name, share in zip(updated.predictions, top1.unbind(), strict=True)}
     if teacher_predictions:
         theirs = torch.stack([*teacher_predictions.values()])  # [teachers, B]
