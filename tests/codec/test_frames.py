@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -145,7 +146,7 @@ def test_frames_of_a_file_that_is_damaged_midway(make_clip: MakeClip, tmp_path: 
     cut = tmp_path / "cut.avi"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with (
-        videokd.open(cut, index=index) as video,
+        videokd.open(cut, index=replace(index, sums="")) as video,
         pytest.raises(videokd.DecodeError, match=r"cut\.avi: frame \d+ cannot be"),
     ):
         list(video.frames())

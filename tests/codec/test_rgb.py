@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -83,4 +84,4 @@ def test_wrong_numbers_and_files(training_form: Path, make_clip, tmp_path: Path)
 def test_a_frame_that_does_not_come_out(make_clip, tmp_path: Path) -> None:
     long, short = make_clip("mpeg4"), make_clip("mpeg4", num_frames=15)
     with pytest.raises(DecodeError, match=r"(frame 20|packet \d+).* cannot be decoded"):
-        read_rgb(short, [20], index=index_video(long))
+        read_rgb(short, [20], index=replace(index_video(long), sums=""))

@@ -92,7 +92,7 @@ def test_an_index_of_another_file(make_clip) -> None:
     path, other = make_clip("mpeg4"), make_clip("mpeg4", size=(64, 48))
     index = index_video(other)
     with (
-        videokd.open(path, index=dataclasses.replace(index, checksums=())) as video,
+        videokd.open(path, index=dataclasses.replace(index, checksums=(), sums="")) as video,
         pytest.raises(videokd.DecodeError, match=r"frame 0 is 128×96 \(accepted: 64×48, as its index says\)"),
     ):
         video.read(gop=0, position=0)
@@ -104,7 +104,7 @@ def test_an_index_of_another_file(make_clip) -> None:
     short = make_clip("mpeg4", num_frames=15)
     longer, shorter = (make_clip("mpeg4", num_frames=count, b_frames=2) for count in (30, 11))
     with (
-        videokd.open(longer, index=index_video(shorter)) as video,
+        videokd.open(longer, index=dataclasses.replace(index_video(shorter), sums="")) as video,
         pytest.raises(videokd.DecodeError, match="more packets than its index knows"),
     ):
         list(video.iterate())
@@ -112,7 +112,7 @@ def test_an_index_of_another_file(make_clip) -> None:
         videokd.open(short, index=index_video(path)) as video,
         pytest.raises(
             videokd.DecodeError,
-            match=r"(frame \d+|packet \d+).* cannot be decoded|packet 12 is not the one|ends before packet",
+            match=r"(frame \d+|packet \d+).* cannot be decoded|packet 1[25] is not the one|ends before packet",
         ),
     ):
         list(video.iterate())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from videokd.codec.file_info import read_file_info
 from videokd.codec.index import Limits
 from videokd.codec.indexing import index_video
 from videokd.codec.rgb import read_rgb
+from videokd.errors import ConfigError
 from videokd.transcoding.training_form import form_of
 from videokd.transcoding.transcode import transcode
 
@@ -268,3 +272,56 @@ def test_a_view_keeps_its_own_place() -> None:
         assert other.seek(-11, os.SEEK_END) < 0  # FFmpeg's error; the place stays
         assert other.read(1) == b""
     assert np.array_equal(source.as_array(), np.frombuffer(b"0123456789", np.uint8))
+
+
+_FORKING = """
+import hashlib, os, random, sys
+import videokd
+from videokd.codec.index import VideoIndex
+
+path, kind, json = sys.argv[1:]
+def digest(streams):
+    return hashlib.md5(b"".join(array.tobytes() for array in (streams.iframe, streams.motion, streams.residual))).hexdigest()
+with videokd.open(path) as video:
+    expected = {(streams.gop, streams.position): digest(streams) for streams in video.iterate()}
+index = VideoIndex.from_json(json) if json else None
+video = videokd.open(open(path, "rb") if kind == "file object" else path, index=index)
+video.read(gop=0, position=1)
+children = []
+for number in range(4):
+    child = os.fork()
+    if child == 0:
+        places = list(expected)
+        random.Random(number).shuffle(places)
+        try:
+            os._exit(2 * any(digest(video.read(gop=gop, position=position)) != expected[gop, position] for gop, position in places))
+        except videokd.VideoKDError as error:
+            os._exit(7 if "was opened by another process" in str(error) else 1)
+    children.append(child)
+print({os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked on this system")
+@pytest.mark.parametrize(
+    ("kind", "places", "expected"), [("path", True, "{0}"), ("path", False, "{0}"), ("file object", True, "{7}")]
+)
+def test_readers_in_forked_processes(kind: str, places: bool, expected: str, make_clip) -> None:
+    """As in PyTorch's loader, where a dataset holds open readers: processes would share one place in the file."""
+    path = make_clip("mpeg4", num_frames=60)
+    index = index_video(path)
+    text = (index if places else replace(index, places=None)).to_json()
+    command = [sys.executable, "-c", _FORKING, str(path), kind, text]
+    assert subprocess.run(command, check=False, capture_output=True, text=True, timeout=300).stdout.strip() == expected
+
+
+def test_frames_does_not_go_on_in_a_forked_process(make_clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_clip("mpeg4")
+    with videokd.open(path, index=replace(index_video(path), places=None)) as video:
+        frames = video.frames()
+        next(frames)
+        process = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: process + 1)
+        with pytest.raises(ConfigError, match="forked meanwhile"):
+            list(frames)
+        assert len(list(video.frames())) == video.num_frames

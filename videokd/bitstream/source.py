@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -63,6 +64,7 @@ class Source:
             self.name = "<bytes>"
         elif callable(getattr(given, "read", None)):
             self._file = given
+            self._process = os.getpid()
             self.name = _name_of(given)
             self._size = self._find_size()
         else:
@@ -106,13 +108,23 @@ class Source:
     def read_at(self, start: int, size: int) -> bytes:
         """Bytes of it, fewer only at its end; not for paths.
 
+        Args:
+            start: number of the first byte.
+            size: how many.
+
         Raises:
+            ConfigError: this process was forked since the file object was given.
             DecodeError: the file object fails, or gives something else.
         """
         if self._content is not None:
             return self._content[start : start + size]
         pieces: list[bytes] = []
         missing = min(size, self._size - start)
+        if self._process != os.getpid() and not isinstance(self._file, io.BytesIO):
+            raise ConfigError(
+                f"{self.name} was opened by another process, which moves in it too (accepted: a file object of this process). "
+                "Open it in each process, or give its path or bytes."
+            )
         try:
             if missing > 0:
                 self._file.seek(start)

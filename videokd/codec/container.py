@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain as concatenate
 from itertools import islice
@@ -15,9 +16,9 @@ from videokd.bitstream.headers import end_of_first_vop
 from videokd.bitstream.picture_types import picture_type
 from videokd.bitstream.source import Openable, Source, source_of
 from videokd.codec.decoder_options import SHRINKING_CODECS, decoded_size, decoder_options
-from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
+from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex
 from videokd.codec.opening import demuxed, open_container, reason
-from videokd.errors import DecodeError
+from videokd.errors import ConfigError, DecodeError
 from videokd.kernels.motion import NO_VECTORS, Vectors
 
 #: Codecs whose decoders in FFmpeg export motion vectors.
@@ -64,6 +65,7 @@ class PictureDecoder:
         self.context = self.stream.codec_context
         self.context.options = self.context.options | decoder_options(self.context.name, pictures=True)
         self._has_moved = False
+        self._process = os.getpid()
         if not self._pictures:
             self._skip_pictures()
 
@@ -82,8 +84,13 @@ class PictureDecoder:
             sketches: if they are not, whether frames still show the picture: at the size of `frame_size`, roughly.
 
         Returns:
-            Whether the file was opened again, so that decoding starts at its first packet.
+            Whether the file was opened again, so that decoding starts at its first packet: also where the process was forked, since
+            it would share the place in the file with its parent.
         """
+        if self._process != os.getpid():
+            self.reopen()
+            self.set_output(pictures=pictures, sketches=sketches)
+            return True
         if pictures == self._pictures or (self._pictures and self.context.is_open):
             return False
         self._pictures, self._sketches = pictures, sketches
@@ -114,6 +121,11 @@ class PictureDecoder:
         room = _MOST_KEPT_BYTES
         try:
             for packet in demuxed(self.container, self.stream):
+                if self._process != os.getpid():
+                    raise ConfigError(
+                        f"{self.source} is read by a process that was forked meanwhile (accepted: to begin after forking). "
+                        "Start `iterate` or `frames` in the new process."
+                    )
                 if packet.size:
                     room -= packet.size
                     kept = kept if room >= 0 else None
@@ -211,7 +223,7 @@ class PictureDecoder:
                 raise DecodeError(f"{self.source} has more packets than its index knows. Index it again.")
             if number < first or (types[number] == "b" and number not in also and number > decoded_to):
                 continue
-            check_keyframe(index, packet, number, self.source)
+            check_packet(index, packet, number, self.source)
             if index.codec == "mpeg4" and types[number] != "b" and types.startswith("b", number + 1):
                 end = end_of_first_vop(bytes(packet))
                 last = index.last_of_run(number + 1)
@@ -242,7 +254,7 @@ class PictureDecoder:
             # A packet without a picture may hold the second field of this one
             if number > wanted + 1 or index.types[number : number + 1] != ("I" if number == wanted else "-"):
                 break
-            check_keyframe(index, packet, number, self.source)
+            check_packet(index, packet, number, self.source)
             frames += self.feed(packet, number)
         frames += self.feed(None, None)
         self.context.flush_buffers()
@@ -331,8 +343,8 @@ def decode_packet(context: Any, packet: Any, number: int | None, source: Source)
     return [(came_from, frame) for came_from, frame in numbered if came_from is not None]
 
 
-def check_keyframe(index: VideoIndex, packet: Any, number: int, source: Source) -> None:
-    """Compares a packet with its checksum in the index; packets that are not keyframes have none.
+def check_packet(index: VideoIndex, packet: Any, number: int, source: Source) -> None:
+    """Compares a packet with its checksum in the index; older manifests have those of keyframes, or none.
 
     Args:
         index: of the file.
@@ -343,17 +355,11 @@ def check_keyframe(index: VideoIndex, packet: Any, number: int, source: Source) 
     Raises:
         DecodeError: the packet is another one.
     """
-    expected = index.checksum_at.get(number)
-    if expected is not None and checksum_of(packet) != expected:
-        raise other_packet(number, source)
-
-
-def other_packet(number: int, source: Source) -> DecodeError:
-    """The error for a packet that is not the one that was indexed."""
-    return DecodeError(
-        f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
-        "again; otherwise copy it again."
-    )
+    if not index.holds(number, packet):
+        raise DecodeError(
+            f"{source}: packet {number} is not the one that the index describes. If the file was replaced, index it "
+            "again; otherwise copy it again."
+        )
 
 
 def _padded(data: bytes) -> Any:

@@ -18,7 +18,15 @@ from videokd.types import Gop
 # Two chains of 4 bytes, two warped pictures and three RGB pictures of 3, and four decoded frames of 1.5 (8 bits, 4:2:0)
 _READER_BYTES_PER_PIXEL = 8 + 6 + 9 + 6
 # Fields that are not written at their default, and that older manifests do not have
-_OPTIONAL: dict[str, Any] = {"crop": (0, 0), "checksums": (), "duration": 0.0, "times": (), "places": None, "cuts": ()}
+_OPTIONAL: dict[str, Any] = {
+    "crop": (0, 0),
+    "checksums": (),
+    "duration": 0.0,
+    "times": (),
+    "places": None,
+    "cuts": (),
+    "sums": "",
+}
 
 
 def checksum_of(packet: Any) -> int:
@@ -27,7 +35,7 @@ def checksum_of(packet: Any) -> int:
 
 
 def sum_of(packet: Any) -> bytes:
-    """What `PacketPlaces.sums` has of a packet: the low 16 bits of its CRC-32, lowest byte first."""
+    """What `VideoIndex.sums` has of a packet: the low 16 bits of its CRC-32, lowest byte first."""
     return (checksum_of(packet) & 0xFFFF).to_bytes(2, "little")
 
 
@@ -42,10 +50,9 @@ class PacketPlaces:
         extradata: the configuration of the decoder that the container has, in base64.
         tag: the container's name of the codec, four characters, by which FFmpeg knows encoders whose errors it corrects.
         steady: whether no packet changes what a decoder knows from extradata and tag.
-        sums: 16 bits of the CRC-32 of each packet, two bytes each (see `sum_of`), in base64; empty in older manifests.
 
     Raises:
-        DecodeError: sizes, runs or sums are not possible.
+        DecodeError: sizes or runs are not possible.
     """
 
     sizes: tuple[int, ...] = field(repr=False)
@@ -53,7 +60,6 @@ class PacketPlaces:
     extradata: str = field(repr=False)
     tag: str
     steady: bool = False
-    sums: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         whole = {*map(type, self.sizes), *(type(number) for run in self.runs for number in run)} == {int}
@@ -61,20 +67,6 @@ class PacketPlaces:
         rising = packets[:1] == [0] and packets == sorted(set(packets)) and len(packets) == len(self.runs)
         if not (self.sizes and whole and rising and min(self.sizes) > 0):
             raise DecodeError("its index has impossible places of packets. Index the file again.")
-        try:
-            num_sums = len(b64decode(self.sums, validate=True)) if self.sums else 2 * len(self.sizes)
-        except (TypeError, ValueError):
-            num_sums = -1
-        if num_sums != 2 * len(self.sizes):
-            raise DecodeError("its index has impossible checksums of packets. Index the file again.")
-
-    @cached_property
-    def _sums(self) -> bytes:
-        return b64decode(self.sums)
-
-    def holds(self, number: int, packet: Any) -> bool:
-        """Whether a packet that was read is the one that was indexed, by its number and content; True if there are no sums."""
-        return not self.sums or self._sums[2 * number : 2 * number + 2] == sum_of(packet)
 
     def following(self, first: int) -> Iterator[tuple[int, int]]:
         """(byte, size) of a packet and of each one after it, by the number of the first."""
@@ -110,6 +102,7 @@ class VideoIndex:
         times: for each frame in display order, when it is shown, in seconds; empty if frames are evenly spaced.
         places: of the packets' bytes; None in older manifests, and where the file can only be read with a demuxer.
         cuts: packets of P-frames that begin a GOP as if they were I-frames (see `cut`).
+        sums: of every packet, two bytes (see `sum_of`), in base64; empty in older manifests.
     """
 
     codec: str
@@ -128,6 +121,7 @@ class VideoIndex:
     times: tuple[float, ...] = ()
     places: PacketPlaces | None = None
     cuts: tuple[int, ...] = ()
+    sums: str = field(default="", repr=False)
 
     @property
     def duration_seconds(self) -> float:
@@ -279,6 +273,20 @@ class VideoIndex:
         """{packet: its CRC-32} of the keyframes."""
         return {key[0]: checksum for key, checksum in zip(self.keyframes, self.checksums, strict=False)}
 
+    @cached_property
+    def _sums(self) -> bytes:
+        try:
+            return b64decode(self.sums, validate=True)
+        except (TypeError, ValueError):
+            raise DecodeError("its index has impossible checksums of packets. Index the file again.") from None
+
+    def holds(self, number: int, packet: Any) -> bool:
+        """Whether a packet that was read is the one that was indexed, by its number and content; True if there are no checksums."""
+        expected = self.checksum_at.get(number)
+        if expected is not None:
+            return checksum_of(packet) == expected
+        return not self.sums or self._sums[2 * number : 2 * number + 2] == sum_of(packet)
+
     @property
     def reader_bytes(self) -> int:
         """About how much memory a reader of this video keeps: chains, warped pictures, RGB and decoded frames."""
@@ -303,6 +311,7 @@ class VideoIndex:
         if "places" in values:
             places = dict(values["places"])
             runs = tuple(map(tuple, places.pop("runs", ())))
+            values.setdefault("sums", places.pop("sums", ""))
             values["places"] = PacketPlaces(tuple(places.pop("sizes", ())), runs, **places)
         return cls(**values)
 

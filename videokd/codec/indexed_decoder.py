@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,13 +18,12 @@ from videokd.bitstream.source import Readable, Source
 from videokd.codec.colours import Colours
 from videokd.codec.container import (
     PictureDecoder,
-    check_keyframe,
+    check_packet,
     decode_packet,
-    other_packet,
     vectors_of,
 )
 from videokd.codec.decoder_options import decoded_size, decoder_options
-from videokd.codec.index import DEFAULT_LIMITS, Limits, PacketPlaces, VideoIndex, sum_of
+from videokd.codec.index import DEFAULT_LIMITS, Limits, PacketPlaces, VideoIndex
 from videokd.codec.opening import check_side, check_source, open_container, reason, set_up
 from videokd.errors import ConfigError, DecodeError
 
@@ -72,10 +72,14 @@ class IndexedDecoder:
         self._context: Any = None
         self._has_failed = False
         try:
-            self._file = None if source.path is None else FileIO(source.path)
+            self._open_file()
             self._num_bytes = source.size
         except OSError as error:
             raise DecodeError(f"{self.source} cannot be opened: {reason(error)}. Check its permissions.") from error
+
+    def _open_file(self) -> None:
+        self._file = None if self.source.path is None else FileIO(self.source.path)
+        self._process = os.getpid()
 
     def set_output(self, *, pictures: bool) -> bool:
         """Sets whether the pixels of frames will be used, as `PictureDecoder.set_output` does.
@@ -177,7 +181,7 @@ class IndexedDecoder:
         """Keeps the decoder for the next file, unless it may have learned something of this one."""
         context, self._context = self._context, None
         # Without checksums of all packets, it may have decoded something else than was indexed
-        kept = self._places.steady and self._places.sums and not self._has_failed
+        kept = self._places.steady and self._index.sums and not self._has_failed
         if context is None or not context.is_open or not kept:
             return
         context.flush_buffers()
@@ -201,6 +205,8 @@ class IndexedDecoder:
             raise self._ends_before(number)
         packet: Any = av.Packet(size)
         try:
+            if self._process != os.getpid():  # a forked process would share the place in the file with its parent
+                self._open_file()
             if self._file is not None:
                 self._file.seek(byte)
                 num_read = self._file.readinto(packet)
@@ -213,9 +219,7 @@ class IndexedDecoder:
         if num_read != size:
             raise self._ends_before(number)
         try:
-            check_keyframe(self._index, packet, number, self.source)
-            if not self._places.holds(number, packet):
-                raise other_packet(number, self.source)
+            check_packet(self._index, packet, number, self.source)
         except DecodeError:
             self._check_that_it_is_a_video()
             raise
@@ -285,7 +289,6 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
     extradata = decoder.context.extradata or b""
     state, steady = CarriedState(decoder.context.name, extradata, decoder.context.pix_fmt or ""), True
     found: list[tuple[int, int]] = []
-    sums = bytearray()
     frames: list[tuple[int, Any]] = []
     keyframe = b""
     with decoder.source.open() as file:
@@ -295,7 +298,6 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
             if byte is None:
                 return None, []
             found.append((byte, len(data)))
-            sums += sum_of(data)
             steady &= not state.take(data, keyframe=packet.is_keyframe)[1]
             if number < _COMPARED_FRAMES:
                 keyframe = keyframe or data
@@ -305,9 +307,7 @@ def _collected(decoder: PictureDecoder, num_packets: int) -> tuple[PacketPlaces 
     if len(found) != num_packets or tag is None:
         return None, []
     sizes = tuple(size for _, size in found)
-    return PacketPlaces(
-        sizes, _runs(found), b64encode(extradata).decode(), tag, steady, b64encode(sums).decode()
-    ), frames
+    return PacketPlaces(sizes, _runs(found), b64encode(extradata).decode(), tag, steady), frames
 
 
 def _place_of(data: bytes, pos: int | None, file: Readable) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ from videokd.bitstream.headers import Sequence
 from videokd.bitstream.picture_types import UNNAMED, picture_type
 from videokd.bitstream.source import Openable, Source
 from videokd.codec.container import PictureDecoder
-from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of
+from videokd.codec.index import DEFAULT_LIMITS, Limits, VideoIndex, checksum_of, sum_of
 from videokd.codec.indexed_decoder import with_places
 from videokd.errors import DecodeError, NeedsTranscoding
 
@@ -40,6 +41,7 @@ class _PacketCollector:
         self.durations: list[int] = []
         self.keys: dict[int, int] = {}  # {packet: CRC-32} where decoding may start
         self._first_checksum = 0
+        self._sums = bytearray()
         self.plain = True  # whether headers are enough: no packet needs the decoder to tell what it shows
         self.changes_state = False  # whether the last packet changed what a decoder keeps
         self._reconfigured = False
@@ -50,6 +52,7 @@ class _PacketCollector:
         self._check.see(packet)
         # A decoder configuration between packets (FLV, MP4) is not repeated after a seek
         self._reconfigured |= number > 0 and packet.has_sidedata("new_extradata")
+        self._sums += sum_of(data)
         independent, self.changes_state = self._state.take(data, keyframe=packet.is_keyframe)
         if number == 0:
             self._first_checksum = checksum_of(data)
@@ -98,6 +101,7 @@ class _PacketCollector:
             checksums=tuple(keys.values()),
             duration=0.0 if abs(duration - len(shown) / rate) * rate < 0.5 else round(duration, 6),
             times=() if _evenly_spaced(times, duration) else tuple(round(time, 4) for time in times),
+            sums=b64encode(self._sums).decode(),
         )
 
     def _times(self, shown: list[int], numbers: dict[int, int], rate: float) -> tuple[list[float], float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import index
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ _LARGEST_KEPT = (32 << 20) - (1 << 16)
 class VideoReader:
     """The streams of one compressed video; `videokd.open` makes it, `with` closes it.
 
-    Use a reader in one thread only. Reading forward is fastest: decoding continues where the last read stopped. Any order gives
+    Use a reader in one thread only; a forked process may go on with it. Reading forward is fastest: decoding continues where the last read stopped. Any order gives
     the same arrays, except in damaged files: there FFmpeg conceals errors with what it decoded before. As long as only motion
     is read, the decoder skips the pictures, which is faster.
 
@@ -100,9 +99,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def cut_gops(self, num_frames: int) -> None:
@@ -248,10 +245,11 @@ class VideoReader:
                     break
 
     def _check(self, streams: tuple[str, ...]) -> frozenset[str]:
-        wanted = frozenset(streams if isinstance(streams, Collection) else ())
+        wanted = frozenset(streams if isinstance(streams, Collection) and not isinstance(streams, str) else ())
         if not wanted or not wanted.issubset(READABLE):
-            given = ", ".join(map(str, wanted.difference(READABLE))) or "nothing"
-            raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}). Correct the names.")
+            given = ", ".join(map(str, wanted.difference(READABLE)))
+            given = given or (repr(streams) if isinstance(streams, str) else "nothing")
+            raise ConfigError(f"streams: {given} (accepted: one or more of {', '.join(READABLE)}, in a tuple).")
         if wanted & _CHAINED and self.codec not in MOTION_CODECS:
             raise NeedsTranscoding(
                 f"{self.source} is {self.codec}, which exports no motion vectors (accepted: {', '.join(MOTION_CODECS[:5])}, …). "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ Size: TypeAlias = int | tuple[int, int] | None
 _TYPES = ("uint8", "int16")
 _CHANNELS = {"iframe": 3, "frame": 3, "motion": 2, "residual": 3}
 _LARGEST_SIDE = 1 << 15
+_ALIGNMENT = 64
 # Offset, lowest and highest value of motion and residual in their own units
 _AS_THEY_ARE = {"motion": (0, -(1 << 15), (1 << 15) - 1), "residual": (0, -255, 255)}
 
@@ -66,7 +68,7 @@ class Stack:
         }
         if out is not None:
             _check_out(out, forms)
-        self.blocks = {name: np.empty(form, kind) if out is None else out[name] for name, (kind, form) in forms.items()}
+        self.blocks = {name: _aligned(form, kind) if out is None else out[name] for name, (kind, form) in forms.items()}
         # Where pictures are resized, a whole one is written here first; it stays in the processor's cache
         self._whole = {
             name: np.empty((_CHANNELS[name], *picture), kind) for name, (kind, _) in forms.items() if shape != picture
@@ -153,6 +155,14 @@ def pairs_of(positions: Any, source: Source) -> list[tuple[int, int]]:
             raise ConfigError(f"{source}: positions has {place!r:.40} {accepted}") from None
         pairs.append((gop, position))
     return pairs
+
+
+def _aligned(shape: tuple[int, ...], kind: np.dtype[Any]) -> Block:
+    """A new block that begins at a multiple of 64 bytes: JAX copies those that do not."""
+    size = prod(shape) * kind.itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(kind).reshape(shape)
 
 
 def _type_of(dtype: npt.DTypeLike) -> str:
