@@ -52,3 +52,9 @@ def test_an_impossible_delay_is_ignored() -> None:
 def test_a_later_connection_goes_on() -> None:
     clock = StreamClock(0.04, 25.0, 12.0)
     assert [clock.of(packet(500, 502)), clock.of(packet(501, 503))] == pytest.approx([12.0, 12.04])
+
+
+def test_a_clock_that_stands_still_goes_on_at_the_nominal_rate() -> None:
+    """Muxers write each repeated timestamp as one unit more than the last."""
+    assert times([90000, 90001, 90002, 90003], tick=1 / 90000) == [0.0, 0.04, 0.08, 0.12]
+    assert times([0, 375, 750], tick=1 / 90000) == pytest.approx([0.0, 1 / 240, 2 / 240], abs=1e-5)  # 240 a second

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from videokd.live.lag import Lag
 
 
@@ -42,3 +44,11 @@ def test_reading_that_is_too_slow_goes_on_at_a_keyframe() -> None:
 def test_a_clock_that_drifts_is_not_a_delay() -> None:
     lag = Lag()
     assert not any(lag.is_skipped(number * 0.04 * 0.99, number * 0.04, keyframe=False) for number in range(20_000))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.0])
+def test_a_clock_of_the_stream_that_is_too_slow_costs_packets_once(rate: float) -> None:
+    lag = Lag()
+    skipped = [lag.is_skipped(number * 0.04 * rate, number * 0.04, keyframe=number % 25 == 0) for number in range(5000)]
+    assert sum(skipped) < 150
+    assert not any(skipped[500:])

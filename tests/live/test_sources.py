@@ -88,3 +88,9 @@ def test_transports_of_rtsp_take_turns() -> None:
         None,
         "prefer_tcp",
     ]
+
+
+def test_protocols_in_capitals_are_opened_as_in_small_letters() -> None:
+    source = sources_of(["RTSP://user:Secret@Camera/Path"])[0]
+    assert source.target == "rtsp://user:Secret@Camera/Path"
+    assert source.scheme == "rtsp"

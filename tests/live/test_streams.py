@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from tests.conftest import MakeClip
 from tests.live.loopback import (
     FAST,
     PATIENCE,
+    Result,
     StandIn,
     at_least,
     free_port,
@@ -31,7 +33,7 @@ from tests.live.loopback import (
     windows_of,
 )
 from videokd.errors import ConfigError, DataError, DecodeError
-from videokd.live import positions
+from videokd.live import feed, positions
 from videokd.live.events import EventSettings
 from videokd.live.feed import WatchSettings
 from videokd.live.watching import SourceChange
@@ -263,3 +265,52 @@ def test_pictures_that_cannot_be_read_are_named_with_their_source(clip: Path, mo
     monkeypatch.setattr(positions, "_MOST_BYTES", 1 << 10)
     with pytest.raises(DecodeError, match=rf"^{clip}: its pictures of 128×96 take \d+ MiB"):
         watched(str(clip))
+
+
+def test_a_recording_that_ends_before_the_first_place_says_so(clip: Path) -> None:
+    long = WatchSettings(window=60.0, stride=60.0, num_segments=4)
+    with pytest.raises(
+        DecodeError, match=r"ends at 3\.96 s \(accepted: more than 7\.5 s, .* Pass a shorter `--window`"
+    ):
+        watched(str(clip), settings=long)
+
+
+@pytest.mark.parametrize("then", ["another codec", "sound only"])
+def test_a_stream_that_becomes_another_one_is_opened_again(
+    clip: Path, make_clip: MakeClip, tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over UDP the connection outlives its sender, so nothing ends where that one starts again with something else."""
+    monkeypatch.setattr(feed, "_LONGEST_BLIND", 2.0)
+    first, sound = tmp_path / "first.ts", tmp_path / "sound.ts"
+    sine = ("-f", "lavfi", "-i", "sine=duration=4")
+    for inputs, output in ((("-i", clip, *sine), first), (sine, sound)):
+        pid = ("-mpegts_start_pid", "0x100" if output == first else "0x101")
+        subprocess.run(["ffmpeg", "-v", "error", *inputs, "-c:v", "copy", "-c:a", "mp2", *pid, output], check=True)
+    second = make_clip("mpeg4", container="ts", gop=12, num_frames=100) if then == "another codec" else sound
+    told = "no picture could be decoded in" if then == "another codec" else "only other tracks than video came in"
+    port, messages = free_port(), []  # type: ignore[var-annotated]
+    settings = WatchSettings(window=0.8, stride=0.4, num_segments=4, timeout=2.0, reconnect=PATIENCE)
+    heard, stopped = threading.Event(), threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not stopped.is_set():
+                data = (second if heard.is_set() else first).read_bytes()
+                for start in range(0, len(data), 188):
+                    sender.sendto(data[start : start + 188], ("127.0.0.1", port))
+                    stopped.wait(0.002)
+
+    def enough(results: list[Result]) -> bool:
+        if results:
+            heard.set()
+        return any(told in message for message in messages)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        results = watched(f"udp://127.0.0.1:{port}", settings=settings, messages=messages, enough=enough)
+    finally:
+        stopped.set()
+        thread.join()
+    assert windows_of(results)
+    assert any(told in message for message in messages), messages

@@ -87,22 +87,22 @@ def _check_path(path: Path) -> None:
         ) from error
 
 
-def demuxed(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a track, from the current place in the file; the last one is empty.
+def demuxed(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of tracks, from the current place in the file; the last one is empty.
 
     FFmpeg may find another track while it reads (sound that begins late in FLV). PyAV does not know that one, and raises IndexError
     at its first packet or at the end; reading goes on behind it.
 
     Args:
         container: from `open_container`.
-        stream: its video track.
+        streams: of its tracks; none: all of them.
 
     Raises:
         av.FFmpegError, OSError: a packet cannot be read.
     """
     for _ in range(_MOST_LATE_TRACKS):
         try:
-            yield from container.demux(stream)
+            yield from container.demux(*streams)
         except IndexError:
             continue
         return

@@ -11,6 +11,8 @@ _LONGEST_STEP = 10.0
 _LONGEST_DELAY = 3.2
 _FALLBACK_RATE = 25.0
 _HIGHEST_RATE = 1000.0
+# A shorter step is what muxers write where a sender's clock stands still: one unit more for each packet
+_SHORTEST_STEP = 1 / _HIGHEST_RATE / 2
 
 
 class StreamClock:
@@ -56,7 +58,7 @@ class StreamClock:
         if given is None or self._last is None:
             return self._step
         step = given - self._last
-        if 0 < step <= _LONGEST_STEP:
+        if _SHORTEST_STEP <= step <= _LONGEST_STEP:
             return step
-        self.jumps += step != 0
+        self.jumps += not 0 <= step < _SHORTEST_STEP
         return self._step

@@ -132,10 +132,15 @@ class Connection:
         Raises:
             DecodeError: reading fails, or no packet comes in time.
         """
+        came = time.monotonic()
         try:
-            for packet in demuxed(self._container, self.stream):
-                if packet.size:
-                    yield packet, time.monotonic()
+            for packet in demuxed(self._container):  # all tracks: else PyAV waits for ever where only the sound goes on
+                now = time.monotonic()
+                if packet.size and packet.stream.index == self.stream.index:
+                    came = now
+                    yield packet, now
+                elif now - came > self._seconds and not self.has_end:
+                    raise DecodeError(f"{self._source.name}: only other tracks than video came in {self._seconds:g} s.")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{self._source.name} was lost: {self._reason(error)}.") from None
 

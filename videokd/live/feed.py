@@ -24,6 +24,8 @@ from videokd.transcoding.training_form import TrainingForm
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # How far a source that waits may be behind real time before its windows are dropped, in seconds or strides, whichever is more
 _PATIENCE = 1.0
+# Without a picture for so long, the stream is another one than the decoder was opened for; a stream without I-frames has begun by then
+_LONGEST_BLIND = 20.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class WatchSettings:
             raise ConfigError(f"timeout is {self.timeout} (accepted: more than 0, up to 3600 seconds). Correct it.")
         if not self.reconnect >= 0:
             raise ConfigError(f"reconnect is {self.reconnect} (accepted: 0 or more seconds). Correct it.")
+
+    @property
+    def first_seconds(self) -> float:
+        """The first place of a window that is looked at."""
+        return self.window / self.num_segments / 2
 
 
 class Feed:
@@ -181,6 +188,11 @@ class Feed:
             raise error
         elif not self._pictures:
             raise DecodeError(f"{self.source.name} has no picture that can be decoded (accepted: a stream with video).")
+        elif not self._has_given and self._seconds < self._settings.first_seconds:
+            raise DecodeError(
+                f"{self.source.name} ends at {self._seconds:.2f} s (accepted: more than {self._settings.first_seconds:g} s, where a window of "
+                f"{self._settings.window:g} s is first looked at). Pass a shorter `--window`."
+            )
         elif not self._has_given:
             raise DecodeError(
                 f"{self.source.name} has no position that the students can see: no P-frame, or damage (accepted: GOPs with P-frames). "
@@ -203,16 +215,21 @@ class Feed:
         self._damaged_before, self._damaged = self._damaged_before + self._damaged, 0.0
         self._lag = Lag()
         self._tell(f"{self.source.name}: {context.name}, {context.width}×{context.height}")
+        seen = time.monotonic()
         for packet, arrived in connection.packets():
             if self._mailbox.stopped.is_set():
                 return
             seconds = clock.of(packet)
             if not self.source.waits and self._is_skipped(packet, seconds, arrived, reader):
+                seen = arrived
                 continue
             for place in reader.feed(packet, seconds, arrived):
+                seen = arrived
                 self._look(place, cropper)
             self._damaged = reader.damaged_seconds
             self._give(may_wait=False)
+            if arrived - seen > max(_LONGEST_BLIND, self._settings.timeout) and not connection.has_end:
+                raise DecodeError(f"{self.source.name}: no picture could be decoded in {arrived - seen:.0f} s.")
         for place in reader.flush():
             self._look(place, cropper)
         self._give(may_wait=False)

@@ -152,7 +152,8 @@ def _address(text: str) -> LiveSource:
     options = dict(_only_containers(_PROTOCOLS[scheme], *further))
     if scheme in _RTSP_SCHEMES:
         del options["format_whitelist"]  # an address of RTSP is always taken as that
-    return LiveSource(name, "network", text, {**options, **_OPTIONS.get(scheme, {})})
+    target = scheme + text[len(scheme) :]  # FFmpeg knows protocols in small letters only
+    return LiveSource(name, "network", target, {**options, **_OPTIONS.get(scheme, {})})
 
 
 def _shown(parts: SplitResult, port: int | None) -> str:
