@@ -415,3 +415,10 @@ def test_real_clips_keep_every_picture(shared: Path, tmp_path: Path) -> None:
         target = tmp_path / f"{name}.mp4"
         assert transcode(shared / "clips" / name, target, Encoding(short_side=64)).num_frames == true_count, name
         assert types_of(target) == "".join("I" if n % 12 == 0 else "P" for n in range(true_count)), name
+
+
+def test_colours_that_cannot_be_converted_are_named(make_clip, tmp_path: Path) -> None:
+    """FFmpeg's error in converting has a number of the system's, but it is no failure to write."""
+    path = make_clip("libx264", options=(("x264-params", "colormatrix=YCgCo"),))
+    with pytest.raises(DecodeError, match=r"\.mp4: pictures in yuv420p cannot be converted"):
+        transcode(path, tmp_path / "out.mp4")

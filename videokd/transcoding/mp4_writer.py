@@ -166,19 +166,11 @@ class Writer:
             orientation: how the frame is shown.
 
         Raises:
-            DecodeError: the encoder refuses the picture.
+            DecodeError: the picture cannot be converted, or the encoder refuses it.
             OSError: the file cannot be written.
         """
-        scaled = self._reformatter.reformat(
-            frame,
-            width=height if orientation.transposed else width,
-            height=width if orientation.transposed else height,
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU601,  # what readers take an untagged file for
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.BICUBIC,
-            threads=1,
-        )
+        sides = (height, width) if orientation.transposed else (width, height)
+        scaled = self._scaled(frame, *sides)
         picture = turned(scaled, orientation)
         picture.pts = self.num_frames
         picture.time_base = 1 / self._rate
@@ -203,6 +195,24 @@ class Writer:
         with _writing():
             container.close()
         return self.num_frames
+
+    def _scaled(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
+        """The picture at another size, in the encoder's colours; what swscale refuses (YCgCo) is no failure to write."""
+        try:
+            return self._reformatter.reformat(
+                frame,
+                width=width,
+                height=height,
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU601,  # what readers take an untagged file for
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise DecodeError(
+                f"pictures in {frame.format.name} cannot be converted to yuv420p: {reason(error)}. Convert the file's colours, or omit it."
+            ) from error
 
     def _encoded(self, picture: VideoFrame | None) -> list[Any]:
         """The packets of a picture; an encoder refuses one mainly because of its size."""
