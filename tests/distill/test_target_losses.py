@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,15 @@ def test_pseudo_label_loss_equals_numpy(confidence):
     assert 0 < sum(q.max(axis=1) >= 0.6) < 12, "some clips pass and others do not"
     found = pseudo_label_loss(float32(student), float32(target), confidence=confidence)
     assert found.item() == pytest.approx(expected, rel=2e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.9])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_target_that_is_no_number_gives_no_pseudo_label(confidence, value):
+    """The largest of numbers that are none has a place, which would be taken for the label."""
+    target = float32(logits(26))
+    target[1, 3] = value
+    assert pseudo_label_loss(float32(logits(25)), target, confidence=confidence).isnan()
 
 
 def test_all_pseudo_labels_are_labels():

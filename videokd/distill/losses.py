@@ -253,6 +253,8 @@ def pseudo_label_loss(student: Tensor, target: Tensor, *, confidence: float = 0.
     with full_precision(student):
         probability, label = F.softmax(widen(target.detach()), dim=1).max(dim=1)  # [B], [B]
         each = F.cross_entropy(widen(student), label, reduction="none")  # [B]
+        # neither below the threshold nor a label: a target that is not a number makes a loss that is none, which ends the training
+        each = each.masked_fill(probability.isnan(), math.nan)
         return torch.where(probability < confidence, 0.0, each).mean()
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from videokd.distill.fusion import fuse
+from videokd.errors import ConfigError
 from videokd.models.finite import check_logits
 from videokd.models.students import Students
 from videokd.prediction.predictor import Answer
@@ -32,12 +33,16 @@ class TorchPredictor:
             fused as without a threshold. None: every student computes its whole network.
 
     Raises:
-        ConfigError: the threshold is out of range, or the students have no exits.
+        ConfigError: the threshold is out of range, the students have no exits, or they are on "meta", where weights have no values.
     """
 
     def __init__(
         self, students: Students, *, precision: Precision | None = None, exit_threshold: float | None = None
     ) -> None:
+        if any(weight.is_meta for weight in students.parameters()):
+            raise ConfigError(
+                "the students are on the device meta, where weights have no values (accepted: cpu, cuda). Load them with `videokd.load_students`."
+            )
         if exit_threshold is not None:
             students.check_threshold(exit_threshold)
         self.students = students

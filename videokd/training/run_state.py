@@ -94,12 +94,15 @@ class RunState:
         self._run, self._role, self._ranks = session.folder, role, session.ranks
         self._started = time.perf_counter()
         self._first_step = self._saved_step = 0
+        self._announced_step = 0  # of a checkpoint that the first rank was to write, and may not have written
         self._buffers: list[Tensor] = []
         self._buffers_before: tuple[int, list[Tensor]] = (-1, [])
 
     def begin_step(self) -> None:
         """Remembers what a forward pass changes before its step is done: the statistics of BatchNorms."""
         if not self._ranks.is_first:
+            if self.progress.step > self._announced_step:  # the first rank has taken a step since
+                self._saved_step = max(self._saved_step, self._announced_step)
             return
         if not self._buffers:
             self._buffers = [*self.students.buffers()]
@@ -183,7 +186,10 @@ class RunState:
 
     @property
     def last_checkpoint(self) -> str:
-        """A sentence that says of which step it is; all ranks know that, although only the first one writes."""
+        """A sentence that says of which step it is; of the newest, ranks that do not write learn it a step later."""
+        if self._announced_step > self._saved_step:
+            before = f"else of step {self._saved_step}" if self._saved_step else "else there is none"
+            return f"The last checkpoint of {self._run.path} is of step {self._announced_step} if the first process could write it, {before}."
         if not self._saved_step:
             return f"{self._run.path} has no checkpoint yet."
         return f"The last checkpoint of {self._run.path} is of step {self._saved_step}."
@@ -206,8 +212,9 @@ class RunState:
         self._check_finite()
         now = time.perf_counter()
         self.progress.seconds += now - self._started
-        self._started, self._saved_step = now, self.progress.step
+        self._started = now
         if not self._ranks.is_first:
+            self._announced_step = self.progress.step
             return
         payload = {
             "students": self.students.state_dict(),
@@ -217,6 +224,7 @@ class RunState:
             "progress": vars(self.progress),
         }
         save_checkpoint(self._run.checkpoint, payload)
+        self._saved_step = self.progress.step
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -276,4 +284,9 @@ class RunState:
                 f"step {self.progress.step - 1}: {student}'s weights are no longer finite (the student sees "
                 f"{', '.join(self.students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "
                 "`--precision fp32`; the last checkpoint is good."
+            )
+        if self.update.leaves_out_steps:
+            raise VideoKDError(
+                f"step {self.progress.step - 1}: gradients have not been finite in fp16 for many steps, which were left out: the weights no longer "
+                "change. With another --out, pass `--precision bf16` or fp32, or lower the learning rate."
             )

@@ -23,6 +23,9 @@ from videokd.training.schedule import build_optimizer, load_optimizer, set_learn
 from videokd.training.target import Target
 from videokd.types import Batch, StudentOutput
 
+# Gradients in fp16 are multiplied by 2^16 first, and by half as much after each step that was left out for them. So many in turn are no accident.
+_LEAST_SCALE = 2.0**-10
+
 
 @dataclass(frozen=True)
 class Updated:
@@ -180,6 +183,11 @@ class Update:
                     if peer != only:
                         outputs |= self._students(piece, only=peer)
         return outputs  # type: ignore[no-any-return]
+
+    @property
+    def leaves_out_steps(self) -> bool:
+        """Whether gradients in fp16 have not been finite for so long that the weights no longer learn; asking waits for the device."""
+        return self._scaler.is_enabled() and self._scaler.get_scale() < _LEAST_SCALE
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to hold."""
