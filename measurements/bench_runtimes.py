@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 .venv/bin/python measurements/bench_runtimes.py RUN … [--clip FILE] [--starts 5] [--videos 30] [--exports FOLDER]
 
 RUN is a folder of `videokd distill` or `videokd teach`, with its manifest where it was. Each is exported three times; int8 is calibrated with 64 of
-its training clips, and accuracy is that on the test clips of its split, one central crop, in as many segments as `predict` takes.
+its training clips (half of them measure ranges, half choose among three shares of values that these cover), and accuracy is that on the test clips of its split, one central crop, in as many segments as `predict` takes.
 
   start    seconds of `videokd predict FILE --students …` in a new process, from its start to its end, and its processor time. PyTorch and ONNX Runtime
            take turns, and the first start of each, which compiles loops and fills the file cache, is not counted.
@@ -16,6 +16,7 @@ its training clips, and accuracy is that on the test clips of its split, one cen
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from record import provenance, write
@@ -127,7 +129,15 @@ def measured(path: Path, files: Mapping[str, Path], *, timed: int) -> dict[str, 
         "parameters": sum(values.numel() for values in run.students.members.parameters()),
         "test_clips": len(true),
         "runtimes": rows,
+        "int8": _how(files["ONNX Runtime, int8"]),
     }
+
+
+def _how(graph: Path) -> dict[str, Any]:
+    """What a graph in 8 bits says of how it was made."""
+    texts = onnxruntime.InferenceSession(graph.read_bytes()).get_modelmeta().custom_metadata_map
+    how: dict[str, Any] = json.loads(texts["int8"])
+    return how
 
 
 def _size(path: Path) -> int:

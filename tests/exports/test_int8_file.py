@@ -65,13 +65,16 @@ def test_a_graph_in_8_bits_says_nearly_the_same(tmp_path: Path, capsys: pytest.C
     rng = np.random.default_rng(0)
     videos = [{"iframe": rng.integers(0, 256, (1, 2, 3, 32, 32), dtype=np.uint8)} for _ in range(5)]
     graph = convolution(tmp_path / "students.onnx")
-    assert export_int8(graph, videos) >= 0.8
+    made = export_int8(graph, videos)
+    assert made.judged == 2
+    assert made.same_label >= 0.5
+    assert made.logit_error < 0.05
     assert capsys.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["students.int8.onnx", "students.onnx"]
     model = onnx.load(str(tmp_path / "students.int8.onnx"))
     texts = {each.key: each.value for each in model.metadata_props}
     how = json.loads(texts.pop("int8"))
-    assert (how["clips"], how["activations"]) == (5, "uint8")
+    assert (how["clips"], how["activations"], how["range_percent"]) == (5, "uint8", made.range_percent)
     assert texts == metadata()
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds["filters_quantized"] == onnx.TensorProto.INT8
@@ -83,6 +86,29 @@ def test_a_graph_in_8_bits_says_nearly_the_same(tmp_path: Path, capsys: pytest.C
     predictors = [load_predictor(tmp_path / name, device="cpu") for name in ("students.onnx", "students.int8.onnx")]
     both = [predictor(videos[0], names=["a"]).probabilities for predictor in predictors]
     np.testing.assert_allclose(both[1], both[0], atol=0.05)
+
+
+def test_the_range_is_kept_that_gives_the_nearest_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_onnx()
+    rng = np.random.default_rng(0)
+    videos = [{"iframe": rng.integers(0, 256, (1, 2, 3, 32, 32), dtype=np.uint8)} for _ in range(4)]
+    graph = convolution(tmp_path / "students.onnx")
+    errors = {}
+    for covered in (20.0, 100.0):
+        monkeypatch.setattr("videokd.exports.int8_file._COVERED", (covered,))
+        errors[covered] = export_int8(graph, videos).logit_error
+    assert errors[100.0] < errors[20.0] / 5
+    for order in ((20.0, 100.0), (100.0, 20.0)):
+        monkeypatch.setattr("videokd.exports.int8_file._COVERED", order)
+        made = export_int8(graph, videos)
+        assert made.range_percent == 100.0
+        assert made.logit_error == pytest.approx(errors[100.0])
+
+
+def test_one_clip_is_enough(tmp_path: Path) -> None:
+    needs_onnx()
+    video = {"iframe": np.random.default_rng(0).integers(0, 256, (1, 2, 3, 32, 32), dtype=np.uint8)}
+    assert export_int8(convolution(tmp_path / "students.onnx"), [video]).judged == 1
 
 
 def test_calibration_takes_training_clips_only(student_run: Path) -> None:

@@ -36,7 +36,7 @@ class Export:
         exits: keep the shallow exits that the students were trained with: for `videokd predict --exit_threshold`, or as further outputs of
             a graph, `STUDENT:exit1` and so on.
         int8: with onnx, write students.int8.onnx too, with weights and activations in 8 bits.
-        calibration_clips: training clips, at most, that ranges of activations are measured with for int8.
+        calibration_clips: training clips, at most, for int8: half of them measure ranges of activations, the others choose among three.
         push: upload what was written to this repository of the Hugging Face Hub, owner/name; a new one is private (needs the extra
             videokd[hub], and a token: `hf auth login`).
     """
@@ -92,10 +92,11 @@ def _write_graphs(settings: Export, run: TrainedRun, folder: Path) -> None:
     say(f"{folder}: {ONNX_FILE}, equal to PyTorch on random videos; {_inputs_of(run)}.")
     files = [ONNX_FILE, DESCRIPTION_FILE]
     if clips is not None:
-        agreement = export_int8(folder / ONNX_FILE, [*videos_of(clips)])
+        made = export_int8(folder / ONNX_FILE, [*videos_of(clips)])
         say(
-            f"{folder}: {INT8_FILE}, calibrated with {len(clips)} training clips, of which {100 * agreement:.0f} % get the same label as in "
-            "fp32. Measure its accuracy before you use it."
+            f"{folder}: {INT8_FILE}, calibrated with {len(clips)} training clips. Of the {made.judged} of them that measured no range, "
+            f"{100 * made.same_label:.0f} % get the same label as in fp32; logits differ by {100 * made.logit_error:.1f} %. Measure its "
+            "accuracy before you use it."
         )
         files.append(INT8_FILE)
     _publish(settings, run, files)
