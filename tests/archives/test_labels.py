@@ -355,3 +355,11 @@ def test_parquet_without_pyarrow_is_refused_before_any_work(monkeypatch: pytest.
     check_labels_name(Path("labels.csv"))
     with pytest.raises(ConfigError, match=r"needs pyarrow \(accepted without it: \.csv, \.jsonl, \.json\)"):
         check_labels_name(Path("labels.parquet"))
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '[{"bytes": 1e999}]'])
+def test_tables_of_strangers_are_refused_in_one_line(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=r"is not a table of `videokd predict`"):
+        list(read_labels(tmp_path / name))

@@ -23,6 +23,7 @@ from tests.recipes.test_verbs import refused
 from tests.small_datasets import write_clip
 from videokd.__main__ import main
 from videokd.archives.labels_table import read_labels
+from videokd.errors import DataError
 from videokd.jobs.archive_files import files_named, listed_paths
 
 NAMES = ("a/x.mp4", "a/y.mp4", "z.mp4")
@@ -76,10 +77,35 @@ def test_files_folders_and_patterns(folder: Path) -> None:
         (b"\xff.mp4", ["\udcff.mp4"]),
         (b"", []),
         (b"\n\n", []),
+        (b"\xef\xbb\xbfa.mp4\n", ["a.mp4"]),  # as Windows' editors save it
     ],
 )
 def test_lists(content: bytes, paths: list[str]) -> None:
     assert listed_paths(content) == paths
+
+
+def test_a_list_in_utf_16_is_no_list_of_single_letters() -> None:
+    with pytest.raises(DataError, match=r"the list is in UTF-16 .accepted: UTF-8."):
+        listed_paths("/data/a.mp4\n".encode("utf-16"))  # one of the letters would be the root folder
+
+
+def test_patterns_follow_links_in_a_circle_once(folder: Path) -> None:
+    (folder / "a" / "self").symlink_to(".")
+    (folder / "a" / "up").symlink_to("../../in")
+    (folder / "a" / "back").symlink_to("../../in/a")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "h.mp4").write_bytes(b"")
+    every = [f"in/{name}" for name in NAMES]
+    assert named("in/**/*.mp4") == every
+    assert named("**/*.mp4") == every
+    assert named("i[n]/**/a/*.mp4") == every[:2]
+    assert named(f"{folder}/**/x.mp4") == [str(folder / "a" / "x.mp4")]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e12"])
+def test_a_time_that_no_timer_has_is_refused(seconds: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "in", "--students", "s", "--jobs", "2", "--most_seconds", seconds]) == 2
+    assert re.fullmatch(r"videokd: most_seconds \S+ \(accepted: above 0.*\n", capsys.readouterr().err)
 
 
 def test_lists_from_files_and_standard_input(

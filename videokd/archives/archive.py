@@ -14,7 +14,7 @@ from videokd.archives.central import label_in_batches
 from videokd.archives.labelling import LabelledFile, Labelling, label_file
 from videokd.archives.labels_table import check_labels_name, read_labels, write_labels
 from videokd.errors import ConfigError, DataError, DecodeError
-from videokd.files import remove_temporary
+from videokd.files import parsed_json, remove_temporary
 from videokd.jobs.archive_files import NOT_UTF8, ArchiveFile, escaped, failures_of, is_unchanged, reason_with_name
 from videokd.jobs.failures import write_failures
 from videokd.jobs.unfinished import Lines, unfinished_table
@@ -142,8 +142,8 @@ class _Kept:
         self._known: dict[str, tuple[int, int, int]] = {}  # path: (start of its line, bytes, modified_ns)
         for start, line in lines:
             try:
-                row = LabelledFile.of(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+                row = LabelledFile.of(parsed_json(line))
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 continue  # half a line
             self._note(row, start, out)
         if out.exists():

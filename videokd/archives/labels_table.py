@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import chain, groupby, islice
@@ -12,7 +11,7 @@ from typing import Any
 
 from videokd.archives.labelling import LabelledFile
 from videokd.errors import ConfigError, DataError
-from videokd.files import csv_text, from_cell, written_whole
+from videokd.files import csv_text, from_cell, parsed_json, written_whole
 from videokd.prediction.prediction import STEPS, csv_columns, csv_rows
 
 _FACTS = ("bytes", "modified_ns", "made_with")
@@ -64,7 +63,7 @@ def read_labels(path: Path) -> Iterator[LabelledFile]:
     check_labels_name(path)
     try:
         yield from map(LabelledFile.of, _FORMATS[path.suffix.lower()][1](path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise DataError(
             f"{path} is not a table of `videokd predict` ({type(error).__name__}: {reason:.200}). Choose another name, or remove it."
@@ -105,7 +104,7 @@ def _write_jsonl(path: Path, rows: Iterator[LabelledFile]) -> None:
 
 def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        yield from map(parsed_json, file)
 
 
 def _write_json(path: Path, rows: Iterator[LabelledFile]) -> None:
@@ -116,7 +115,7 @@ def _write_json(path: Path, rows: Iterator[LabelledFile]) -> None:
 
 
 def _read_json(path: Path) -> Iterator[Mapping[str, Any]]:
-    yield from json.loads(path.read_text(encoding="utf-8"))
+    yield from parsed_json(path.read_text(encoding="utf-8"))
 
 
 def _write_parquet(path: Path, rows: Iterator[LabelledFile]) -> None:

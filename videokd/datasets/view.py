@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +17,7 @@ from videokd.codec.reader import VideoReader
 from videokd.datasets.direct_crops import DIRECT, crop_directly
 from videokd.datasets.resized import resized_pictures
 from videokd.errors import DataError
+from videokd.kernels.block_copies import compiled
 from videokd.kernels.planar import scaled
 from videokd.types import STREAMS, StreamSpec
 
@@ -354,7 +354,7 @@ def _pictures_per_array(channels: int) -> int:
     return 1 if channels > 2 else 4 // channels
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _quantise(
     rows: npt.NDArray[Any],
     corner: tuple[int, int],

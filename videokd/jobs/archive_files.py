@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from videokd.errors import DataError, DecodeError
 from videokd.jobs.failures import FAILURES_NAME
-from videokd.jobs.video_files import unreadable_folders, videos_in
+from videokd.jobs.video_files import unreadable_folders, videos_in, walk_once
 
 #: Why a file is not in a table, with its name in the place of the braces.
 NOT_UTF8 = "{}: its name is not UTF-8, so a table cannot hold it. Rename it."
@@ -86,10 +87,24 @@ def files_named(words: Sequence[str], listed: Sequence[str] = ()) -> list[Archiv
 def _expanded(word: str) -> list[ArchiveFile]:
     if os.path.lexists(word) or not glob.has_magic(word):
         return _files_at(word)
-    matches = sorted(glob.glob(word, recursive=True))
+    matches = sorted(set(_matches(word)))
     if not matches:
         raise DataError(f"{word!r}: nothing matches (accepted: videos, folders, and patterns such as 'in/**/*.mp4').")
     return list({file.file: file for match in matches for file in _files_at(match)}.values())
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """What a pattern matches. `**` is any number of folders, each once: of links in a circle, `glob` itself follows every way through."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    at = parts.index("**")
+    above, below = os.sep.join([*parts[:at], ""]), os.sep.join(parts[at + 1 :])
+    for start in glob.glob(above) if above else [os.curdir]:
+        for folder, folders, _ in walk_once(Path(start)):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _matches(os.path.join(glob.escape(str(folder)), below or "*"))
 
 
 def _files_at(path: str) -> list[ArchiveFile]:
@@ -103,7 +118,13 @@ def listed_paths(content: bytes) -> list[str]:
 
     Args:
         content: of the list.
+
+    Raises:
+        DataError: it is UTF-16, in which every letter has a zero byte.
     """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError("the list is in UTF-16 (accepted: UTF-8). Save it as UTF-8.")
+    content = content.removeprefix(codecs.BOM_UTF8)
     paths = content.split(b"\0") if b"\0" in content else [line.removesuffix(b"\r") for line in content.split(b"\n")]
     return [os.fsdecode(path) for path in paths if path]
 

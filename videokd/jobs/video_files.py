@@ -24,7 +24,7 @@ def videos_in(folder: Path) -> list[Path]:
     and no clip is lost silently.
     """
     found, folders_named_like_videos = [], []
-    for place, folders, files in _walk(folder):
+    for place, folders, files in walk_once(folder):
         found += [place / name for name in files if _is_video(name)]
         folders_named_like_videos += [place / name for name in folders if _is_video(name)]
     return sorted(
@@ -35,7 +35,7 @@ def videos_in(folder: Path) -> list[Path]:
 def unreadable_folders(root: Path) -> list[tuple[Path, str]]:
     """(folder, reason) for each folder, at any depth, whose files cannot be listed."""
     refused: list[OSError] = []
-    for _ in _walk(root, refused):
+    for _ in walk_once(root, refused):
         pass
     return sorted((Path(error.filename), error.strerror or str(error)) for error in refused)
 
@@ -48,7 +48,7 @@ def ignored_files(folders: Iterable[Path]) -> str | None:
     suffixes = Counter(
         Path(name).suffix.lower() or "no suffix"
         for folder in folders
-        for _, _, files in _walk(folder)
+        for _, _, files in walk_once(folder)
         for name in files
         if not name.startswith(".") and not _is_video(name)
     )
@@ -66,8 +66,13 @@ def _is_video(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _walk(folder: Path, refused: list[OSError] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Like `os.walk`. Links to folders are followed, but no folder is visited twice, and no parent, where other classes are."""
+def walk_once(folder: Path, refused: list[OSError] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Like `os.walk`. Links to folders are followed, but no folder is visited twice, and no parent, where other classes are.
+
+    Args:
+        folder: where to begin.
+        refused: gets the error of each folder that cannot be listed.
+    """
     seen = {(status.st_dev, status.st_ino) for status in map(os.stat, folder.resolve().parents)}
     for place, folders, files in os.walk(folder, followlinks=True, onerror=None if refused is None else refused.append):
         status = os.stat(place)

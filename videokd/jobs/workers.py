@@ -36,6 +36,7 @@ _CONNECT_SECONDS = 10
 _RETRIES = 3  # of a bundle of tasks whose Ray worker died
 # Ray needs about a millisecond per task, whatever it does; with one clip per task, it could not keep hundreds of cores busy
 _LARGEST_BUNDLE = 16
+_MOST_TASK_SECONDS = 1e7  # a third of a year; timers do not reach much further than some hundred years
 _BUNDLES_PER_CPU = 64  # at least, so that CPUs that are done do not wait long for the last bundles
 
 
@@ -65,6 +66,10 @@ class Workers:
             raise ConfigError(f"engine {self.engine!r} (accepted: {', '.join(get_args(Engine))}). Choose one of these.")
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs {self.jobs} (accepted: 1 or more, or none for one per CPU).")
+        if self.task_seconds is not None and not 0 < self.task_seconds <= _MOST_TASK_SECONDS:
+            raise ConfigError(
+                f"most_seconds {self.task_seconds:g} (accepted: above 0, up to {_MOST_TASK_SECONDS:g}). Choose another number."
+            )
         if self.address is not None and self.engine != "ray":
             raise ConfigError(f"address {self.address} needs the engine ray (given: {self.engine}). Pass --engine ray.")
 
