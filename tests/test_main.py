@@ -151,3 +151,23 @@ def test_a_closed_pipe_is_no_error() -> None:
         f"{sys.executable} -m videokd presets | true", shell=True, check=False, capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["watch", "-"], False),
+        (["predict", "A.mp4"], False),
+        (["predict", "A.mp4", "--save=a.csv"], True),
+        (["teach"], True),
+    ],
+)
+def test_only_what_resumes_says_so(
+    arguments: list[str], resumes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"videokd.recipes.{arguments[0]}.main", stop)
+    assert main(arguments) == 130
+    assert ("the same command resumes" in capsys.readouterr().err) == resumes

@@ -35,6 +35,16 @@ VERBS = {
 }
 
 
+#: Verbs that continue where they were stopped; the last two do so if they save their rows.
+_RESUMING = ("demo", "prepare", "teach", "distill", "evaluate", "describe", "predict")
+_RESUMING_TABLES = _RESUMING[-2:]
+
+
+def _resumes(verb: str, rest: list[str]) -> bool:
+    saves = any(each.partition("=")[0] == "--save" for each in rest)
+    return verb in _RESUMING and (saves or verb not in _RESUMING_TABLES)
+
+
 def usage() -> str:
     """The list of verbs."""
     lines = [f"  {verb:<10}{purpose}" for verb, (_, purpose) in VERBS.items()]
@@ -103,7 +113,7 @@ def _run(arguments: list[str]) -> int:
     except VideoKDError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
-        say(f"videokd: {verb} stopped; the same command resumes.")
+        say(f"videokd: {verb} stopped{'; the same command resumes' if _resumes(verb, rest) else ''}.")
         return 130
     except OSError as error:
         if isinstance(error, _Unwritable) or error.errno not in _OF_THE_MACHINE:

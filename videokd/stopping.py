@@ -76,7 +76,7 @@ def one_interrupt() -> Iterator[None]:
             first_at = now
             raise KeyboardInterrupt
         if now - first_at > _ONE_REQUEST_SECONDS:
-            leave_at_once("videokd: stopped at once; the same command resumes.")
+            leave_at_once("videokd: stopped at once.")
 
     signal.signal(signal.SIGINT, handle)
     try:

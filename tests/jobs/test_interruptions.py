@@ -155,7 +155,7 @@ def test_one_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
         assert left == []
         now[0] += 3
         signal.raise_signal(signal.SIGINT)
-        assert left == ["videokd: stopped at once; the same command resumes."]
+        assert left == ["videokd: stopped at once."]
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

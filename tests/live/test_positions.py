@@ -120,19 +120,22 @@ def test_a_size_that_changes_begins_a_gop_of_the_new_size(make_clip: MakeClip, t
         assert len(own) >= 28
 
 
-def test_a_lost_picture_costs_what_depends_on_it(make_clip: MakeClip) -> None:
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_lost_picture_costs_what_depends_on_it(damaged: bool, make_clip: MakeClip) -> None:
+    """What is left out to catch up is no damage."""
     path = make_clip("mpeg4", container="ts", gop=10, num_frames=40)
     (source,) = sources_of([str(path)])
     with Connection(source, attempt=0, seconds=5.0, stopped=threading.Event()) as connection:
         reader = PositionReader(connection.context, chained=True, gop=None)
         found = []
         for number, (packet, _) in enumerate(connection.packets()):
-            if number == 14:
+            if number == 14 and not damaged:
                 reader.skip(number * 0.04)
-            if not 14 <= number < 17:
+            packet.is_corrupt = packet.is_corrupt or (damaged and number == 14)
+            if damaged or not 14 <= number < 17:
                 found += [(place.gop, place.position) for place in reader.feed(packet, number * 0.04, 0.0)]
     assert found == [(number, position) for number in range(4) for position in range(10) if number != 1 or position < 4]
-    assert reader.damaged_seconds == pytest.approx(0.24)
+    assert reader.damaged_seconds == pytest.approx(0.24 if damaged else 0.0)
 
 
 @pytest.mark.parametrize("container", ["ts", "mp4"])

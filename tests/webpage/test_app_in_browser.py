@@ -302,7 +302,7 @@ def test_it_stops_in_the_middle_of_an_answer(
         context.close()
     finally:
         served.process.kill()
-    assert served.lines[-1] == "videokd: app stopped; the same command resumes.\n", served.lines
+    assert served.lines[-1] == "videokd: app stopped.\n", served.lines
     assert not any("Traceback" in line for line in served.lines), "".join(served.lines)
 
 

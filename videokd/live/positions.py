@@ -83,6 +83,7 @@ class PositionReader:
         self._whole = False  # whether pictures are undamaged since the last I-frame
         self._bad_from = 0  # packets from this one on are damaged until an I-frame; pictures before it may still come
         self._damaged_since: float | None = None
+        self._was_skipped = False  # whether that is because packets were left out
         self._first: Any = None
         self._gop, self._position, self._start = -1, 0, 0.0
         self._follower: Follower | None = None
@@ -125,12 +126,14 @@ class PositionReader:
             yield from self._decode(None, self._latest)
 
     def skip(self, seconds: float) -> None:
-        """Packets were left out: positions begin again at an I-frame.
+        """Packets were left out: positions begin again at an I-frame, and the time until then is no damage.
 
         Args:
             seconds: stream time of the next packet.
         """
+        self._count_damage(seconds)
         self._damage(seconds)
+        self._was_skipped = True
         if self._context.is_open:
             self._context.flush_buffers()
 
@@ -143,6 +146,12 @@ class PositionReader:
         """What is decoded from the newest packet on is damaged."""
         if self._damaged_since is None:
             self._damaged_since, self._bad_from = seconds, max(self._number, 0)
+
+    def _count_damage(self, until: float) -> None:
+        """Counts the stream time that is left out because of damage up to now, and ends it."""
+        if self._damaged_since is not None and self._first is not None and not self._was_skipped:
+            self.damaged_seconds += max(until - self._damaged_since, 0.0)
+        self._damaged_since, self._was_skipped = None, False
 
     def _decode(self, packet: Any, seconds: float) -> Iterator[LivePosition]:
         try:
@@ -199,9 +208,8 @@ class PositionReader:
 
     def _begin(self, frame: Any, seconds: float) -> None:
         """A GOP begins with a picture."""
-        if not self._whole and self._damaged_since is not None:
-            self.damaged_seconds += max(seconds - self._damaged_since, 0.0) if self._first is not None else 0.0
-            self._damaged_since = None
+        if not self._whole:
+            self._count_damage(seconds)
         if frame.width * frame.height * _BYTES_PER_PIXEL > _MOST_BYTES:
             needed, accepted = frame.width * frame.height * _BYTES_PER_PIXEL >> 20, _MOST_BYTES >> 20
             raise DecodeError(
