@@ -75,6 +75,7 @@ def test_a_graph_in_8_bits_says_nearly_the_same(tmp_path: Path, capsys: pytest.C
     texts = {each.key: each.value for each in model.metadata_props}
     how = json.loads(texts.pop("int8"))
     assert (how["clips"], how["activations"], how["range_percent"]) == (5, "uint8", made.range_percent)
+    assert len(texts.pop("sha256")) == 64
     assert texts == metadata()
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds["filters_quantized"] == onnx.TensorProto.INT8
@@ -86,6 +87,11 @@ def test_a_graph_in_8_bits_says_nearly_the_same(tmp_path: Path, capsys: pytest.C
     predictors = [load_predictor(tmp_path / name, device="cpu") for name in ("students.onnx", "students.int8.onnx")]
     both = [predictor(videos[0], names=["a"]).probabilities for predictor in predictors]
     np.testing.assert_allclose(both[1], both[0], atol=0.05)
+    damaged = bytearray((tmp_path / "students.int8.onnx").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "students.int8.onnx").write_bytes(damaged)
+    with pytest.raises(DataError, match="it is damaged"):
+        load_predictor(tmp_path / "students.int8.onnx", device="cpu")
 
 
 def test_the_range_is_kept_that_gives_the_nearest_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

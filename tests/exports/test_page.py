@@ -109,4 +109,4 @@ def test_the_page_runs_as_written(
 def test_the_page_names_every_text_of_a_graph() -> None:
     texts = graph_metadata(Wanted(("a",), {"rgb": ("rgb", 32)}, 1), fusion={}, videokd_version="0")
     table = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(table))) == {*texts, "int8"}
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == {*texts, "int8", "sha256"}

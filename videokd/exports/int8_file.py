@@ -20,6 +20,7 @@ import numpy.typing as npt
 from videokd.exports.fused import errors_only
 from videokd.files import temporary_folder, written_whole
 from videokd.models.export_files import INT8_FILE
+from videokd.prediction.onnx_bytes import sealed
 
 #: Percent of an activation's values that its range may cover: without the rarest, the steps between all others are finer. Which is best
 #: depends on the network, so each is tried.
@@ -156,10 +157,11 @@ def _finish(quantised: Path, aside: Path, *, like: Path, how: Mapping[str, float
 
     model, original = onnx.load(str(quantised)), onnx.load(str(like))
     texts = {each.key: each.value for each in original.metadata_props}
+    texts.pop("sha256", None)  # of the other file
     texts["int8"] = json.dumps({**_HOW, **how, "onnxruntime": onnxruntime.__version__})
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, texts)
-    aside.write_bytes(model.SerializeToString())
+    aside.write_bytes(sealed(model.SerializeToString()))
 
 
 def _logits(graph: Path, videos: Videos) -> npt.NDArray[np.float32]:
