@@ -239,3 +239,20 @@ def test_a_reader_that_has_enough(folder: Path, students: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["path"].startswith("in/")
+
+
+def test_no_space_for_transcoded_copies_is_no_fault_of_the_files(
+    folder: Path, students: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **named: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("videokd.files.tempfile.mkdtemp", full)
+    command = ["predict", "in", f"--students={students}", "--save=out.csv", "--jobs=1", "--transcode=always"]
+    assert main(command) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("out.failures.csv").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder.parent)
+    assert main(command) == 0
+    assert len([*read_labels(Path("out.csv"))]) == 3

@@ -188,8 +188,10 @@ def read_file(labelling: Labelling, wanted: Wanted, file: ArchiveFile) -> ReadFi
                 transcode=labelling.transcode,
                 scratch=labelling.scratch,
             )
-        except DataError as error:  # it has no P-frame
-            raise DecodeError(str(error)) from error
+        except DataError as error:
+            if isinstance(error.__cause__, OSError):  # no space for a transcoded copy: that is nothing of this file
+                raise
+            raise DecodeError(str(error)) from error  # it has no P-frame
     return ReadFile(*read, status.st_size, status.st_mtime_ns)
 
 

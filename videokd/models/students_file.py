@@ -21,7 +21,7 @@ from videokd.models.students import Students
 from videokd.models.transfer import state_sha256
 from videokd.types import check_encoding
 
-_MOST_MEMBERS, _MOST_SEGMENTS = 64, 10_000
+_MOST_MEMBERS, _MOST_SEGMENTS = 64, 1000
 #: A text beside the weights: their SHA-256, without which a few changed bytes may change answers and nothing else.
 _DIGEST = "sha256"
 

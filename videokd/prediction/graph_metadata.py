@@ -13,8 +13,8 @@ from videokd.types import STREAMS, check_encoding, input_key
 
 GRAPH_FORMAT = "videokd-graph"
 GRAPH_VERSION = 1
-_MOST = {"class_names": 1_000_000, "inputs": 256, "side": 4096, "num_segments": 10_000}
-_MOST_LETTERS = 50_000_000
+_MOST = {"class_names": 1_000_000, "inputs": 256, "side": 4096, "num_segments": 1000}
+_MOST_LETTERS, _MOST_BYTES = 50_000_000, 2**30
 
 
 def graph_metadata(wanted: Wanted, *, fusion: Mapping[str, Any], videokd_version: str) -> dict[str, str]:
@@ -72,7 +72,13 @@ def wanted_of(metadata: Mapping[str, str]) -> Wanted:
     encoding = _json(metadata, "encoding")
     check_encoding(encoding)
     num_segments = _whole(_json(metadata, "num_segments"), "num_segments", most=_MOST["num_segments"])
-    return Wanted(tuple(class_names), _inputs(_json(metadata, "inputs")), num_segments, sees_order, encoding)
+    inputs = _inputs(_json(metadata, "inputs"))
+    bytes_of_a_video = num_segments * sum(STREAMS[stream].channels * side**2 for stream, side in inputs.values())
+    if bytes_of_a_video > _MOST_BYTES:
+        raise ConfigError(
+            f"num_segments is {num_segments}, with inputs of {bytes_of_a_video >> 20} MiB a video (accepted: up to {_MOST_BYTES >> 20} MiB)."
+        )
+    return Wanted(tuple(class_names), inputs, num_segments, sees_order, encoding)
 
 
 def _inputs(value: Any) -> dict[str, tuple[str, int]]:
