@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     per_epoch = 27 // 6
     assert message.startswith(f"videokd: step {per_epoch + 1}: a/ce is ")
     assert "(the student sees iframe)" in message
-    assert "the last checkpoint is good" in message
+    assert "a checkpoint that was saved before is good" in message
     checkpoint = load_checkpoint(run / "checkpoint.pt")
     assert checkpoint["progress"]["step"] == per_epoch
     assert all(torch.isfinite(values).all() for values in checkpoint["students"].values())

@@ -50,7 +50,7 @@ def check_finite(parts: Mapping[str, float], *, step: int, streams: Mapping[str,
             where = f" (the student sees {', '.join(seen)})" if seen else ""
             raise VideoKDError(
                 f"step {step}: {name} is {value}{where}. Lower the learning rate, warm up for longer, or pass `--precision fp32`; "
-                "the last checkpoint is good."
+                "a checkpoint that was saved before is good."
             )
 
 
@@ -133,7 +133,7 @@ class RunLog:
             yield
         except OSError as error:
             raise DataError(
-                f"{self.path} could not be written ({error.strerror or error}); the last checkpoint is good. Check free space and "
+                f"{self.path} could not be written ({error.strerror or error}); a checkpoint that was saved before is good. Check free space and "
                 "permissions, then run the same command to resume."
             ) from error
 

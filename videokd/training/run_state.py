@@ -283,7 +283,7 @@ class RunState:
             raise VideoKDError(
                 f"step {self.progress.step - 1}: {student}'s weights are no longer finite (the student sees "
                 f"{', '.join(self.students.specs[student].streams)}). Lower the learning rate, warm up for longer, or pass "
-                "`--precision fp32`; the last checkpoint is good."
+                "`--precision fp32`; a checkpoint that was saved before is good."
             )
         if self.update.leaves_out_steps:
             raise VideoKDError(
