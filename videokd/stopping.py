@@ -24,14 +24,19 @@ class StopSignal:
     The loop looks at `requested` after each step, saves, and leaves. Signals reach a program's main thread only:
     elsewhere nothing is caught. Under `nohup`, SIGHUP stays ignored.
 
+    Args:
+        resumes: the same command resumes from a checkpoint; what is printed at a second Ctrl-C says so.
+
     >>> with StopSignal() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
     ...     stop.requested
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resumes: bool = False) -> None:
         self.requested = False
+        promise = "; the same command resumes from the last checkpoint" if resumes else ""
+        self._last_line = f"videokd: stopped at once{promise}."
         self._first_at: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -52,7 +57,7 @@ class StopSignal:
         if self._first_at is None:
             self._first_at = now
         elif number == signal.SIGINT and now - self._first_at > _ONE_REQUEST_SECONDS:
-            leave_at_once("videokd: stopped at once; the same command resumes from the last checkpoint.")
+            leave_at_once(self._last_line)
         self.requested = True
 
 

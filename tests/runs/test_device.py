@@ -98,16 +98,18 @@ def test_a_signal_asks_to_stop_also_where_it_comes_twice(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "leaves"), [(signal.SIGINT, [130]), (signal.SIGTERM, [])])
-def test_a_later_second_ctrl_c_stops_at_once(kind, leaves, monkeypatch, capfd):
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_later_second_ctrl_c_stops_at_once(kind, leaves, resumes, monkeypatch, capfd):
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
     now = iter([100.0, 103.0])
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    with StopSignal():
+    with StopSignal(resumes=resumes):
         signal.raise_signal(kind)
         signal.raise_signal(kind)
     assert left == leaves
-    line = "videokd: stopped at once; the same command resumes from the last checkpoint.\n"
+    promise = "; the same command resumes from the last checkpoint" if resumes else ""  # what resumes nothing says so
+    line = f"videokd: stopped at once{promise}.\n"
     assert capfd.readouterr().err == (line if leaves else "")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -275,6 +276,30 @@ def test_no_other_file_can_be_had(served: Served, tmp_path: Path) -> None:
     assert ask(served, "/", host="evil.example")[0] == 421
 
 
+def test_uploads_whose_browser_goes_away(tabs: Any, served: Served, make_clip: MakeClip) -> None:
+    """More than may wait: none of them may keep the next one out, or print a traceback."""
+    place, lines = urllib.parse.urlsplit(served.url), len(served.lines)
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 1000000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        '--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    )
+    for _ in range(12):
+        with socket.create_connection((str(place.hostname), place.port or 0), SECONDS) as connection:
+            connection.sendall(head.encode() + bytes(990_000))
+            deadline = time.monotonic() + SECONDS
+            while not served.files() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert served.files()
+        while served.files() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert served.files() == []
+    tab, clip = tabs(), make_clip("mpeg4", num_frames=50)
+    tab.drop(clip)
+    tab.answer(clip.name)
+    assert served.lines[lines:] == []
+
+
 def test_it_told_nobody(served: Served) -> None:
     """After the tests above, Python has connected to nothing outside of this machine."""
     assert any(line.startswith("videokd: open http://127.0.0.1:") for line in served.lines)
@@ -304,6 +329,29 @@ def test_it_stops_in_the_middle_of_an_answer(
         served.process.kill()
     assert served.lines[-1] == "videokd: app stopped.\n", served.lines
     assert not any("Traceback" in line for line in served.lines), "".join(served.lines)
+
+
+def test_it_stops_while_it_starts(exports: list[str], tmp_path: Path) -> None:
+    """SIGTERM after the folder for uploads is there, before the page is: it is left to nobody."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "videokd", "app", "--port=0", "--device=cpu", f"--students={exports[0]}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        _, messages = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert messages.splitlines()[-1] == "videokd: app stopped."
+    assert "Traceback" not in messages
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_are_refused(exports: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
+import videokd
 from tests.conftest import MakeClip
 from videokd.errors import ConfigError, DataError
 from videokd.models.network_spec import NetworkSpec
@@ -145,6 +147,28 @@ def test_limits_are_named(tmp_path: Path, make_clip: MakeClip, predictor: Predic
             PageLimits(**(vars(LIMITS) | {name: 0}))
 
 
+def test_what_only_transcoding_reads_is_answered_as_predict_does(
+    tmp_path: Path, make_clip: MakeClip, predictor: Predictor, upload: Upload, temporary: Path
+) -> None:
+    """Cut inside a GOP: the first packets are P-frames, and no I-frame is shown."""
+    for name, frames in (("cut.avi", 60), ("long.avi", 150)):
+        whole = make_clip(container="avi", gop=250, num_frames=frames)
+        with av.open(str(whole)) as before, av.open(str(tmp_path / name), "w") as after:
+            copied: Any = after.add_stream_from_template(before.streams.video[0])
+            for packet in list(before.demux(video=0))[1:]:
+                if packet.size:
+                    packet.stream = copied
+                    after.mux(packet)
+    desk = desk_at(tmp_path, predictor, predictor)
+    text = words(desk.uploaded(upload(tmp_path / "cut.avi"), silent))
+    assert "none: cut.avi shows no I-frame" in text
+    assert "; the students saw a transcoded copy" in text
+    assert "transcoded first" in text
+    best = videokd.predict(tmp_path / "cut.avi", predictor).labels[0]
+    assert text.count(f"{best.name} {100 * best.probability:.0f} %") >= 2
+    assert "accepted: at most 5 s" in desk.uploaded(upload(tmp_path / "long.avi"), silent)
+
+
 def test_names_are_text(tmp_path: Path, make_clip: MakeClip, upload: Upload) -> None:
     hostile = "<img src=x onerror=alert(1)>${7*7}{{7}}\"'&\x1b[2J\u202e"
     clip = tmp_path / f"{hostile}.mp4"
@@ -202,7 +226,8 @@ def test_a_folder_gives_its_videos_and_nothing_else(tmp_path: Path, make_clip: M
     assert desk.choices == [("a/one.mp4", "0"), ("a/two\\u000a.mp4", "1")]
     assert "a/one.mp4" in desk.chosen("0", silent)
     assert (inside / "one.mp4").exists()
-    for key in ("2", "-1", "../outside.mp4", str(outside), "1e0", "²"):
+    odd_keys: list[object] = ["9" * 5000, "٠", "\ud800", "0\0", ["0"], [], {"0": 0}, 0, True]
+    for key in ("2", "-1", "../outside.mp4", str(outside), "1e0", "²", "00", *odd_keys):
         assert "no such video" in desk.chosen(key, silent)
     assert desk.chosen(None, silent) == ""
     (inside / "one.mp4").unlink()

@@ -66,3 +66,13 @@ class RateMeter:
             measured = 1 / float(gaps[gaps <= _LONGEST_GAP * np.median(gaps)].mean() * self._tick)
             return self._stated if abs(measured - self._stated) <= _SAME_RATE * self._stated else measured
         return self._stated
+
+    @property
+    def seconds(self) -> float:
+        """From the first picture to the last, as timestamps say, or else their rate; 0 if no rate is known."""
+        stamps = self._stamps["pts"]
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) > 1 and self._tick:
+            return float((max(known) - min(known)) * self._tick)
+        rate = self.rate
+        return len(stamps) / rate if rate else 0.0

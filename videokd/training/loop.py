@@ -60,7 +60,8 @@ def learn(
     batches = clips.batches(first_step=progress.step, ranks=ranks)
     recorder = Recorder(session, students, first_step=progress.step, total_steps=schedule.total_steps)
     kept = done_steps_kept(state, clips, optim=optim, session=session)
-    with recorder, StopSignal() as stop, closing(batches), kept:  # workers end before signals are what they were
+    # Workers end before signals are what they were
+    with recorder, StopSignal(resumes=True) as stop, closing(batches), kept:
         _end_unvalidated_epoch(state, clips, recorder, optim=optim, session=session)
         while progress.step < schedule.total_steps and not progress.stopped_early:
             step, epoch = progress.step, progress.step // clips.steps_per_epoch

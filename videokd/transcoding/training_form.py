@@ -37,6 +37,7 @@ class FileForm:
         pixel_aspect: width of a pixel by its height.
         orientation: how the pictures are shown.
         frame_rate: pictures a second, as its timestamps say; 0 if it is not known.
+        seconds: from the first picture to the last; 0 if it is not known.
     """
 
     codec: str
@@ -46,6 +47,7 @@ class FileForm:
     pixel_aspect: Fraction
     orientation: Orientation
     frame_rate: float
+    seconds: float = 0.0
 
 
 def form_of(path: Openable | Source) -> FileForm:
@@ -62,7 +64,7 @@ def form_of(path: Openable | Source) -> FileForm:
     container, stream = open_container(source)
     with container:
         try:
-            frame, rate = _first_picture_and_rate(container, stream)
+            frame, meter = _first_picture_and_rate(container, stream)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{source} cannot be decoded: {reason(error)}. Check that it plays.") from error
         if frame is None:
@@ -78,18 +80,19 @@ def form_of(path: Openable | Source) -> FileForm:
             pixel_format=frame.format.name,
             pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
             orientation=orientation,
-            frame_rate=rate,
+            frame_rate=meter.rate,
+            seconds=meter.seconds,
         )
 
 
-def _first_picture_and_rate(container: Any, stream: Any) -> tuple[Any, float]:
-    """The first picture, or None; pictures a second."""
+def _first_picture_and_rate(container: Any, stream: Any) -> tuple[Any, RateMeter]:
+    """The first picture, or None; what has seen all packets."""
     frame, meter = None, RateMeter(stream)
     for packet in demuxed(container, stream):
         meter.see(packet)
         if frame is None:
             frame = next(iter(packet.decode()), None)
-    return frame, meter.rate
+    return frame, meter
 
 
 @dataclass(frozen=True)

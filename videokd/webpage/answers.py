@@ -12,11 +12,12 @@ from pathlib import Path
 from videokd.bitstream.source import Source, source_of
 from videokd.codec.index import VideoIndex
 from videokd.codec.reader import VideoReader, open_video
-from videokd.errors import ConfigError, DataError
+from videokd.errors import ConfigError, DataError, DecodeError
 from videokd.jobs.failures import any_error_named
 from videokd.prediction.predictor import Predictor
 from videokd.prediction.reading import read_as_trained
 from videokd.prediction.windows import WindowedPrediction, answer_windows, with_times
+from videokd.transcoding.training_form import form_of
 from videokd.webpage.film_strip import StreamsFilm, film_streams
 
 #: A long clip gets a longer stride: more bars than these cannot be told apart, and take long.
@@ -56,7 +57,8 @@ class ClipAnswer:
     Args:
         name: of the clip.
         num_bytes: of its file.
-        index: of its file, as it is.
+        index: of its file, as it is; None where it can only be read after transcoding.
+        unreadable: why it is None, else empty.
         predictions: {name of a set of students: what it says}.
         film: of the streams, in the form that the first set sees.
         index_seconds: the time that finding the clip's frames took.
@@ -65,7 +67,8 @@ class ClipAnswer:
 
     name: str
     num_bytes: int
-    index: VideoIndex
+    index: VideoIndex | None
+    unreadable: str
     predictions: Mapping[str, WindowedPrediction]
     film: StreamsFilm
     index_seconds: float
@@ -99,10 +102,9 @@ def answer_clip(
         source.name = name
         _check_size(source, limits)
         started = time.perf_counter()
-        with open_video(source) as video:
-            index = video.index
+        index, unreadable = _index_of(source)
         index_seconds = time.perf_counter() - started
-        _check_length(name, index, limits)
+        _check_length(name, form_of(source).seconds if index is None else index.duration_seconds, limits)
         filming, predictions = _Filming(tell), {}
         for number, (set_name, predictor) in enumerate(sets.items()):
             tell(0.1 + 0.8 * number / len(sets), "reading the clip")
@@ -112,7 +114,16 @@ def answer_clip(
                 seconds["read"] -= filming.seconds
             predictions[set_name] = with_times(found, seconds, route)
     assert filming.film is not None  # there is at least one set
-    return ClipAnswer(name, source.size, index, predictions, filming.film, index_seconds, filming.seconds)
+    return ClipAnswer(name, source.size, index, unreadable, predictions, filming.film, index_seconds, filming.seconds)
+
+
+def _index_of(source: Source) -> tuple[VideoIndex | None, str]:
+    """The index of a file, or why it has none: students may still answer about a transcoded copy, as for `videokd.predict`."""
+    try:
+        with open_video(source) as video:
+            return video.index, ""
+    except DecodeError as error:
+        return None, str(error)
 
 
 class _Filming:
@@ -135,6 +146,7 @@ class _Filming:
 def _look(
     video: VideoReader, *, predictor: Predictor, filming: _Filming, limits: PageLimits, name: str
 ) -> WindowedPrediction:
+    _check_length(name, video.index.duration_seconds, limits)  # of a transcoded copy
     filming.see(video)
     stride = max(limits.stride, (video.index.duration_seconds - limits.window) / (MOST_WINDOWS - 1))
     return answer_windows(video, predictor, window_seconds=limits.window, stride_seconds=stride, name=name)
@@ -149,8 +161,7 @@ def _check_size(source: Source, limits: PageLimits) -> None:
         )
 
 
-def _check_length(name: str, index: VideoIndex, limits: PageLimits) -> None:
-    seconds = index.duration_seconds
+def _check_length(name: str, seconds: float, limits: PageLimits) -> None:
     if seconds > limits.most_seconds:
         raise DataError(
             f"{name} lasts {seconds:.1f} s (accepted: at most {limits.most_seconds:g} s). "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,9 +17,8 @@ from videokd.prediction.predictor import Answer, Predictor
 from videokd.prediction.wanted import Wanted
 from videokd.webpage import markup
 from videokd.webpage.answers import PageLimits, answer_clip
+from videokd.webpage.uploads import remove_left
 
-#: An upload that nobody asked about for so long is removed: its browser has gone away.
-_KEPT_SECONDS = 3600.0
 _MOST_RECENT = 4
 Tell = Callable[[float, str], None]
 
@@ -44,7 +42,8 @@ class ClipDesk:
         self.limits = limits
         self.uploads = uploads.resolve()
         self.folder = None if folder is None else folder.resolve()
-        self.videos = () if self.folder is None else _videos_inside(self.folder)
+        videos = () if self.folder is None else _videos_inside(self.folder)
+        self._videos = {str(number): video for number, video in enumerate(videos)}
         self.stopping = threading.Event()
         self.sets = {name: _Stoppable(predictor, self.stopping) for name, predictor in sets.items()}
         self._recent: dict[Path, str] = {}
@@ -53,21 +52,20 @@ class ClipDesk:
     def choices(self) -> list[tuple[str, str]]:
         """(name, key) of each video of the folder: a page can only send a key, so no path outside of the folder."""
         assert self.folder is not None
-        names = (printable(video.relative_to(self.folder).as_posix()) for video in self.videos)
-        return [(name, str(number)) for number, name in enumerate(names)]
+        return [(printable(video.relative_to(self.folder).as_posix()), key) for key, video in self._videos.items()]
 
-    def chosen(self, key: str | None, tell: Tell) -> str:
+    def chosen(self, key: object, tell: Tell) -> str:
         """The answer about a video of the folder.
 
         Args:
-            key: one of `choices`.
+            key: one of `choices`, as the page sends it: anything else is refused; None: nothing is chosen.
             tell: as for `answer_clip`.
         """
         if key is None:
             return ""
-        if self.folder is None or not (key.isdecimal() and int(key) < len(self.videos)):
+        video = self._videos.get(key) if isinstance(key, str) else None
+        if self.folder is None or video is None:
             return markup.problem("There is no such video in the list. Reload the page.")
-        video = self.videos[int(key)]
         name = video.relative_to(self.folder).as_posix()
         if not _is_inside(video, self.folder):
             return markup.problem(f"{name} is not there any more. Choose another one.")
@@ -91,7 +89,9 @@ class ClipDesk:
             self._recent = dict([*self._recent.items(), (file, html)][-_MOST_RECENT:])
             return html
         finally:
-            self._remove(file)
+            with suppress(OSError):
+                file.unlink()
+            remove_left(self.uploads)
 
     def _upload_at(self, path: object) -> Path | None:
         try:
@@ -113,17 +113,6 @@ class ClipDesk:
         except Exception as error:  # whatever it is, the page goes on, and whoever runs it can see why
             traceback.print_exc()
             return markup.problem(f"{name} cannot be answered ({type(error).__name__}). The terminal has the details.")
-
-    def _remove(self, file: Path) -> None:
-        """Removes an upload, its folder if it is empty, and uploads that nobody asked about."""
-        old = time.time() - _KEPT_SECONDS
-        for other in (file, *self.uploads.rglob("*")):
-            with suppress(OSError):
-                if other == file or other.stat().st_mtime < old:
-                    other.unlink()
-        for folder in self.uploads.iterdir():
-            with suppress(OSError):  # a file, or not empty
-                folder.rmdir()
 
 
 class _Stoppable:

@@ -131,6 +131,13 @@ def _of_set(
 def _coding(found: ClipAnswer) -> str:
     """How the file is coded: frames, GOPs, and whether motion is exact."""
     index = found.index
+    if index is None:
+        why = in_html(found.unreadable.partition(" (accepted")[0])
+        rows = [
+            ("file", f"{found.num_bytes / 1e6:.2f} MB"),
+            ("exact motion", f"none: {why}; the students saw a transcoded copy"),
+        ]
+        return f"<h4>How the file is coded</h4>{_table(rows)}"
     kinds = index.types.upper()
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in "IPSB" if kind in kinds)
     lengths = [gop.num_positions for gop in index.gops]

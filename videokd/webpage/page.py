@@ -49,7 +49,7 @@ def build_page(gradio: Any, desk: ClipDesk) -> Any:
             upload = gradio.File(label="A clip: any video file", file_count="single", height=140, elem_id="upload")
             if desk.folder is not None:
                 chooser = gradio.Dropdown(
-                    desk.choices, value=None, label=f"Or choose one of {len(desk.videos)} videos", elem_id="chooser"
+                    desk.choices, value=None, label=f"Or choose one of {len(desk.choices)} videos", elem_id="chooser"
                 )
         shown = gradio.HTML(elem_id="answer", min_height=60)
 
@@ -57,11 +57,12 @@ def build_page(gradio: Any, desk: ClipDesk) -> Any:
             path = given.get("path") if isinstance(given, dict) else None
             return desk.uploaded(path, lambda share, text: progress(share, desc=text)), None
 
-        def on_choice(key: str | None, progress: Any = gradio.Progress()) -> str:  # noqa: B008
+        def on_choice(key: object, progress: Any = gradio.Progress()) -> str:  # noqa: B008
             return desk.chosen(key, lambda share, text: progress(share, desc=text))
 
         one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "desk", "api_visibility": "private"}
-        # Not preprocessed: Gradio would leave an empty file beside each upload. The desk checks the path
+        # Not preprocessed: Gradio would leave an empty file beside each upload, and print a traceback for a key that is none.
+        # The desk checks both
         upload.upload(
             on_upload,
             inputs=[upload],
@@ -71,7 +72,7 @@ def build_page(gradio: Any, desk: ClipDesk) -> Any:
             **one_at_a_time,
         )
         if desk.folder is not None:
-            chooser.select(on_choice, inputs=[chooser], outputs=[shown], **one_at_a_time)
+            chooser.select(on_choice, inputs=[chooser], outputs=[shown], preprocess=False, **one_at_a_time)
     page.queue(api_open=False, max_size=MOST_WAITING, default_concurrency_limit=1)
     return page
 

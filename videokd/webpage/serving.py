@@ -77,6 +77,7 @@ def serve_page(
         KeyboardInterrupt: it was told to stop.
     """
     with (
+        StopSignal() as stop,  # before there is a folder, or SIGTERM would leave it
         temporary_folder("app-") as uploads,
         _listening(address) as listener,
     ):
@@ -84,7 +85,7 @@ def serve_page(
         desk = ClipDesk(sets, limits=limits, uploads=uploads, folder=folder)
         port = listener.getsockname()[1]
         app = _application(gradio, desk, address)
-        with StopSignal() as stop:
+        if not stop.requested:
             _run(app, listener, stop, lambda: ready(f"http://{address.host}:{port}"))
             desk.stopping.set()
     raise KeyboardInterrupt
