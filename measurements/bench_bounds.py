@@ -81,6 +81,7 @@ class Clips:
         steps_per_epoch: of the run's one epoch.
         device: to wait for at the first counted batch and at the last one.
         batch_size: clips of a batch.
+        has_unlabelled: no clip is without a label.
     """
 
     source: Callable[[int, Ranks], Generator[Batch, None, None]]
@@ -88,6 +89,7 @@ class Clips:
     device: torch.device
     batch_size: int
     asked: list[float] = field(default_factory=list)
+    has_unlabelled: bool = False
     held_out: None = None
     workers: int = 0
     seed: int = 0

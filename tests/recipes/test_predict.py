@@ -23,6 +23,7 @@ from videokd.models.network_spec import NetworkSpec
 from videokd.models.students import PredictionSpec, Students, build_students
 from videokd.models.students_file import save_students
 from videokd.prediction.reading import Transcode
+from videokd.prediction.torch_predictor import TorchPredictor
 from videokd.types import STREAMS
 
 
@@ -241,9 +242,10 @@ def test_streams_go_to_the_device_of_the_students(make_clip: MakeClip, students:
     def first_layer(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         raise _Reached(inputs[0].device.type)
 
+    predictor = TorchPredictor(students)  # before, because it refuses weights without values
     students.to("meta").get_submodule("members.iframe.backbone.conv1").register_forward_pre_hook(first_layer)
     with pytest.raises(_Reached, match="^meta$"):
-        videokd.predict(make_clip("mpeg4"), students)
+        videokd.predict(make_clip("mpeg4"), predictor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

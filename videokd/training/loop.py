@@ -147,7 +147,7 @@ def _take(
     if optim.mixup:
         rng = np.random.default_rng((clips.seed, step, ranks.rank))
         batch, label = mixup(batch, alpha=optim.mixup, rng=rng)
-    if len(clips.fit.parts) > 1:  # some have no label
+    if clips.has_unlabelled:
         label = counted_over(label, ranks.mean({"": number_labelled(label)})[""])
     return batch, label
 

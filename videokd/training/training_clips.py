@@ -40,6 +40,11 @@ class TrainingClips:
     unlabelled_share: float | None = None
 
     @property
+    def has_unlabelled(self) -> bool:
+        """Whether some of the clips have no label."""
+        return len(self.fit.parts) > 1
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches of an epoch; at least one."""
         return self._order().steps_per_epoch
