@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -128,3 +129,15 @@ def test_the_page_on_raw_vectors_runs_as_written(
     assert np.abs(np.median(found["field"][1:5, 1:7], axis=(0, 1)) - (4, -2)).max() <= 0.5  # right and up
     for name in found["COLUMNS"]:
         assert f"`{name}`" in page
+
+
+def test_the_figures_of_the_demo_are_those_measured() -> None:
+    results = json.loads(max((ROOT / "measurements" / "results").glob("demo-*.json")).read_text(encoding="utf-8"))
+    top1 = {row["name"]: f"{100 * row['top1']['value']:.0f}" for row in results["rows"]}
+    (compared,) = results["comparisons"]
+    gain, low, high = (f"{100 * compared['top1_difference'][key]:.0f}" for key in ("value", "low", "high"))
+    text = " ".join(README.split())
+    assert f"learns it from these few ({top1['teacher-motion']} %)" in text
+    assert f"classifies {top1['student-hard']} % of the clips" in text
+    assert f"and {top1['student-distilled']} % when it learns from the fused teachers' predictions" in text
+    assert f"+{gain} points ({low} to {high})" in text
