@@ -35,14 +35,14 @@ VERBS = {
 }
 
 
-#: Verbs that continue where they were stopped; the last two do so if they save their rows.
-_RESUMING = ("demo", "prepare", "teach", "distill", "evaluate", "describe", "predict")
-_RESUMING_TABLES = _RESUMING[-2:]
+#: Verbs that continue where they were stopped, and verbs that do so if they save their rows.
+_RESUMING = ("demo", "prepare", "teach", "distill", "evaluate")
+_RESUMING_IF_SAVED = ("describe", "predict")
 
 
 def _resumes(verb: str, rest: list[str]) -> bool:
     saves = any(each.partition("=")[0] == "--save" for each in rest)
-    return verb in _RESUMING and (saves or verb not in _RESUMING_TABLES)
+    return verb in _RESUMING or (verb in _RESUMING_IF_SAVED and saves)
 
 
 def usage() -> str:

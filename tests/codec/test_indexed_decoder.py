@@ -16,7 +16,7 @@ import videokd
 from tests.codec.test_reader import KINDS, digest
 from tests.codec.test_traps import write
 from tests.conftest import moving_texture
-from videokd.codec.index import Limits, PacketPlaces, VideoIndex, sum_of
+from videokd.codec.index import Limits, PacketPlaces, VideoIndex, checksum_of, sum_of
 from videokd.codec.indexed_decoder import IndexedDecoder
 from videokd.codec.indexing import index_video
 from videokd.codec.rgb import read_rgb
@@ -164,7 +164,9 @@ def test_decoders_that_may_have_learned_something_are_not_kept(make_clip, monkey
     spare.clear()
     places = places_of(index)
     sums, byte = bytearray(b64decode(index.sums)), next(places.following(3))[0]
-    sums[6:8] = sum_of(path.read_bytes()[byte : byte + 1])  # as if the file had been damaged when it was indexed
+    sums[6:8] = sum_of(
+        checksum_of(path.read_bytes()[byte : byte + 1])
+    )  # as if the file had been damaged when it was indexed
     lying = replace(places, sizes=(*places.sizes[:3], 1, *places.sizes[4:]))
     damaged = replace(index, places=lying, sums=b64encode(sums).decode())
     with videokd.open(path, index=damaged) as video, pytest.raises(DecodeError):

@@ -34,9 +34,9 @@ def checksum_of(packet: Any) -> int:
     return crc32(packet)
 
 
-def sum_of(packet: Any) -> bytes:
-    """What `VideoIndex.sums` has of a packet: the low 16 bits of its CRC-32, lowest byte first."""
-    return (checksum_of(packet) & 0xFFFF).to_bytes(2, "little")
+def sum_of(checksum: int) -> bytes:
+    """What `VideoIndex.sums` has of a packet's CRC-32: its low 16 bits, lowest byte first."""
+    return (checksum & 0xFFFF).to_bytes(2, "little")
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class VideoIndex:
         expected = self.checksum_at.get(number)
         if expected is not None:
             return checksum_of(packet) == expected
-        return not self.sums or self._sums[2 * number : 2 * number + 2] == sum_of(packet)
+        return not self.sums or self._sums[2 * number : 2 * number + 2] == sum_of(checksum_of(packet))
 
     @property
     def reader_bytes(self) -> int:

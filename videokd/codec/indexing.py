@@ -52,17 +52,18 @@ class _PacketCollector:
         self._check.see(packet)
         # A decoder configuration between packets (FLV, MP4) is not repeated after a seek
         self._reconfigured |= number > 0 and packet.has_sidedata("new_extradata")
-        self._sums += sum_of(data)
+        checksum = checksum_of(data)
+        self._sums += sum_of(checksum)
         independent, self.changes_state = self._state.take(data, keyframe=packet.is_keyframe)
         if number == 0:
-            self._first_checksum = checksum_of(data)
+            self._first_checksum = checksum
         if packet.is_keyframe:
             self.first_keyframe = self.first_keyframe or data
             h264 = self.decoder.context.name == "h264"
             if h264 and not h264_starts(data, self._nal_length_size):
                 self.plain &= number > 0  # FFmpeg may drop the first pictures
             elif independent and not self._reconfigured:
-                self.keys[number] = checksum_of(data)
+                self.keys[number] = checksum
         self.plain &= not packet.is_discard and not self._reconfigured
         self.stamps.append((packet.pts, packet.dts, packet.pos))
         self.durations.append(packet.duration or 0)

@@ -45,11 +45,11 @@ class MixedLabel:
         """The labels of the pieces that `Batch.split` gives."""
         size = -(-len(self.label) // pieces)
         both = zip(torch.split(self.label, size), torch.split(self.other, size), strict=True)
-        counts = [
-            None if self.num_labelled is None else self.num_labelled * (len(label) / len(self.label))
-            for label in torch.split(self.label, size)
+        num, whole = self.num_labelled, len(self.label)
+        return [
+            MixedLabel(label, other, self.share, None if num is None else num * (len(label) / whole))
+            for label, other in both
         ]
-        return [MixedLabel(label, other, self.share, n) for (label, other), n in zip(both, counts, strict=True)]
 
 
 #: What a loss takes as the truth: int64 [B], or the labels of a mixture.

@@ -79,10 +79,11 @@ def export_int8(graph: Path, videos: Videos) -> Int8:
         errors_only(),
         redirect_stdout(io.StringIO()),
     ):
+        prepared = _prepared(graph, folder)
         tried = []
         for covered in _COVERED:
             file = folder / f"{covered}.onnx"
-            _quantise(graph, file, measured, covered=covered)
+            _quantise(prepared, file, measured, covered=covered)
             found = _logits(file, others)
             tried.append(Int8(covered, _distance(found, expected), _same(found, expected), len(others)))
         best = min(tried, key=lambda each: each.logit_error)
@@ -91,14 +92,20 @@ def export_int8(graph: Path, videos: Videos) -> Int8:
     return best
 
 
-def _quantise(graph: Path, path: Path, videos: Videos, *, covered: float) -> None:
+def _prepared(graph: Path, folder: Path) -> Path:
+    """Writes the graph with its constants and BatchNorms folded."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+    return prepared
+
+
+def _quantise(prepared: Path, path: Path, videos: Videos, *, covered: float) -> None:
     """Writes a graph in 8 bits."""
     import onnx
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = path.with_suffix(".prepared")
-    quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)  # folds constants and BatchNorms
     quantization.quantize_static(
         str(prepared),
         str(path),

@@ -91,7 +91,7 @@ def load_students(path: str | os.PathLike[str]) -> Students:
         state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DataError(f"{folder / WEIGHTS_FILE} is damaged ({error}). Export the students again.") from error
-    if texts.get(_DIGEST, whole := state_sha256(state)) != whole:
+    if _DIGEST in texts and texts[_DIGEST] != state_sha256(state):
         raise DataError(
             f"{folder / WEIGHTS_FILE} is damaged: its weights are not those that were written. Export the students again."
         )
